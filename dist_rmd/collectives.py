@@ -1,0 +1,53 @@
+"""The few collectives that losses and metrics need.  On one process each is the identity, so callers need no branch.
+
+Rank and device belong to engine/distributed.py; nothing here chooses either.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of ranks of the default process group (1 without one)."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Rank in the default process group (0 without one)."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of `tensor` over all ranks, as a new tensor without gradient."""
+    total = tensor.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def gather_sizes(size: int, device: torch.device) -> list[int]:
+    """The `size` of every rank, in rank order.  This is a device synchronisation point."""
+    if world_size() == 1:
+        return [size]
+    own = torch.tensor([size], device=device)
+    sizes = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(sizes, own)
+    return torch.cat(sizes).tolist()
+
+
+def all_gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
+    """Concatenate every rank's rows (b_r x ...) in rank order -> (sum b_r) x ..., without gradient.
+
+    `sizes` are the b_r of all ranks (`gather_sizes`); they may differ.
+    """
+    rows = rows.detach().contiguous()
+    if world_size() == 1:
+        return rows
+    # Every rank sends the same shape: gloo and NCCL refuse uneven all_gathers.
+    most = max(sizes)
+    padded = rows.new_zeros((most, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

@@ -1,0 +1,29 @@
+"""Plug-ins by file name: lookup("losses", "gce") is the one public object of dist_rmd/losses/gce.py."""
+
+import difflib
+import importlib
+import pkgutil
+from typing import Any
+
+from dist_rmd.errors import ConfigError
+
+
+def available(kind: str) -> list[str]:
+    """The names that `lookup(kind, name)` accepts: the modules of dist_rmd/<kind>/, sorted."""
+    package = importlib.import_module(f"dist_rmd.{kind}")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base")
+
+
+def lookup(kind: str, name: str) -> Any:
+    """The public object of dist_rmd/<kind>/<name>.py: the one name in the module's `__all__`.
+
+    Raises ConfigError with the nearest existing name when there is no such file.
+    """
+    names = available(kind)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
+        raise ConfigError(f"unknown {kind} name {name!r}: {hint}")
+    module = importlib.import_module(f"dist_rmd.{kind}.{name}")
+    (public,) = module.__all__
+    return getattr(module, public)
