@@ -1,0 +1,263 @@
+"""One strict configuration: frozen dataclasses <- YAML <- key=value.
+
+A wrong key, type or value is one line that names the key, before any work.  Sections that belong to one method are
+declared in its stage file (`Stage.sections`) and handed to `parse`.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from dist_rmd.errors import ConfigError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, and how they are read."""
+
+    path: str = "data/cifar10"
+    """folder made by `python -m dist_rmd.prepare`"""
+    per_class: PositiveInt | None = None
+    """train on the first N images of every class only (all when null)"""
+    reader: Literal["ffcv", "memory"] = "ffcv"
+    """ffcv: read the beton as training goes; memory: hold all images on the device"""
+    workers: PositiveInt | None = None
+    """FFCV threads per rank (the rank's share of the cores when null)"""
+    compile_views: bool = True
+    """compile the augmentation: pays for itself from some ten thousand images on"""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Which labels the training sees.  Accuracies are always measured on the clean labels of the test images."""
+
+    kind: Literal["symmetric", "file"] = "symmetric"
+    """symmetric: flip to any other class with equal probability; file: the labels in `noise.file`"""
+    rate: ClosedUnitInterval = 0.0
+    """fraction of the labels of every class that are flipped"""
+    seed: NonNegativeInt = 0
+    """seed of the flips; apart from `seed`, so that several runs share one set of labels"""
+    file: str | None = None
+    """kind=file: .npy with one class number per training image, or the labels.npz of another run"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The encoder, the same for every stage."""
+
+    name: Literal["resnet18", "resnet34"] = "resnet18"
+    """encoder with the CIFAR stem (3x3 convolution, no max-pooling)"""
+    width: PositiveInt = 64
+    """channels of the first stage; the feature has 8 times as many dimensions"""
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Several processes."""
+
+    sync_batchnorm: bool = True
+    """batch statistics over the global batch when there is more than one rank"""
+    timeout: PositiveInt = 600
+    """seconds after which a collective that some rank does not join fails"""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is written how often."""
+
+    every: PositiveInt = 50
+    """optimizer steps between two points of the training curves"""
+    console_every: PositiveInt = 30
+    """seconds between two lines where there is no terminal"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Checkpoints to resume from."""
+
+    every: PositiveInt = 1
+    """epochs between two checkpoints"""
+    keep: PositiveInt = 2
+    """how many of the newest are kept"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run."""
+
+    name: str = "run"
+    """the run folder is <out>/<name>"""
+    out: str = "runs"
+    """folder of all runs and of the artefacts they share"""
+    seed: NonNegativeInt = 0
+    """seed of weights, batches and augmentation"""
+    stages: tuple[str, ...] = ("simsiam", "rgrl")
+    """what is trained, in this order"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU where there is one"""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 on GPUs, fp32 on CPUs; fp16 scales the loss"""
+    data: Data = field(default_factory=Data)
+    noise: Noise = field(default_factory=Noise)
+    model: Model = field(default_factory=Model)
+    dist: Distributed = field(default_factory=Distributed)
+    log: Log = field(default_factory=Log)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """SGD and its schedule: the part of a stage's section that all stages share."""
+
+    epochs: PositiveInt = 200
+    """passes over the training images"""
+    batch_size: PositiveInt = 64
+    """images per optimizer step over all ranks (the global batch)"""
+    lr: PositiveFloat = 0.1
+    """initial learning rate"""
+    lr_scaling: bool = False
+    """multiply lr by batch_size / 256"""
+    momentum: NonNegativeFloat = 0.9
+    """momentum of SGD"""
+    weight_decay: NonNegativeFloat = 5e-4
+    """weight decay of SGD, on all parameters"""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    milestones: tuple[NonNegativeInt, ...] = ()
+    """epochs after which schedule=step lowers the learning rate"""
+    gamma: PositiveFloat = 0.1
+    """factor of schedule=step"""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """epochs over which the learning rate grows linearly from zero"""
+    grad_clip: PositiveFloat | None = None
+    """largest norm of the gradient (no limit when null)"""
+    eval_every: PositiveInt = 1
+    """epochs between two evaluations; the last epoch is always evaluated"""
+
+
+Config = Namespace  # the fields of Run and one attribute per stage section, each a frozen dataclass
+
+
+def parser(sections: Mapping[str, type]) -> ArgumentParser:
+    """The parser behind `parse`; its help lists every key with type and default."""
+    result = ArgumentParser(exit_on_error=False, default_meta=False)
+    result.add_class_arguments(Run)
+    for name, section in sections.items():
+        result.add_class_arguments(section, name)
+    return result
+
+
+def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, type]) -> Config:
+    """Read one YAML file (defaults alone when None), apply `key=value` overrides, check everything.
+
+    Raises ConfigError, in one line that names the key and where it stands.
+    """
+    tree = _read_yaml(file) if file else {}
+    checker = parser(sections)
+    for key, _ in _items(tree):
+        _check_key(key, checker, str(file))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} on the command line: expected one YAML file and key=value overrides")
+        _check_key(key, checker, "the command line")
+        _put(tree, key, _value(text))
+    _check_nulls(tree, checker)
+    try:
+        return checker.instantiate(checker.parse_object(tree))
+    except (Exception, SystemExit) as error:  # jsonargparse raises several kinds; all of them speak of the values given
+        message = " ".join(str(error).replace("Parser key", "key").split())
+        raise ConfigError(f"{message} (from {file or 'the command line'})") from None
+
+
+def to_dict(config: Any) -> Any:
+    """Plain dicts, lists and scalars, as written to config.yaml and into artefacts."""
+    if isinstance(config, Namespace):
+        return {key: to_dict(value) for key, value in vars(config).items()}
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, tuple | list):
+        return [to_dict(item) for item in config]
+    if config is None or isinstance(config, bool):
+        return config
+    return next(plain(config) for plain in (int, float, str) if isinstance(config, plain))  # PositiveInt is a kind of int
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML that `parse` reads back to the same values."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def differences(old: Mapping, new: Mapping) -> list[str]:
+    """`key: old -> new` for every leaf in which two `to_dict` trees differ."""
+    before, after = dict(_items(old)), dict(_items(new))
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "absent") != after.get(key, "absent")
+    ]
+
+
+def _read_yaml(file: Path) -> dict:
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read the configuration ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: expected `key: value` lines, got {type(tree).__name__}")
+    return tree
+
+
+def _items(tree: Mapping, prefix: str = "") -> list[tuple[str, Any]]:
+    result: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        result += _items(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return result
+
+
+def _check_key(key: str, checker: ArgumentParser, where: str) -> None:
+    known = [action.dest for action in checker._actions]
+    leaves = [name for name in known if not any(other.startswith(f"{name}.") for other in known)]
+    is_free = any(key.startswith(f"{name}.options.") for name in known)  # the hyper-parameters of a plug-in
+    if key in leaves or is_free:
+        return
+    near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else "`--help` lists all keys"
+    raise ConfigError(f"unknown key {key!r} in {where}: {hint}")
+
+
+def _check_nulls(tree: Mapping, checker: ArgumentParser) -> None:
+    """jsonargparse takes null for any type; here only a key whose default is null may be null."""
+    for key, value in _items(tree):
+        if value is None and checker.get_default(key) is not None:
+            raise ConfigError(f"key {key!r} cannot be null")
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _put(tree: dict, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        child = tree.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"key {key!r}: {part} is given as {child!r}, so it has no {last}")
+        tree = child
+    tree[last] = value

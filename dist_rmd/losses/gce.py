@@ -1,0 +1,26 @@
+"""Generalised cross entropy (Zhang & Sabuncu 2018, https://arxiv.org/abs/1805.07836, eq. 6)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["GCE"]
+
+
+class GCE:
+    """L = (1 - p_y^q) / q, p = softmax(logits): cross entropy for q -> 0, 1 - p_y for q = 1.
+
+    q: in (0, 1]; the larger, the more robust and the slower to fit.  0.7 in the paper.
+    """
+
+    def __init__(self, q: float = 0.7):
+        if not 0 < q <= 1:
+            raise ValueError(f"gce q must be in (0, 1], got {q}")
+        self.q = q
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits N x C (any float type), labels N int64 in [0, C) -> N losses in [0, 1/q], float32 or wider."""
+        logits = logits.float() if logits.itemsize < 4 else logits
+        log_p = -F.cross_entropy(logits, labels, reduction="none")
+        # 1 - p^q from log p, without the cancellation at p ~ 1 and finite in gradient at p ~ 0
+        return -torch.expm1(self.q * log_p) / self.q

@@ -1,0 +1,43 @@
+"""What sits on an encoder: SimSiam's projector and predictor, and the linear classifier."""
+
+from torch import Tensor, nn
+
+
+def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
+    """SimSiam's projector: `layers` linear layers, each with batch normalisation, the last without ReLU and affine.
+
+    N x features -> N x out.  Chen & He 2021, https://arxiv.org/abs/2011.10566, sec. 3; two layers for CIFAR (app. D).
+    """
+    widths = [features, *[hidden] * (layers - 1), out]
+    modules: list[nn.Module] = []
+    for depth in range(layers):
+        last = depth == layers - 1
+        modules += [
+            nn.Linear(widths[depth], widths[depth + 1], bias=False),
+            nn.BatchNorm1d(widths[depth + 1], affine=not last),
+        ]
+        modules += [] if last else [nn.ReLU(inplace=True)]
+    return nn.Sequential(*modules)
+
+
+def predictor(features: int, hidden: int) -> nn.Sequential:
+    """SimSiam's predictor, a bottleneck N x features -> N x hidden -> N x features (sec. 3)."""
+    return nn.Sequential(
+        nn.Linear(features, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, features),
+    )
+
+
+class Classifier(nn.Module):
+    """An encoder with a linear head: images N x 3 x S x S -> (logits N x classes, features N x D)."""
+
+    def __init__(self, encoder: nn.Module, classes: int):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.out_features, classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.encoder(images)
+        return self.head(features), features
