@@ -1,0 +1,73 @@
+"""What every stage offers the engine.  A stage says what is trained, on which views, with which loss; the engine trains.
+
+Stages meet only through artefacts: plain dictionaries of tensors, strings and numbers, written when a stage ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from dist_rmd.config import Config, Optimization
+from dist_rmd.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """All that a network must know of the data."""
+
+    classes: int
+    side: int
+
+
+class Stage:
+    """Base of all stages.
+
+    A subclass is built as `Subclass(config, shape, inputs)`, where `inputs` are the artefacts of the stages it `needs`.
+    Every random number of its construction comes from torch's global generator, which the caller seeds.
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {}
+    """sections of the configuration that determine the result: name -> frozen dataclass"""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """stages whose artefacts this one starts from"""
+    uses_labels: ClassVar[bool] = True
+    """False: the result does not depend on the labels, and one artefact serves all noise settings"""
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+    """the kinds of augmented views in each batch (dist_rmd.data.views)"""
+    evaluation: ClassVar[str] = "accuracy"
+    """what is measured on the test images: the public function of dist_rmd/evaluation/<evaluation>.py"""
+
+    net: nn.Module
+    """exactly what is trained and wrapped by DDP; frozen networks are other attributes"""
+    optimization: Optimization
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for SGD.  A group with `constant_lr=True` keeps the initial learning rate."""
+        return [{"params": list(self.net.parameters())}]
+
+    def frozen(self) -> list[nn.Module]:
+        """Networks that only serve the losses; they are moved to the device and stay in evaluation mode."""
+        return []
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms of this rank (0-d): "loss" is differentiated, every other is logged under its name.
+
+        Forward through `net` alone, never through `self.net`: DDP synchronises gradients of `net`'s forward only.
+        The mean over ranks of each term is its value for the global batch (see Batch.share).
+        """
+        raise NotImplementedError
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        """One line for the user when logged means look wrong, else None."""
+        return None
+
+    def artefact(self) -> dict[str, Any]:
+        """What later stages and users load: {"encoder": state_dict, ...}, plain containers only."""
+        raise NotImplementedError
+
+
+def batch_mean(values: Tensor, batch: Batch) -> Tensor:
+    """Mean of b per-sample values, weighted so that the mean over ranks is the mean over the global batch."""
+    return values.mean() * batch.share

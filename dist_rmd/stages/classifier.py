@@ -1,0 +1,69 @@
+"""The baseline: an encoder and a linear head trained on the given labels with one robust loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jsonargparse.typing import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dist_rmd.config import Config, Optimization
+from dist_rmd.data.batch import Batch
+from dist_rmd.errors import ConfigError
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.registry import lookup
+from dist_rmd.stages.base import DataShape, Stage, batch_mean
+
+__all__ = ["Classifier"]
+
+
+@dataclass(frozen=True)
+class TaskConfig(Optimization):
+    """The task network, trained by the stages `classifier` and `rgrl` alike (RMDNet sec. 4.3)."""
+
+    epochs: PositiveInt = 240
+    """passes over the training images"""
+    lr: PositiveFloat = 0.001
+    """initial learning rate (0.001 for CIFAR-10, 0.01 for CIFAR-100)"""
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    milestones: tuple[int, ...] = (150, 180, 210)
+    """epochs after which schedule=step lowers the learning rate"""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The robust loss."""
+
+    name: str = "ce"
+    """a file of dist_rmd/losses"""
+    options: dict[str, float] = field(default_factory=dict)
+    """its hyper-parameters, such as loss.options.q=0.7"""
+
+
+class Classifier(Stage):
+    """Mean robust loss between the logits and the given labels."""
+
+    sections: Mapping[str, type] = {"task": TaskConfig, "loss": LossConfig}
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        self.optimization = config.task
+        self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
+        self.loss = robust_loss(config.loss)
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        (view,) = batch.views
+        logits, _ = net(view)
+        return {"loss": batch_mean(self.loss(logits, batch.labels), batch)}
+
+    def artefact(self) -> dict[str, Any]:
+        return {part: getattr(self.net, part).state_dict() for part in ("encoder", "head")}
+
+
+def robust_loss(config: LossConfig) -> Any:
+    """The configured loss, (logits N x C, labels N) -> N values.  Raises ConfigError for wrong names or values."""
+    try:
+        return lookup("losses", config.name)(**config.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"loss.options of {config.name}: {error}") from None

@@ -1,0 +1,101 @@
+"""Representations without labels: SimSiam (Chen & He 2021, https://arxiv.org/abs/2011.10566), RMDNet's relation modelling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jsonargparse.typing import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dist_rmd.config import Config, Optimization
+from dist_rmd.data.batch import Batch
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import predictor, projector
+from dist_rmd.stages.base import DataShape, Stage, batch_mean
+
+__all__ = ["SimSiam"]
+
+
+@dataclass(frozen=True)
+class SimSiamConfig(Optimization):
+    """Stage `simsiam`: representations without labels (RMDNet sec. 3.2.1 and 4.3)."""
+
+    epochs: PositiveInt = 1000
+    """passes over the training images"""
+    lr: PositiveFloat = 0.03
+    """initial learning rate"""
+    eval_every: PositiveInt = 10
+    """epochs between two kNN evaluations; the last epoch is always evaluated"""
+    proj_layers: PositiveInt = 2
+    """linear layers of the projector"""
+    proj_hidden: PositiveInt = 2048
+    """hidden width of the projector"""
+    proj_out: PositiveInt = 2048
+    """dimensions of the projection"""
+    pred_hidden: PositiveInt = 512
+    """hidden width of the predictor"""
+    fix_pred_lr: bool = False
+    """keep the predictor at the initial learning rate"""
+
+
+class Siamese(nn.Module):
+    """Both branches in one forward, so that DDP sees one: two views N x 3 x S x S -> p1, p2, z1, z2, each N x D.
+
+    Each view passes through the networks by itself: batch statistics never mix the two.
+    """
+
+    def __init__(self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module):
+        super().__init__()
+        self.encoder, self.projector, self.predictor = encoder, projector, predictor
+
+    def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z1 = self.projector(self.encoder(view1))  # N x D
+        z2 = self.projector(self.encoder(view2))  # N x D
+        return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
+
+
+class SimSiam(Stage):
+    """L = C(p1, stopgrad z2) / 2 + C(p2, stopgrad z1) / 2, C = minus cosine similarity (RMDNet eq. 1-3)."""
+
+    sections = {"simsiam": SimSiamConfig}
+    uses_labels = False
+    views = ("strong", "strong")
+    evaluation = "knn"
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        c = self.optimization = config.simsiam
+        backbone = encoder(config.model.name, config.model.width)
+        self.net = Siamese(
+            backbone,
+            projector(backbone.out_features, c.proj_hidden, c.proj_out, c.proj_layers),
+            predictor(c.proj_out, c.pred_hidden),
+        )
+        self.fix_pred_lr = c.fix_pred_lr
+        self.healthy_std = c.proj_out**-0.5  # of a coordinate of unit vectors spread evenly over the sphere
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        body = [*self.net.encoder.parameters(), *self.net.projector.parameters()]
+        return [
+            {"params": body},
+            {"params": list(self.net.predictor.parameters()), "constant_lr": self.fix_pred_lr},
+        ]
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        p1, p2, z1, z2 = (out.float() if out.itemsize < 4 else out for out in net(*batch.views))
+        per_sample = -(F.cosine_similarity(p1, z2) + F.cosine_similarity(p2, z1)) / 2
+        spread = F.normalize(z1).var(dim=0).mean().sqrt()
+        return {"loss": batch_mean(per_sample, batch), "feature_std": spread.detach()}
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics["feature_std"] > 0.1 * self.healthy_std:
+            return None
+        return (
+            f"representations are collapsing: std of normalised projections {metrics['feature_std']:.5f}, "
+            f"healthy is about {self.healthy_std:.4f} (a smaller learning rate usually cures it)"
+        )
+
+    def artefact(self) -> dict[str, Any]:
+        net = self.net
+        return {part: getattr(net, part).state_dict() for part in ("encoder", "projector", "predictor")}
