@@ -161,7 +161,7 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
 
     Raises ConfigError, in one line that names the key and where it stands.
     """
-    tree = _read_yaml(file) if file else {}
+    tree = read_yaml(file) if file else {}
     checker = parser(sections)
     for key, _ in _items(tree):
         _check_key(key, checker, str(file))
@@ -191,7 +191,7 @@ def to_dict(config: Any) -> Any:
         return [to_dict(item) for item in config]
     if config is None or isinstance(config, bool):
         return config
-    return next(plain(config) for plain in (int, float, str) if isinstance(config, plain))  # PositiveInt is a kind of int
+    return next(plain(config) for plain in (int, float, str) if isinstance(config, plain))  # also PositiveInt & co.
 
 
 def to_yaml(config: Any) -> str:
@@ -209,7 +209,8 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
     ]
 
 
-def _read_yaml(file: Path) -> dict:
+def read_yaml(file: Path) -> dict:
+    """The tree of a YAML file.  Raises ConfigError when it cannot be read or is no mapping."""
     try:
         tree = yaml.safe_load(file.read_text())
     except OSError as error:

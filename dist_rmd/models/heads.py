@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from dist_rmd.models.resnet import ResNet
+
 
 def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
     """SimSiam's projector: `layers` linear layers, each with batch normalisation, the last without ReLU and affine.
@@ -33,7 +35,7 @@ def predictor(features: int, hidden: int) -> nn.Sequential:
 class Classifier(nn.Module):
     """An encoder with a linear head: images N x 3 x S x S -> (logits N x classes, features N x D)."""
 
-    def __init__(self, encoder: nn.Module, classes: int):
+    def __init__(self, encoder: ResNet, classes: int):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.out_features, classes)

@@ -1,4 +1,4 @@
-"""What every stage offers the engine.  A stage says what is trained, on which views, with which loss; the engine trains.
+"""What every stage offers the engine: what is trained, on which views, with which loss.  The engine does the training.
 
 Stages meet only through artefacts: plain dictionaries of tensors, strings and numbers, written when a stage ends.
 """
@@ -24,8 +24,8 @@ class DataShape:
 class Stage:
     """Base of all stages.
 
-    A subclass is built as `Subclass(config, shape, inputs)`, where `inputs` are the artefacts of the stages it `needs`.
-    Every random number of its construction comes from torch's global generator, which the caller seeds.
+    `inputs` are the artefacts of the stages it `needs`, by name.  Initial weights come from torch's global generator,
+    which the caller seeds.
     """
 
     sections: ClassVar[Mapping[str, type]] = {}
@@ -42,6 +42,14 @@ class Stage:
     net: nn.Module
     """exactly what is trained and wrapped by DDP; frozen networks are other attributes"""
     optimization: Optimization
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The name of the stage's file, as in `stages` of a configuration."""
+        return type(self).__module__.rpartition(".")[2]
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for SGD.  A group with `constant_lr=True` keeps the initial learning rate."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class LossConfig:
 class Classifier(Stage):
     """Mean robust loss between the logits and the given labels."""
 
-    sections: Mapping[str, type] = {"task": TaskConfig, "loss": LossConfig}
+    sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig, "loss": LossConfig}
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         self.optimization = config.task

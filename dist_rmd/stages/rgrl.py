@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jsonargparse.typing import NonNegativeFloat
@@ -37,7 +37,7 @@ class RGRL(Classifier):
     gradient; both matrices are over the pooled features of the global batch.
     """
 
-    sections = {**Classifier.sections, "relation": RelationConfig}
+    sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}
     needs = ("simsiam",)
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):

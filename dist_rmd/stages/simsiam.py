@@ -1,10 +1,9 @@
-"""Representations without labels: SimSiam (Chen & He 2021, https://arxiv.org/abs/2011.10566), RMDNet's relation modelling."""
+"""Representations without labels: SimSiam (Chen & He 2021, https://arxiv.org/abs/2011.10566), RMDNet's first module."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -59,10 +58,11 @@ class Siamese(nn.Module):
 class SimSiam(Stage):
     """L = C(p1, stopgrad z2) / 2 + C(p2, stopgrad z1) / 2, C = minus cosine similarity (RMDNet eq. 1-3)."""
 
-    sections = {"simsiam": SimSiamConfig}
+    sections: ClassVar[Mapping[str, type]] = {"simsiam": SimSiamConfig}
     uses_labels = False
     views = ("strong", "strong")
     evaluation = "knn"
+    net: Siamese
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         c = self.optimization = config.simsiam

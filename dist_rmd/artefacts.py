@@ -1,0 +1,53 @@
+"""Results of finished stages, found again by what determines them.
+
+<out>/artefacts/<stage>-<key>.pt is shared by all runs under <out>: the key is a hash of everything that the stage's
+result depends on, so one SimSiam run serves every noise setting, loss and K.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_rmd.engine.checkpoint import load_tensors, save_tensors
+from dist_rmd.errors import DataError
+
+FORMAT = 1
+
+
+def key_of(determinants: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that stand for `determinants`, a tree of plain values."""
+    text = json.dumps({"format": FORMAT, **determinants}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shared_path(out: Path, stage: str, key: str) -> Path:
+    """Where all runs under `out` look for the artefact."""
+    return out / "artefacts" / f"{stage}-{key}.pt"
+
+
+def save(own: Path, shared: Path, artefact: Mapping[str, Any]) -> None:
+    """Write the artefact to a run's `own` path and make it known to other runs at `shared`."""
+    save_tensors(shared, {"format": FORMAT, **artefact})
+    adopt(own, shared)
+
+
+def adopt(own: Path, shared: Path) -> None:
+    """Give a run its own name for a shared artefact: a hard link, or a copy where the file system has none."""
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.unlink(missing_ok=True)
+    try:
+        os.link(shared, own)
+    except OSError:
+        shutil.copyfile(shared, own)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read an artefact onto the CPU.  Raises DataError when it is missing, broken or of another format."""
+    artefact = load_tensors(path)
+    if artefact.get("format") != FORMAT:
+        raise DataError(f"{path}: not an artefact of format {FORMAT}")
+    return artefact

@@ -1,0 +1,50 @@
+"""All loaders of one run on one rank, over betons that are opened once each."""
+
+from collections.abc import Sequence
+
+import torch
+
+from dist_rmd.config import Data
+from dist_rmd.data.beton import Dataset
+from dist_rmd.data.beton_reader import BetonReader
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.loader import Loader
+from dist_rmd.data.memory import MemoryReader
+from dist_rmd.data.views import Views
+
+EVALUATION_BATCH = 512  # images per rank
+
+
+class Source:
+    """Makes loaders for `rank` of `world` ranks on `device`; `cores` are the CPU cores this rank may use."""
+
+    def __init__(
+        self, dataset: Dataset, config: Data, seed: int, rank: int, world: int, device: torch.device, cores: int
+    ):
+        self.dataset, self.config, self.seed = dataset, config, seed
+        self.rank, self.world, self.device, self.cores = rank, world, device, cores
+        self._readers: dict[str, BetonReader | MemoryReader] = {}
+
+    def training(self, labels: LabelView, kinds: Sequence[str], batch_size: int) -> Loader:
+        """Augmented views of the training images in keyed order, in whole global batches of `batch_size`."""
+        views = self._views(kinds, compiled=self.config.compile_views)
+        return Loader(self._reader("train"), labels, views, batch_size, self.seed, self.rank, self.world)
+
+    def evaluation(self, split: str, labels: LabelView) -> Loader:
+        """The test view of every image in `labels`, each once over all ranks."""
+        return Loader(
+            self._reader(split), labels, self._views(("plain",), compiled=False), EVALUATION_BATCH * self.world,
+            self.seed, self.rank, self.world, shuffle=False, drop_last=False,
+        )  # fmt: skip
+
+    def _views(self, kinds: Sequence[str], compiled: bool) -> Views:
+        return Views(kinds, self.dataset.side, self.dataset.mean, self.dataset.std, self.seed, compiled)
+
+    def _reader(self, split: str) -> BetonReader | MemoryReader:
+        if split not in self._readers:
+            path = self.dataset.beton(split)
+            if self.config.reader == "memory":
+                self._readers[split] = MemoryReader(path, self.device)
+            else:
+                self._readers[split] = BetonReader(path, self.config.workers or self.cores, self.device)
+        return self._readers[split]

@@ -1,0 +1,117 @@
+"""Checkpoints that are either whole or absent.
+
+step-00001200.pt is written under a temporary name in the same folder, synced and renamed; then step-00001200.json
+with its size and SHA-256.  A file without a matching sidecar does not count, so a reader never sees half a checkpoint.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from dist_rmd.errors import CannotCreate, DataError, WriteFailed
+
+
+class Checkpoints:
+    """The checkpoints of one stage in `folder`, of which the `keep` newest are kept."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, step: int, state: Mapping[str, Any], **facts: Any) -> Path:
+        """Write `state` (plain containers and tensors) as the checkpoint of `step`; `facts` go into the sidecar."""
+        path = self.folder / f"step-{step:08d}.pt"
+        save_tensors(path, state)
+        sidecar = {"step": step, "bytes": path.stat().st_size, "sha256": sha256(path), **facts}
+        write_atomically(path.with_suffix(".json"), lambda file: file.write(json.dumps(sidecar, indent=1).encode()))
+        for old in self._newest_first()[self.keep :]:
+            old.with_suffix(".json").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+        return path
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """The newest valid checkpoint on the CPU, None when there is none at all.
+
+        Broken ones are skipped with a warning.  Raises DataError when there are checkpoints and none is valid.
+        """
+        paths = self._newest_first()
+        for path in paths:
+            reason = _fault(path)
+            if reason is None:
+                return load_tensors(path)
+            warnings.warn(f"{path}: {reason}; trying the one before", stacklevel=2)
+        if paths:
+            raise DataError(f"{self.folder}: none of {len(paths)} checkpoints is valid; move it away to start anew")
+        return None
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """torch.save that is atomic: `path` holds all of `content`, or what it held before."""
+    write_atomically(path, lambda file: torch.save(dict(content), file))
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read what `save_tensors` wrote, on the CPU.  Code inside the file never runs.  Raises DataError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, BadZipFile ... for broken files
+        raise DataError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, sync it, rename it to `path` and sync the folder.
+
+    Raises CannotCreate or WriteFailed; `path` is then as it was and nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(temporary, "wb")  # noqa: SIM115 (closed below; creating and writing fail differently)
+    except OSError as error:
+        raise CannotCreate(f"{path}: cannot be created ({error.strerror})") from None
+    try:
+        with file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        free = shutil.disk_usage(path.parent).free
+        reason = " ".join(str(error).split())
+        raise WriteFailed(f"{path}: cannot be written ({reason}; {free / 1e6:.0f} MB free on its disk)") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        sidecar = json.loads(path.with_suffix(".json").read_text())
+        if path.stat().st_size != sidecar["bytes"]:
+            return f"{path.stat().st_size} bytes instead of {sidecar['bytes']}"
+        return None if sha256(path) == sidecar["sha256"] else "content does not match its SHA-256"
+    except (OSError, ValueError, KeyError) as error:
+        return f"no valid sidecar ({error})"

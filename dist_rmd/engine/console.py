@@ -1,0 +1,83 @@
+"""What a run says while it works: a live bar on a terminal, one plain line every N seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from dist_rmd.engine.clock import Clock
+
+
+class Console:
+    """Speaks on rank 0 and is silent elsewhere."""
+
+    def __init__(self, rank: int, every: float):
+        self.active = rank == 0
+        self.every = every
+        self.rich = RichConsole(highlight=False, soft_wrap=True)
+        self.progress: Progress | None = None
+        self.task = TaskID(0)
+
+    def say(self, line: str) -> None:
+        """One line, above the bar if there is one."""
+        if self.active:
+            self.rich.print(line, markup=False)
+            sys.stdout.flush()
+
+    def start(self, stage: str, done: int, steps: int) -> None:
+        """Begin a stage of `steps` optimizer steps, `done` of which an earlier attempt made."""
+        self.stage, self.steps = stage, steps
+        self._began, self._done_before = time.monotonic(), done
+        self._spoken = self._began
+        self.loss = self.score = ""
+        if self.active and self.rich.is_terminal:
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=self.rich,
+                transient=True,
+            )
+            self.task = self.progress.add_task(stage, total=steps, completed=done, text="")
+            self.progress.start()
+
+    def step(self, clock: Clock, metrics: Mapping[str, float] | None = None) -> None:
+        """Show where training stands; `metrics` are the newest means, if there are new ones."""
+        if not self.active:
+            return
+        if metrics:
+            self.loss = f"loss {metrics['train/loss']:.4f}  {metrics['perf/images_per_s']:,.0f} images/s"
+        if self.progress:
+            self.progress.update(self.task, completed=clock.step, text=f"epoch {clock.epoch + 1}  {self._text()}")
+        elif time.monotonic() - self._spoken > self.every:
+            self._spoken = time.monotonic()
+            where = f"epoch {clock.epoch + 1}, step {clock.step}/{self.steps}"
+            self.say(f"{self.stage}: {where}  {self._text()}  {self._left(clock)}")
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Show the newest evaluation from now on."""
+        self.score = "  ".join(f"{tag} {value:.2f}" for tag, value in metrics.items())
+
+    def stop(self) -> None:
+        """End the stage's bar."""
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+    def _text(self) -> str:
+        return "  ".join(part for part in (self.loss, self.score) if part)
+
+    def _left(self, clock: Clock) -> str:
+        done = clock.step - self._done_before
+        seconds = (time.monotonic() - self._began) / max(done, 1) * (self.steps - clock.step)
+        return f"{duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

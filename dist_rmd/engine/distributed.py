@@ -1,0 +1,147 @@
+"""Processes, ranks and devices: the one place that knows how this process was started.
+
+torchrun, srun (one task per rank) and a plain `python` start are told apart by their environment variables.
+"""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dist_rmd.engine import batchnorm
+from dist_rmd.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: rank in [0, size), and its place on its own machine."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """True on the one rank that speaks and writes files."""
+        return self.rank == 0
+
+    @property
+    def cores(self) -> int:
+        """CPU cores for this rank: those the process may use, divided among the machine's ranks."""
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, available // self.local_size)
+
+
+def detect(device: str) -> World:
+    """Read rank and size from the environment and choose the device.  Starts nothing.
+
+    `device` is auto, cuda or cpu.  Raises ConfigError when the environment contradicts itself or the GPU is missing.
+    """
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:  # torchrun
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        missing = [name for name in names if name not in os.environ]
+        if missing:
+            raise ConfigError(f"RANK or WORLD_SIZE is set but {', '.join(missing)} is not: start with torchrun")
+        rank, size, local_rank, local_size = (int(os.environ[name]) for name in names[:4])
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:  # srun
+        rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+        local_rank = int(os.environ["SLURM_LOCALID"])
+        local_size = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0])
+        _rendezvous_from_slurm()
+    else:
+        rank, size, local_rank, local_size = 0, 1, 0, 1
+    return World(rank, size, local_rank, local_size, _device(device, local_rank))
+
+
+def start(world: World, timeout: int) -> None:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) and set this process's device and threads.
+
+    `timeout`: seconds after which a collective that some rank does not join fails.
+    """
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(world.cores)
+    if world.size > 1:
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout),
+            device_id=world.device if backend == "nccl" else None,
+        )
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def leaders(decision: bool) -> bool:
+    """The leading rank's `decision`, on every rank: what each sees for itself may differ for a moment."""
+    if not dist.is_initialized():
+        return decision
+    box = [decision]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def place(net: nn.Module, world: World, sync_batchnorm: bool) -> nn.Module:
+    """Move `net` to this rank's device in channels_last, with global batch statistics if asked for and ranks > 1."""
+    if world.size > 1 and sync_batchnorm:
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm if world.device.type == "cuda" else batchnorm.convert
+        net = convert(net)
+    return net.to(world.device).to(memory_format=torch.channels_last)
+
+
+def parallel(net: nn.Module, world: World, sync_batchnorm: bool) -> nn.Module:
+    """Wrap a placed `net` so that gradients are averaged over ranks."""
+    if world.size == 1:
+        return net
+    return DistributedDataParallel(
+        net,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        broadcast_buffers=not sync_batchnorm,  # synchronised statistics are equal already
+        gradient_as_bucket_view=True,
+    )
+
+
+def _device(device: str, local_rank: int) -> torch.device:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        return torch.device("cpu")
+    if gpus == 0:
+        raise ConfigError("device=cuda, but torch sees no GPU here: use device=cpu, or see what nvidia-smi says")
+    if local_rank >= gpus:
+        raise ConfigError(f"local rank {local_rank}, but this machine has {gpus} GPU(s): start one process per GPU")
+    return torch.device("cuda", local_rank)
+
+
+def _rendezvous_from_slurm() -> None:
+    """Set MASTER_ADDR and MASTER_PORT for ranks started by srun; preset values win."""
+    if "MASTER_ADDR" not in os.environ:
+        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
+        try:
+            command = ["scontrol", "show", "hostnames", nodes]
+            listed = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ConfigError(f"scontrol cannot expand the node list {nodes!r} ({error}): set MASTER_ADDR") from None
+        os.environ["MASTER_ADDR"] = listed.stdout.split()[0]
+    # The restart count keeps a requeued job away from a port that the killed one may still hold.
+    job, restarts = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    os.environ.setdefault("MASTER_PORT", str(20000 + (job * 13 + restarts) % 40000))

@@ -1,0 +1,66 @@
+"""Means of loss terms between two log points, kept on the device."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dist_rmd.collectives import all_reduce_sum, world_size
+
+T = TypeVar("T")
+
+
+class Meters:
+    """Sums terms without a device synchronisation at each step; `reduce` does one, and one all_reduce."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: Tensor | None = None
+        self._names: list[str] = []
+        self._steps = self._images = 0
+        self._waited = self._trained = 0.0
+        self.resume_timer()
+
+    def resume_timer(self) -> None:
+        """Time passed since the last `add` was not training (an evaluation, a checkpoint)."""
+        self._since = time.perf_counter()
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass `batches` through, counting the time that each one is waited for."""
+        iterator = iter(batches)
+        while True:
+            before = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - before
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """Count one step: `terms` are 0-d, `images` the size of the global batch."""
+        values = torch.stack([term.detach().double() for term in terms.values()])
+        self._names = list(terms)
+        self._sums = values if self._sums is None else self._sums + values
+        self._steps += 1
+        self._images += images
+        self._trained += time.perf_counter() - self._since
+        self.resume_timer()
+
+    def reduce(self) -> dict[str, float]:
+        """Means over steps and ranks since the last call, and the speed.  Every rank must call it, after an `add`.
+
+        {"train/<term>": mean, "perf/images_per_s": of all ranks together, "perf/data_wait_frac": share of the time in
+        which this rank waited for data}
+        """
+        assert self._sums is not None
+        means = (all_reduce_sum(self._sums) / (self._steps * world_size())).tolist()  # waits for the device
+        seconds = self._trained + time.perf_counter() - self._since
+        result = {f"train/{name}": mean for name, mean in zip(self._names, means, strict=True)}
+        result["perf/images_per_s"] = self._images / seconds
+        result["perf/data_wait_frac"] = self._waited / seconds
+        self._clear()
+        return result

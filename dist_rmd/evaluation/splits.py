@@ -1,0 +1,17 @@
+"""The clean images that evaluations look at, without augmentation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Makers of loaders that yield every image once over all ranks, as the test view, with its clean label.
+
+    They are made on first use: most evaluations need only one.
+    """
+
+    train: Callable[[], Any]
+    test: Callable[[], Any]
+    classes: int
