@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from dist_rmd.config import Optimization
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.updater import Updater, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+def test_equals_sgd_written_out():
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    config = Optimization(epochs=2, lr=0.1, momentum=0.9, weight_decay=0.01, schedule="constant")
+    updater, clock = Updater([{"params": [weight]}], config, 2, CPU, "fp32"), Clock()
+    expected, velocity = weight.detach().clone(), torch.zeros(2)
+    for _ in range(4):
+        updater((weight**2).sum(), clock)
+        velocity = 0.9 * velocity + (2 * expected + 0.01 * expected)
+        expected = expected - 0.1 * velocity
+        clock.tick()
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_constant_group_keeps_its_learning_rate():
+    moving, fixed = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    groups = [{"params": [moving]}, {"params": [fixed], "constant_lr": True}]
+    config = Optimization(epochs=1, lr=0.1, momentum=0, weight_decay=0, schedule="cosine")
+    updater = Updater(groups, config, 2, CPU, "fp32")
+    updater((moving + fixed).sum(), Clock(step=1))
+    assert moving.item() == pytest.approx(1 - 0.05)
+    assert fixed.item() == pytest.approx(1 - 0.1)
+
+
+def test_clipping_bounds_the_step():
+    weight = nn.Parameter(torch.zeros(4))
+    config = Optimization(lr=1.0, momentum=0, weight_decay=0, schedule="constant", grad_clip=0.5)
+    Updater([{"params": [weight]}], config, 1, CPU, "fp32")((100 * weight).sum(), Clock())
+    assert weight.detach().norm() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_fp16_skips_a_step_with_infinite_gradients_and_lowers_the_scale():
+    weight = nn.Parameter(torch.ones(1))
+    updater = Updater([{"params": [weight]}], Optimization(schedule="constant"), 1, CPU, "fp16")
+    before = updater.scaler.get_scale()
+    updater((weight * float("inf")).sum(), Clock())
+    assert weight.item() == 1
+    assert updater.scaler.get_scale() == before / 2
+
+
+def test_state_goes_on_bit_for_bit():
+    config = Optimization(epochs=3, lr=0.1, schedule="cosine")
+
+    def steps(weight, updater, clock, count):
+        for _ in range(count):
+            updater((weight.sin() ** 2).sum(), clock)
+            clock.tick()
+
+    straight = nn.Parameter(torch.tensor([0.3, 0.7]))
+    steps(straight, Updater([{"params": [straight]}], config, 2, CPU, "fp32"), Clock(), 6)
+    first = nn.Parameter(torch.tensor([0.3, 0.7]))
+    updater, clock = Updater([{"params": [first]}], config, 2, CPU, "fp32"), Clock()
+    steps(first, updater, clock, 3)
+    second = nn.Parameter(first.detach().clone())
+    resumed = Updater([{"params": [second]}], config, 2, CPU, "fp32")
+    resumed.load_state_dict(updater.state_dict())
+    steps(second, resumed, clock, 3)
+    assert torch.equal(second, straight)
+
+
+def test_precision_follows_the_device():
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("auto", torch.device("cuda")) == "bf16"
+    assert resolve_precision("fp16", CPU) == "fp16"

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from dist_rmd.models.encoder import encoder
+
+
+@pytest.mark.parametrize(("name", "millions"), [("resnet18", 11.17), ("resnet34", 21.28)])
+def test_full_width_has_the_published_number_of_parameters(name, millions):
+    with torch.device("meta"):
+        net = encoder(name)
+    count = sum(p.numel() for p in net.parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)  # without the linear head
+    assert net.out_features == 512
+
+
+@pytest.mark.parametrize("side", [8, 28, 32, 64])
+def test_feature_is_pooled_at_any_side(side):
+    net = encoder("resnet18", width=4)
+    assert net(torch.randn(2, 3, side, side)).shape == (2, 32)
+
+
+def test_first_stage_keeps_the_resolution():
+    net = encoder("resnet18", width=4)
+    shapes = []
+    for block in net.blocks:
+        block.register_forward_hook(lambda module, inputs, out: shapes.append(out.shape[-1]))
+    net(torch.randn(2, 3, 32, 32))
+    assert shapes == [32, 32, 16, 16, 8, 8, 4, 4]
+
+

@@ -1,0 +1,98 @@
+"""The configuration is strict: every mistake is one line that names the key."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from jsonargparse.typing import PositiveFloat
+
+from dist_rmd import config
+from dist_rmd.config import Optimization, parse, to_dict, to_yaml
+from dist_rmd.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Task(Optimization):
+    lr: PositiveFloat = 0.001
+
+
+@dataclass(frozen=True)
+class Loss:
+    name: str = "ce"
+    options: dict[str, float] = field(default_factory=dict)
+
+
+SECTIONS = {"task": Task, "loss": Loss}
+
+
+def test_yaml_then_overrides(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("noise: {rate: 0.2}\ntask: {lr: 0.5, epochs: 7}\n")
+    result = parse(file, ["noise.rate=.4", "task.lr=1e-3", "loss.options.q=0.5", "stages=[a, b]"], SECTIONS)
+    assert (result.noise.rate, result.task.lr, result.task.epochs) == (0.4, 1e-3, 7)
+    assert result.loss.options == {"q": 0.5}
+    assert result.stages == ("a", "b")
+
+
+def test_printed_configuration_reads_back_equal(tmp_path):
+    resolved = parse(None, ["task.milestones=[3, 4]", "loss.options.q=0.5", "data.workers=2"], SECTIONS)
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(resolved))
+    assert to_dict(parse(file, [], SECTIONS)) == to_dict(resolved)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("noise.ratte=0.4", ["noise.ratte", "noise.rate"]),
+        ("task.learning=1", ["task.learning", "unknown key"]),
+        ("noise.rate=1.4", ["noise.rate", "1.4"]),
+        ("noise.rate=-0.1", ["noise.rate"]),
+        ("noise.kind=typo", ["noise.kind", "symmetric"]),
+        ("task.epochs=x", ["task.epochs"]),
+        ("task.epochs=0", ["task.epochs"]),
+        ("task.lr=0", ["task.lr"]),
+        ("seed=1.5", ["seed"]),
+        ("seed=null", ["seed", "null"]),
+        ("data=3", ["data"]),
+        ("rate", ["key=value"]),
+        ("data.path.more=1", ["data.path.more"]),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_key(override, words):
+    with pytest.raises(ConfigError) as caught:
+        parse(None, [override], SECTIONS)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [", ["not valid YAML"]), ("- 1\n", ["key: value"]), ("noise: 3\n", ["noise"]), ("typo: 3\n", ["typo"])],
+)
+def test_broken_files_are_named(tmp_path, text, words):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        parse(file, [], SECTIONS)
+    assert all(word in str(caught.value) for word in [*words, "broken.yaml"]), caught.value
+
+
+def test_missing_file_is_named():
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        parse(Path("nowhere.yaml"), [], SECTIONS)
+
+
+def test_help_lists_every_key_with_type_and_meaning():
+    text = config.parser(SECTIONS).format_help()
+    for words in ("--noise.rate", "--task.milestones", "ClosedUnitInterval", "fraction of the labels"):
+        assert words in text
+
+
+def test_differences_name_both_values():
+    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}, "d": 4}
+    assert config.differences(old, new) == ["a.b: 1 -> 3", "d: absent -> 4"]
