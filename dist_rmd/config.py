@@ -149,7 +149,7 @@ Config = Namespace  # the fields of Run and one attribute per stage section, eac
 
 def parser(sections: Mapping[str, type]) -> ArgumentParser:
     """The parser behind `parse`; its help lists every key with type and default."""
-    result = ArgumentParser(exit_on_error=False, default_meta=False)
+    result = ArgumentParser(exit_on_error=False)
     result.add_class_arguments(Run)
     for name, section in sections.items():
         result.add_class_arguments(section, name)

@@ -5,10 +5,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relation_reference import naive_loss, numpy_relation
 from torchrun import on_ranks
 
 from dist_rmd.distill.relation import RelationLoss
+
+
+def numpy_relation(teacher, student, node=0.8, edge=0.35):
+    """Loss, node and edge: one corrcoef of teacher and student rows together holds E_t, E_s and M."""
+    n = len(teacher)
+    pairs = np.corrcoef(teacher, student)
+    edge_norm = np.linalg.norm(pairs[:n, :n] - pairs[n:, n:])
+    node_norm = np.linalg.norm(pairs[:n, n:] - np.eye(n))
+    return [node * node_norm + edge * edge_norm, node_norm, edge_norm]
+
+
+def naive_loss(teacher, student, node=0.8, edge=0.35):
+    """The loss of the whole batch as the paper writes it, left to autograd."""
+    centred = [x - x.mean(1, keepdim=True) for x in (teacher, student)]
+    z_t, z_s = (x / x.norm(dim=1, keepdim=True) for x in centred)
+    return node * (z_t @ z_s.T - torch.eye(len(z_t))).norm() + edge * (z_t @ z_t.T - z_s @ z_s.T).norm()
 
 
 def features(rows, width, seed=0, dtype=torch.float64):
@@ -78,7 +93,7 @@ def test_perfect_match_has_gradient_zero():
     # Orthogonal rows that sum to zero: E_t = E_s = M = I, where both norms have no derivative.
     teacher = torch.tensor([[1, -1, 0, 0], [0, 0, 1, -1], [1, 1, -1, -1]], dtype=torch.float64)
     student = (3 * teacher + 2).requires_grad_()
-    assert float(RelationLoss()(teacher, student).loss) < 1e-14
+    assert RelationLoss()(teacher, student).loss.item() < 1e-14
     assert gradient(teacher, student).count_nonzero() == 0
 
 
@@ -148,6 +163,20 @@ def test_shapes_must_agree(shape):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_any_number_of_ranks_is_one_process(ranks):
-    output = on_ranks(ranks, Path(__file__).with_name("relation_ranks.py"))
-    assert output.count("checked") == ranks
+def test_any_number_of_ranks_is_one_process(ranks, tmp_path):
+    draw = np.random.default_rng(0)
+    inputs, teacher, weight = draw.normal(size=(7, 5)), draw.normal(size=(7, 6)) + 1, draw.normal(size=(6, 5))
+    np.savez(tmp_path / "whole.npz", inputs=inputs, teacher=teacher, weight=weight)
+    on_ranks(ranks, Path(__file__).with_name("relation_ranks.py"), tmp_path)
+
+    parameter = torch.tensor(weight, requires_grad=True)
+    naive_loss(torch.tensor(teacher), torch.tensor(inputs) @ parameter.T).backward()
+    values = torch.tensor(numpy_relation(teacher, inputs @ weight.T))
+    by_rank = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(ranks)]
+    assert len(by_rank[0]) == 4 * ranks  # shards x dtypes x sizes known or not
+    for cases in zip(*by_rank, strict=True):
+        (_, dtype, _), first = cases[0]
+        close = {"rtol": 0, "atol": 1e-9 if dtype == torch.float64 else 1e-5}
+        torch.testing.assert_close(first["values"].double(), values, **close)
+        torch.testing.assert_close(first["gradient"].double(), parameter.grad, **close)
+        assert all(torch.equal(first["values"], other["values"]) for _, other in cases)

@@ -1,0 +1,54 @@
+import pytest
+
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.console import Console, duration
+
+METRICS = {"train/loss": 0.5, "perf/images_per_s": 1234.5}
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    console = Console(rank=0, every=0)
+    console.start("rgrl", done=10, steps=30)
+    console.evaluated({"test/top1": 87.654})
+    console.step(Clock(step=20, epoch=1), METRICS)
+    console.stop()
+    (line,) = capsys.readouterr().out.splitlines()
+    for words in ("rgrl: epoch 2, step 20/30", "loss 0.5000", "1,234 images/s", "test/top1 87.65", "left"):
+        assert words in line
+    assert "\r" not in line
+    assert "\x1b" not in line
+
+
+def test_lines_keep_their_distance(capsys):
+    console = Console(rank=0, every=3600)
+    console.start("rgrl", done=0, steps=30)
+    for step in range(30):
+        console.step(Clock(step=step), METRICS)
+    assert capsys.readouterr().out == ""
+
+
+def test_other_ranks_are_silent(capsys):
+    console = Console(rank=1, every=0)
+    console.start("rgrl", done=0, steps=30)
+    console.step(Clock(step=1), METRICS)
+    console.say("hello")
+    console.stop()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (61, "0:01:01"), (36061.4, "10:01:01")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_live_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's own switch: behave as on a terminal
+    console = Console(rank=0, every=3600)
+    assert console.rich.is_terminal
+    console.start("simsiam", done=0, steps=4)
+    console.step(Clock(step=2, epoch=0), METRICS)
+    console.stop()
+    out = capsys.readouterr().out
+    assert "simsiam" in out
+    assert "50%" in out
+    assert "1,234 images/s" in out

@@ -1,0 +1,108 @@
+"""How a process learns its place, from torchrun, srun or nothing."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+from torchrun import on_ranks
+
+from dist_rmd.engine import distributed
+from dist_rmd.errors import ConfigError
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in list(os.environ):
+        if name in NAMES or name.startswith("SLURM_"):
+            monkeypatch.delenv(name)
+
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    return put
+
+
+def test_plain_start(environment):
+    world = distributed.detect("cpu")
+    assert (world.rank, world.size, world.leads, world.device) == (0, 1, True, torch.device("cpu"))
+    assert world.cores == len(os.sched_getaffinity(0))
+
+
+def test_torchrun(environment):
+    environment(RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, MASTER_ADDR="a", MASTER_PORT=1)
+    world = distributed.detect("cpu")
+    assert (world.rank, world.size, world.local_rank, world.local_size, world.leads) == (5, 8, 1, 4, False)
+
+
+def test_half_an_environment_is_refused(environment):
+    environment(RANK=0, WORLD_SIZE=2)
+    with pytest.raises(ConfigError, match="LOCAL_RANK.*MASTER_ADDR.*torchrun"):
+        distributed.detect("cpu")
+
+
+def test_srun(environment, monkeypatch, tmp_path):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    slurm = {"PROCID": 3, "NTASKS": 4, "LOCALID": 1, "STEP_TASKS_PER_NODE": "2(x2)", "JOB_NODELIST": "n[1-2]"}
+    environment(**{f"SLURM_{name}": value for name, value in slurm.items()}, SLURM_JOB_ID=77, SLURM_RESTART_COUNT=0)
+    monkeypatch.setenv("MASTER_ADDR", "")
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.setenv("MASTER_PORT", "")
+    monkeypatch.delenv("MASTER_PORT")  # both are put back after the test
+    world = distributed.detect("cpu")
+    assert (world.rank, world.size, world.local_rank, world.local_size) == (3, 4, 1, 2)
+    assert os.environ["MASTER_ADDR"] == "n1"
+    first = os.environ.pop("MASTER_PORT")
+    environment(SLURM_RESTART_COUNT=1)
+    distributed.detect("cpu")
+    assert os.environ["MASTER_PORT"] != first  # a requeued job must not meet the killed one's port
+
+
+def test_one_slurm_task_is_a_plain_start(environment):
+    environment(SLURM_PROCID=0, SLURM_NTASKS=1, SLURM_JOB_ID=1)
+    assert distributed.detect("cpu").size == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
+def test_a_missing_gpu_is_named(environment):
+    with pytest.raises(ConfigError, match="no GPU here"):
+        distributed.detect("cuda")
+
+
+def test_one_process_needs_no_group():
+    world = distributed.detect("cpu")
+    net = distributed.place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), world, sync_batchnorm=True)
+    assert type(net[1]) is nn.BatchNorm2d
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert distributed.parallel(net, world, sync_batchnorm=True) is net
+    assert distributed.leaders(True)
+
+
+def test_ranks_agree(tmp_path):
+    """Gradients are averaged, statistics synchronised, and the leader's decision reaches every rank."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "from torch import nn\n"
+        "from dist_rmd.engine import distributed\n"
+        "world = distributed.detect('cpu')\n"
+        "distributed.start(world, timeout=60)\n"
+        "torch.manual_seed(world.rank)\n"
+        "plain = distributed.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)\n"
+        "net = distributed.parallel(plain, world, True)\n"
+        "net(torch.randn(5, 3)).square().sum().backward()\n"
+        "for tensor in [*plain.parameters(), *(p.grad for p in plain.parameters()), plain[1].running_mean]:\n"
+        "    parts = [torch.empty_like(tensor) for _ in range(world.size)]\n"
+        "    dist.all_gather(parts, tensor.detach().contiguous())\n"
+        "    assert all(torch.equal(part, parts[0]) for part in parts)\n"
+        "assert distributed.leaders(world.leads) is True\n"
+        "distributed.barrier()\n"
+        "distributed.stop()\n"
+    )
+    on_ranks(2, script)

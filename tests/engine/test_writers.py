@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.writers import Writers, read_metrics
+from dist_rmd.errors import CannotCreate
+
+
+def steps_on_board(folder, tag="train/loss"):
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    return [event.step for event in board.Scalars(tag)]
+
+
+def write(folder, steps, resumed_at=0, stage="rgrl"):
+    writers = Writers(folder, stage, rank=0, resumed_at=resumed_at)
+    for step in steps:
+        writers.scalars(Clock(step=step), {"train/loss": step / 10})
+    writers.close()
+
+
+def test_jsonl_and_tensorboard_agree(tmp_path):
+    write(tmp_path, [1, 2, 3])
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert records == [{"stage": "rgrl", "epoch": 0, "step": s, "train/loss": s / 10} for s in (1, 2, 3)]
+    assert steps_on_board(tmp_path / "tb" / "rgrl") == [1, 2, 3]
+
+
+def test_each_step_stands_once_after_a_resume(tmp_path):
+    write(tmp_path, [5], stage="simsiam")
+    write(tmp_path, [1, 2, 3, 4])
+    write(tmp_path, [3, 4, 5], resumed_at=2)
+    steps = [(r["stage"], r["step"]) for r in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps == [("simsiam", 5), *(("rgrl", s) for s in (1, 2, 3, 4, 5))]
+    assert steps_on_board(tmp_path / "tb" / "rgrl") == [1, 2, 3, 4, 5]
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
+    write(tmp_path, [1, 2])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"stage": "rgrl", "step": 3})[:-4])
+    write(tmp_path, [3], resumed_at=2)
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_pictures_reach_tensorboard(tmp_path):
+    writers = Writers(tmp_path, "simsiam", rank=0)
+    writers.image(Clock(), "train/views", torch.rand(3, 20, 30))
+    writers.close()
+    board = EventAccumulator(str(tmp_path / "tb" / "simsiam"))
+    board.Reload()
+    (image,) = board.Images("train/views")
+    assert (image.height, image.width) == (20, 30)
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    writers = Writers(tmp_path, "rgrl", rank=1)
+    writers.scalars(Clock(step=1), {"train/loss": 1.0})
+    writers.image(Clock(), "train/views", torch.rand(3, 2, 2))
+    writers.close()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "run").write_text("a file in the way")
+    with pytest.raises(CannotCreate, match="run"):
+        Writers(tmp_path / "run", "rgrl", rank=0)
