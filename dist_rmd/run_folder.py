@@ -13,8 +13,8 @@ import torch
 from dist_rmd import __version__
 from dist_rmd import config as configuration
 from dist_rmd.config import Config
-from dist_rmd.engine.checkpoint import write_atomically
 from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.files import write_atomically
 
 HARMLESS = ("stages", "log.", "checkpoint.", "data.reader", "data.workers", "dist.timeout")
 """keys that may change between two starts of one run: they do not change what a stage learns"""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from dist_rmd import __version__, artefacts, run_folder
+from dist_rmd import __version__, artefacts, run_folder, sections
 from dist_rmd import config as configuration
 from dist_rmd.config import Config, to_dict
 from dist_rmd.data.batch import Batch
@@ -34,7 +34,7 @@ from dist_rmd.engine.updater import Updater, resolve_precision
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.evaluation.splits import Splits
-from dist_rmd.registry import available, lookup
+from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape, Stage
 
 VIEWS_SHOWN = 64
@@ -42,10 +42,9 @@ VIEWS_SHOWN = 64
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors), which <run folder>/exit.json repeats."""
-    sections = {key: kind for name in available("stages") for key, kind in lookup("stages", name).sections.items()}
-    arguments = _arguments(argv, sections)
+    arguments = _arguments(argv)
     try:
-        config = configuration.parse(arguments.config, arguments.overrides, sections)
+        config = sections.parse(arguments.config, arguments.overrides)
         if arguments.print_config:
             print(configuration.to_yaml(config), end="")
             return 0
@@ -181,8 +180,8 @@ def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key
         writers.close()
 
 
-def _arguments(argv: Sequence[str] | None, sections: dict[str, type]) -> argparse.Namespace:
-    keys = configuration.parser(sections).format_help().partition("\n\n")[2]
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    keys = configuration.parser(sections.sections()).format_help().partition("\n\n")[2]
     parser = argparse.ArgumentParser(
         prog="python -m dist_rmd.train",
         description="Train the stages of one run.  Start it with torchrun or srun for several processes.",

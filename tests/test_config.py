@@ -83,7 +83,7 @@ def test_broken_files_are_named(tmp_path, text, words):
 
 
 def test_missing_file_is_named():
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse(Path("nowhere.yaml"), [], SECTIONS)
 
 

@@ -4,18 +4,16 @@ step-00001200.pt is written under a temporary name in the same folder, synced an
 with its size and SHA-256.  A file without a matching sidecar does not count, so a reader never sees half a checkpoint.
 """
 
-import hashlib
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from dist_rmd.errors import CannotCreate, DataError, WriteFailed
+from dist_rmd.errors import DataError
+from dist_rmd.files import sha256, write_atomically
 
 
 class Checkpoints:
@@ -68,43 +66,6 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, BadZipFile ... for broken files
         raise DataError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it, rename it to `path` and sync the folder.
-
-    Raises CannotCreate or WriteFailed; `path` is then as it was and nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(temporary, "wb")  # noqa: SIM115 (closed below; creating and writing fail differently)
-    except OSError as error:
-        raise CannotCreate(f"{path}: cannot be created ({error.strerror})") from None
-    try:
-        with file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        free = shutil.disk_usage(path.parent).free
-        reason = " ".join(str(error).split())
-        raise WriteFailed(f"{path}: cannot be written ({reason}; {free / 1e6:.0f} MB free on its disk)") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _fault(path: Path) -> str | None:

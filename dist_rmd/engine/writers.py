@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from dist_rmd.engine.checkpoint import write_atomically
 from dist_rmd.engine.clock import Clock
 from dist_rmd.errors import CannotCreate, WriteFailed
+from dist_rmd.files import write_atomically
 
 
 class Writers:

@@ -1,6 +1,5 @@
 """A checkpoint is whole or absent, and never runs code."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_rmd.engine.checkpoint import Checkpoints, load_tensors, save_tensors, write_atomically
-from dist_rmd.errors import CannotCreate, DataError, WriteFailed
+from dist_rmd.engine.checkpoint import Checkpoints, load_tensors, save_tensors
+from dist_rmd.errors import CannotCreate, DataError
 
 
 def state(value):
@@ -55,7 +54,7 @@ def test_all_broken_is_an_error_and_nothing_is_touched(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3)
     path = checkpoints.save(1, state(1))
     path.write_bytes(b"rubbish")
-    with pytest.warns(UserWarning), pytest.raises(DataError, match="none of 1 checkpoints is valid") as caught:
+    with pytest.warns(UserWarning, match="SHA-256|bytes"), pytest.raises(DataError, match="none of 1 checkpoints is valid") as caught:
         checkpoints.load_newest()
     assert caught.value.code == 65
     assert path.read_bytes() == b"rubbish"
@@ -78,21 +77,6 @@ def test_code_in_a_file_never_runs(tmp_path):
     with pytest.raises(DataError):
         load_tensors(evil)
     assert not witness.exists()
-
-
-def test_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
-    path = tmp_path / "a.pt"
-    save_tensors(path, state(1))
-    old = path.read_bytes()
-
-    def broken(file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(WriteFailed, match=r"a\.pt.*No space left.*MB free"):
-        write_atomically(path, broken)
-    assert path.read_bytes() == old
-    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_full_disk_is_named(tmp_path):
@@ -150,12 +134,3 @@ def test_a_crash_at_any_call_of_the_write_leaves_a_valid_checkpoint(tmp_path):
     assert found == sorted(found)
     assert found[0] == 1
     assert found[-1] == 2
-
-
-def test_rename_happens_after_the_content_is_synced(tmp_path, monkeypatch):
-    calls = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (calls.append(name), real(*a))[1])
-    save_tensors(tmp_path / "a.pt", state(1))
-    assert calls == ["fsync", "replace", "fsync"]

@@ -40,7 +40,7 @@ def test_torchrun(environment):
 
 def test_half_an_environment_is_refused(environment):
     environment(RANK=0, WORLD_SIZE=2)
-    with pytest.raises(ConfigError, match="LOCAL_RANK.*MASTER_ADDR.*torchrun"):
+    with pytest.raises(ConfigError, match=r"LOCAL_RANK.*MASTER_ADDR.*torchrun"):
         distributed.detect("cpu")
 
 

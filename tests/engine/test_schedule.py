@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -24,7 +25,7 @@ def test_steps_fall_on_the_papers_epochs():
 def test_warm_up_grows_linearly_and_joins_the_schedule():
     config = Optimization(epochs=10, schedule="cosine", warmup_epochs=2)
     factors = [factor(config, step, 5) for step in range(50)]
-    rises = [b - a for a, b in zip(factors[:10], factors[1:11], strict=True)]
+    rises = [b - a for a, b in itertools.pairwise(factors[:11])]
     assert rises == pytest.approx([1 / 11] * 10)
     assert factors[10] == 1
     assert factors == sorted(factors[:11]) + sorted(factors[11:], reverse=True)

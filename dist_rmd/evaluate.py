@@ -1,0 +1,59 @@
+"""python -m dist_rmd.evaluate RUN: accuracy of a run's trained networks, on one process or on many."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dist_rmd.data.labels import LabelView
+from dist_rmd.engine import distributed
+from dist_rmd.errors import UserError
+from dist_rmd.evaluation.splits import Splits
+from dist_rmd.registry import lookup
+from dist_rmd.trained import Trained
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (see dist_rmd.errors)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dist_rmd.evaluate",
+        description="Evaluate every finished stage of a run on the test images with their clean labels: top-1 accuracy "
+        "of classifiers, nearest-neighbour accuracy of encoders.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/digits")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="other prepared images than those of the run")
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: the GPU, if any")
+    arguments = parser.parse_args(argv)
+    try:
+        for line in evaluate(arguments.run, arguments.data, arguments.device):
+            print(line)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    finally:
+        distributed.stop()
+    return 0
+
+
+def evaluate(folder: Path, data: Path | None, device: str) -> list[str]:
+    """One line per finished stage and metric; empty on all ranks but the first."""
+    run = Trained(folder)
+    world = distributed.detect(device)
+    distributed.start(world, run.config.dist.timeout)
+    dataset = run.dataset(data)
+    source = run.source(dataset, world)
+
+    def clean(split: str):
+        return source.evaluation(split, LabelView.of(dataset.labels(split), len(dataset.classes)))
+
+    splits = Splits(train=lambda: clean("train"), test=lambda: clean("test"), classes=len(dataset.classes))
+    lines = []
+    for stage in run.stages:
+        measure = lookup("evaluation", lookup("stages", stage).evaluation)
+        metrics = measure(run.network(stage, dataset, world.device), splits)
+        lines += [f"{stage}  {tag} {value:.2f}" for tag, value in metrics.items()]
+    return lines if world.leads else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

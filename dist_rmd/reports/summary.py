@@ -1,0 +1,85 @@
+"""Accuracy of runs as one table: last and best epoch, mean and standard deviation over seeds."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dist_rmd.config import to_dict
+from dist_rmd.engine.writers import read_metrics
+from dist_rmd.errors import DataError
+from dist_rmd.registry import lookup
+from dist_rmd.trained import Trained
+
+__all__ = ["summary"]
+
+
+class Row(NamedTuple):
+    """One line of the table: what was trained on what, the same but for the seed."""
+
+    method: str
+    data: str
+    noise: str
+    metric: str
+
+
+class Result(NamedTuple):
+    """Accuracies (percent) of one trained stage."""
+
+    last: float
+    best: float
+    best_epoch: int
+
+
+def summary(runs: Sequence[Path]) -> str:
+    """Markdown table of test accuracy: one row per method and noise, over the seeds among the given runs.
+
+    `last` is the last epoch; `best` is chosen by looking at the test images, so it flatters, and is named as such.
+    """
+    rows: dict[Row, list[Result]] = defaultdict(list)
+    for folder in runs:
+        for row, result in _results(folder):
+            rows[row].append(result)
+    lines = [
+        "| method | data | noise | metric | last epoch | best epoch (by test) | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row, results in rows.items():
+        last, best = (_spread([getattr(r, which) for r in results]) for which in ("last", "best"))
+        at = ", ".join(str(r.best_epoch) for r in results)
+        lines.append(f"| {' | '.join(row)} | {last} | {best} at epoch {at} | {len(results)} |")
+    return "\n".join(lines)
+
+
+def _results(folder: Path) -> list[tuple[Row, Result]]:
+    run = Trained(folder)
+    config, metrics = to_dict(run.config), folder / "metrics.jsonl"
+    if not metrics.exists():
+        raise DataError(f"{folder}: no metrics.jsonl, the run has not measured anything yet")
+    records = read_metrics(metrics)
+    found = []
+    for stage in config["stages"]:
+        tag = {"knn": "test/knn_top1", "accuracy": "test/top1"}[lookup("stages", stage).evaluation]
+        curve = [(record[tag], record["epoch"]) for record in records if record["stage"] == stage and tag in record]
+        if curve:
+            best, epoch = max(curve, key=lambda point: point[0])
+            row = Row(_method(stage, config), Path(config["data"]["path"]).name, _noise(config), tag)
+            found.append((row, Result(curve[-1][0], best, epoch)))
+    return found
+
+
+def _method(stage: str, config: dict[str, Any]) -> str:
+    loss = config["loss"]["name"].upper()
+    return {"classifier": loss, "rgrl": f"{loss}+RMDNet (K={config['relation']['k']:g})", "simsiam": "SimSiam"}[stage]
+
+
+def _noise(config: dict[str, Any]) -> str:
+    noise = config["noise"]
+    return Path(noise["file"]).name if noise["kind"] == "file" else f"{noise['kind']} {noise['rate']:g}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"

@@ -1,0 +1,85 @@
+"""A finished run, read back: its configuration, labels and trained networks."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dist_rmd import artefacts, sections
+from dist_rmd.config import Config
+from dist_rmd.data.beton import Dataset, open_dataset
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.source import Source
+from dist_rmd.engine.distributed import World
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import Classifier
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The run in `folder`."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> Config:
+        """Its configuration.  Raises ConfigError when the folder holds no run."""
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            raise ConfigError(f"{self.folder}: no run here (no config.yaml)")
+        return sections.parse(path)
+
+    @cached_property
+    def labels(self) -> LabelView:
+        """The labels it was trained on."""
+        return LabelView.load(self.folder / "labels.npz")
+
+    @property
+    def stages(self) -> list[str]:
+        """Its finished stages, in order.  Raises DataError when there is none."""
+        finished = [name for name in self.config.stages if (self.folder / name / "artefact.pt").exists()]
+        if not finished:
+            raise DataError(f"{self.folder}: no stage of this run is finished")
+        return finished
+
+    def dataset(self, path: Path | None = None) -> Dataset:
+        """The images it was trained on, or those in `path`."""
+        return open_dataset(path or Path(self.config.data.path))
+
+    def source(self, dataset: Dataset, world: World) -> Source:
+        """Loaders of `dataset` for this rank."""
+        config = self.config
+        return Source(dataset, config.data, config.seed, world.rank, world.size, world.device, world.cores)
+
+    def network(self, stage: str, dataset: Dataset, device: torch.device) -> nn.Module:
+        """The stage's network in evaluation mode, with `.encoder`, and a classifier where the stage trained a head.
+
+        Raises DataError when it was trained for other classes or another image size than `dataset` has.
+        """
+        artefact = artefacts.load(self.folder / stage / "artefact.pt")
+        _check(self.folder / stage / "artefact.pt", artefact, dataset)
+        body = encoder(artefact["model"]["name"], artefact["model"]["width"])
+        body.load_state_dict(artefact["encoder"])
+        net: nn.Module = nn.ModuleDict({"encoder": body})
+        if "head" in artefact:
+            net = Classifier(body, len(artefact["classes"]))
+            net.head.load_state_dict(artefact["head"])
+        return net.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def _check(path: Path, artefact: dict[str, Any], dataset: Dataset) -> None:
+    if len(artefact["classes"]) != len(dataset.classes):
+        raise DataError(
+            f"{path}: trained for {len(artefact['classes'])} classes, but {dataset.folder} has {len(dataset.classes)}"
+        )
+    if artefact["classes"] != list(dataset.classes):
+        raise DataError(f"{path}: trained for other classes than {dataset.folder} has (their names or order differ)")
+    if artefact["side"] != dataset.side:
+        raise DataError(
+            f"{path}: trained on images of side {artefact['side']}, {dataset.folder} has side {dataset.side}: "
+            f"prepare it with --side {artefact['side']}"
+        )
