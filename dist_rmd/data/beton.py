@@ -1,0 +1,319 @@
+"""A prepared dataset: a folder of FFCV's .beton files, their labels, and a manifest that vouches for both.
+
+    train.beton test.beton   fields: image (raw uint8, side x side x 3), index (the image's position in this file)
+    train.csv test.csv       index,label,class,file: the original labels, and where each image came from
+    manifest.json            written last: a folder without it is no dataset
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rmd.data.datasets.base import Source, Split, UnreadableImage
+from dist_rmd.errors import CannotCreate, DataError
+from dist_rmd.files import sha256, sync, write_atomically, write_failed
+
+FORMAT = 1  # of the folder; raise it when an older reader would misread what is written
+COLUMNS = ["index", "label", "class", "file"]
+REMEDY = "make it anew with python -m dist_rmd.prepare"
+
+# How FFCV 1.0.2 lays out the start of a file.  Written down here because importing ffcv takes seconds.
+HEADER = np.dtype(
+    [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("table_ptr", "<u8")]
+)
+FIELD = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "u1", 1024)])
+IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+SAMPLE = np.dtype([("image", IMAGE), ("index", "<i8")], align=True)
+RAW = 1  # the image mode that is not JPEG
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how many there will be) -> the same items
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset whose files agree with each other.
+
+    mean, std: of the train images' channels R, G, B, scaled to 0..1.
+    sizes, hashes: per split, the number of images and a SHA-256 over all of its pixels, labels and names.
+    skipped: per split, the names of the source's unreadable images.
+    """
+
+    folder: Path
+    name: str
+    side: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sizes: dict[str, int]
+    hashes: dict[str, str]
+    skipped: dict[str, list[str]]
+
+    def beton(self, split: str) -> Path:
+        """FFCV's file of a split."""
+        return self.folder / f"{split}.beton"
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """The original label of every image, in the beton's order."""
+        return np.array([int(row["label"]) for row in self._rows(split)], np.int64)
+
+    def files(self, split: str) -> list[str]:
+        """The name of every image in the source, in the beton's order."""
+        return [row["file"] for row in self._rows(split)]
+
+    def _rows(self, split: str) -> list[dict[str, str]]:
+        return _read_rows(self.folder / f"{split}.csv")
+
+
+def write(source: Source, out: Path, skip_bad: bool = False, track: Track | None = None) -> Dataset:
+    """Write `source` into the folder `out`, and open it.
+
+    skip_bad: leave unreadable images out and list them in the manifest, instead of refusing the dataset.
+    track: is handed the images of each split as they go by, for a progress bar.
+
+    Until all is written, what `out` held before stays as it was.  Images pass through one at a time: memory does not
+    hold more than a few.  Raises DataError (an unreadable image, or none left), CannotCreate, WriteFailed.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".partial-", dir=out)
+    except OSError as error:
+        raise CannotCreate(f"{out}: cannot be created ({error.strerror})") from None
+    with scratch:
+        place = Path(scratch.name)
+        try:
+            colours = {name: _Colours() for name in source.splits}
+            splits = {name: _write_split(source, name, place, skip_bad, track, colours[name]) for name in source.splits}
+            if 0 in colours["train"].std:
+                raise DataError(f"{source.name}: one colour channel is the same in all train images")
+            (out / "manifest.json").unlink(missing_ok=True)  # from here to the next manifest, `out` is no dataset
+            for path in sorted(place.iterdir()):
+                os.replace(path, out / path.name)
+            sync(out)
+        except OSError as error:
+            raise write_failed(out, error) from None
+    manifest = {
+        "format": FORMAT,
+        "dataset": source.name,
+        "side": source.side,
+        "classes": source.classes,
+        "mean": colours["train"].mean,
+        "std": colours["train"].std,
+        "splits": splits,
+    }
+    write_atomically(out / "manifest.json", lambda file: file.write(json.dumps(manifest, indent=1).encode()))
+    return open_dataset(out)
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """The dataset that `write` left in `folder`, after the checks that cost next to nothing.
+
+    Checked are the sizes of the files, the header and the sample table of each beton, and the labels in full; no pixel
+    is read.  Raises DataError, which names the file at fault.
+    """
+    manifest = folder / "manifest.json"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such dataset; {REMEDY}")
+    if not manifest.is_file():
+        raise DataError(f"{folder}: no manifest.json, so not a (finished) dataset; {REMEDY}")
+    try:
+        content = json.loads(manifest.read_bytes())
+        if content["format"] != FORMAT:
+            raise DataError(f"{manifest}: format {content['format']}, but this version reads {FORMAT}; {REMEDY}")
+        splits = content["splits"]
+        dataset = Dataset(
+            folder=folder,
+            name=content["dataset"],
+            side=int(content["side"]),
+            classes=tuple(content["classes"]),
+            mean=tuple(map(float, content["mean"])),
+            std=tuple(map(float, content["std"])),
+            sizes={split: int(splits[split]["images"]) for split in ("train", "test")},
+            hashes={split: _hash(splits[split]) for split in ("train", "test")},
+            skipped={split: list(splits[split]["skipped"]) for split in ("train", "test")},
+        )
+        for split in ("train", "test"):
+            _check_size(dataset.beton(split), splits[split]["beton"]["bytes"])
+            _check_beton(dataset.beton(split), dataset.sizes[split], dataset.side)
+            _check_labels(dataset, split, splits[split]["labels"]["sha256"])
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}; {REMEDY}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest}: not a manifest that prepare wrote ({error!r}); {REMEDY}") from None
+    return dataset
+
+
+class _Colours:
+    """Mean and standard deviation per channel of all pixels seen, from integer sums, hence exact."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum = self.squares = np.zeros(3, np.int64)
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        pixels = image.reshape(-1, 3).astype(np.int64)
+        self.count += len(pixels)
+        self.sum = self.sum + pixels.sum(0)
+        self.squares = self.squares + (pixels * pixels).sum(0)
+
+    @property
+    def mean(self) -> list[float]:
+        return (self.sum / self.count / 255).tolist()
+
+    @property
+    def std(self) -> list[float]:
+        sums = zip(self.sum.tolist(), self.squares.tolist(), strict=True)  # Python's integers do not overflow
+        return [math.sqrt(self.count * squares - total**2) / self.count / 255 for total, squares in sums]
+
+
+def _write_split(
+    source: Source, name: str, place: Path, skip_bad: bool, track: Track | None, colours: _Colours
+) -> dict[str, Any]:
+    """Write <name>.beton and <name>.csv into `place`; the result is the split's part of the manifest."""
+    split, kept, skipped = source.splits[name], [], []
+
+    def readable() -> Iterator[NDArray[np.uint8]]:
+        images: Iterable[NDArray[np.uint8] | UnreadableImage] = _decoded(split)
+        if track:
+            images = track(images, name, len(split.labels))
+        for i, image in enumerate(images):
+            if not isinstance(image, UnreadableImage):
+                kept.append(i)
+                colours.add(image)
+                yield image
+            elif skip_bad:
+                skipped.append(split.files[i])
+            else:
+                raise UnreadableImage(f"{image}; mend or remove it, or leave out such images with --skip-bad")
+
+    beton, table = place / f"{name}.beton", place / f"{name}.csv"
+    if len(split.labels):
+        _write_beton(beton, readable(), len(split.labels), source.side)
+    if not kept:
+        raise DataError(f"{source.name}: none of the {len(split.labels)} {name} images can be read")
+    with open(table, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for index, i in enumerate(kept):
+            rows.writerow([index, split.labels[i], source.classes[split.labels[i]], split.files[i]])
+    for path in (beton, table):
+        sync(path)
+    return {"images": len(kept), "beton": _stamp(beton), "labels": _stamp(table), "skipped": skipped}
+
+
+def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
+    """All images in order, decoded by a few threads that run a little ahead."""
+
+    def attempt(i: int) -> NDArray[np.uint8] | UnreadableImage:
+        try:
+            return split.read(i)
+        except UnreadableImage as error:
+            return error
+
+    threads = os.cpu_count() or 1
+    ahead: deque[Future[NDArray[np.uint8] | UnreadableImage]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for i in range(len(split.labels)):
+            ahead.append(pool.submit(attempt, i))
+            if len(ahead) > 4 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _write_beton(path: Path, images: Iterable[NDArray[np.uint8]], most: int, side: int) -> None:
+    """Write `images`, `most` at most, by the steps of FFCV's DatasetWriter, in this process.
+
+    DatasetWriter itself forks workers, waits for ever when one of them fails, and needs to know the number of images
+    beforehand.  In one process errors come through, and the same images always make the same bytes.
+    """
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
+
+    fields = {"image": RGBImageField(write_mode="raw", max_resolution=side), "index": IntField()}
+    page = MIN_PAGE_SIZE if side <= 64 else 4 * MIN_PAGE_SIZE  # a file takes up two pages at least
+    writer = DatasetWriter(str(path), fields, page_size=page, num_workers=1)
+    writer.num_samples = most
+    writer.prepare()
+    writer.metadata_sm.close()  # memory shared with workers, of which there are none
+    writer.metadata_sm.unlink()
+    samples = np.zeros(most, writer.metadata_type)
+    allocator = MemoryAllocator(str(path), writer.data_region_start, page)
+    count = 0
+    with allocator:
+        for count, image in enumerate(images, 1):
+            if image.shape != (side, side, 3):
+                raise ValueError(f"image {count - 1} is {image.shape}, not {(side, side, 3)}")
+            handle_sample((image, count - 1), count - 1, samples.dtype.names, samples, allocator, fields)
+    writer.metadata_sm = SimpleNamespace(buf=samples)
+    writer.header["num_samples"] = count  # the table keeps room for `most`; readers take the first `count`
+    writer.finalize(allocator.allocations)
+    # FFCV does not look at how many bytes the system took, which may be fewer than given when the disk is full.
+    if writer.header["alloc_table_ptr"] != allocator.offset + allocator.next_page_written.value * page:
+        raise OSError("written only in part")
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _hash(split: dict[str, Any]) -> str:
+    return hashlib.sha256(f"{split['beton']['sha256']} {split['labels']['sha256']}".encode()).hexdigest()
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != COLUMNS:
+            raise DataError(f"{path}: does not begin with {','.join(COLUMNS)}; {REMEDY}")
+        return list(reader)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    size = path.stat().st_size
+    if size != expected:
+        raise DataError(f"{path}: {size} bytes, but the manifest says {expected}; copy it again, or {REMEDY}")
+
+
+def _check_beton(path: Path, images: int, side: int) -> None:
+    header = np.fromfile(path, HEADER, 1)
+    fields = np.fromfile(path, FIELD, 2, offset=HEADER.itemsize)
+    if len(header) != 1 or header["version"] != 2 or fields["name"].tolist() != [b"image", b"index"]:
+        raise DataError(f"{path}: not a beton that prepare wrote; {REMEDY}")
+    count = int(header["num_samples"][0])
+    if count != images:
+        raise DataError(f"{path}: holds {count} images, but the manifest says {images}; {REMEDY}")
+    samples = np.fromfile(path, SAMPLE, count, offset=HEADER.itemsize + fields.nbytes)
+    for what in ("width", "height"):
+        stored = samples["image"][what]
+        if (stored != side).any():
+            raise DataError(f"{path}: images of {what} {stored.max()}, but the manifest says {side}; {REMEDY}")
+    if (samples["image"]["mode"] != RAW).any() or not np.array_equal(samples["index"], np.arange(images)):
+        raise DataError(f"{path}: its table of images is damaged; {REMEDY}")
+
+
+def _check_labels(dataset: Dataset, split: str, expected: str) -> None:
+    path, images, last = dataset.folder / f"{split}.csv", dataset.sizes[split], len(dataset.classes) - 1
+    try:
+        labels = dataset.labels(split)
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: a label is not a number; {REMEDY}") from None
+    if len(labels) != images:
+        raise DataError(f"{path}: {len(labels)} rows, but the manifest says {images}; {REMEDY}")
+    if not 0 <= labels.min() <= labels.max() <= last:
+        raise DataError(f"{path}: labels {labels.min()}..{labels.max()}, but the classes are 0..{last}; {REMEDY}")
+    if sha256(path) != expected:
+        raise DataError(f"{path}: changed since it was written; {REMEDY} (your own labels go into noise.file)")

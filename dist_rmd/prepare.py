@@ -1,0 +1,123 @@
+"""Turn a dataset into what training reads: python -m dist_rmd.prepare NAME OUT [--from DIR]."""
+
+import argparse
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dist_rmd import registry
+from dist_rmd.data import beton
+from dist_rmd.data.datasets.base import Source
+from dist_rmd.errors import CannotCreate, ConfigError, UserError
+
+DESCRIPTION = """\
+Write a dataset as FFCV's .beton files, with its labels, class names and colour statistics, into the folder OUT.
+Training reads OUT and nothing else (data.path=OUT); every noise setting shares it.
+
+NAME is one of
+  digits         1,797 handwritten digits, 8 x 8, which come with scikit-learn: no download
+  cifar10        torchvision's archive, 32 x 32: found in --from DIR, or downloaded to ~/.cache/dist_rmd
+  cifar100       the same with 100 classes
+  folder         your own images: DIR/train/<class>/* and DIR/test/<class>/*, PNG, JPEG, WebP, BMP or GIF of any size
+  tiny_imagenet  Tiny ImageNet as published, 64 x 64: wnids.txt, words.txt, train/ and val/ in DIR
+or of another file in dist_rmd/data/datasets/.
+"""
+EPILOG = """\
+examples:
+  python -m dist_rmd.prepare digits data/digits
+  python -m dist_rmd.prepare cifar10 data/cifar10 --from ~/downloads
+  python -m dist_rmd.prepare folder data/pets --from ~/pets --side 64 --skip-bad
+
+exit codes: 0 done, 2 wrong command line, 65 bad data, 73 OUT cannot be created or is taken, 74 writing failed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (sys.argv[1:] when None); the result is the exit code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            _prepare(_parser().parse_args(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    dataset = registry.lookup("data.datasets", args.name)
+    if (args.out / "manifest.json").exists() and not args.overwrite:
+        raise CannotCreate(f"{args.out}: holds a prepared dataset already; choose another OUT, or --overwrite it")
+    if args.side is not None and not 4 <= args.side <= 1024:
+        raise ConfigError(f"--side {args.side} is outside 4..1024")
+    source: Source = dataset(args.origin, args.side)
+    _summarise(beton.write(source, args.out, args.skip_bad, _track), args.out)
+
+
+def _track(images: Iterable[Any], split: str, total: int) -> Iterator[Any]:
+    """The same images, with a bar on a terminal and a line every 10 seconds elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+            yield from progress.track(images, total, description=split)
+        return
+    began = spoken = time.monotonic()
+    for done, image in enumerate(images):
+        yield image
+        now = time.monotonic()
+        if now - spoken > 10:
+            spoken = now
+            rate = (done + 1) / (now - began)
+            print(f"{split}: {done + 1} of {total} images, {rate:.0f} images/s", file=sys.stderr, flush=True)
+
+
+def _summarise(dataset: beton.Dataset, out: Path) -> None:
+    some = ", ".join(dataset.classes[:10]) + (", ..." if len(dataset.classes) > 10 else "")
+    print(f"{dataset.name}: {dataset.side} x {dataset.side} pixels, {len(dataset.classes)} classes ({some})")
+    for split, images in dataset.sizes.items():
+        print(f"{split}: {images} images, {len(dataset.skipped[split])} skipped")
+    for name, values in {"mean": dataset.mean, "std": dataset.std}.items():
+        print(f"{name}: {' '.join(f'{value:.4f}' for value in values)}")
+    print(f"written to {out}: train with data.path={out}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see python -m dist_rmd.prepare --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m dist_rmd.prepare",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", help="which dataset")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; made if it is not there")
+    parser.add_argument("--from", dest="origin", metavar="DIR", type=Path, help="folder with the images or archives")
+    parser.add_argument(
+        "--side",
+        metavar="S",
+        type=int,
+        help="write images of S x S pixels: the shorter side is resized to S, the centre cropped (default: "
+        "the dataset's own; 32 for folder)",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="list unreadable images in manifest.json, and go on")
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT once the new one is whole")
+    return parser
+
+
+if __name__ == "__main__":
+    # A job scheduler's SIGTERM ends the command like an exception: half-written files are taken away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main())
