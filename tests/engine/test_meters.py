@@ -40,5 +40,6 @@ def test_mean_over_ranks(tmp_path):
         "meters = Meters()\n"
         "meters.add({'loss': torch.tensor(float(dist.get_rank()))}, images=1)\n"
         "assert meters.reduce()['train/loss'] == 0.5\n"
+        "dist.destroy_process_group()\n"
     )
     on_ranks(2, script)
