@@ -89,10 +89,11 @@ class SimSiam(Stage):
         return {"loss": batch_mean(per_sample, batch), "feature_std": spread.detach()}
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        if metrics["feature_std"] > 0.1 * self.healthy_std:
+        std = metrics["train/feature_std"]
+        if std > 0.1 * self.healthy_std:
             return None
         return (
-            f"representations are collapsing: std of normalised projections {metrics['feature_std']:.5f}, "
+            f"representations are collapsing: std of normalised projections {std:.5f}, "
             f"healthy is about {self.healthy_std:.4f} (a smaller learning rate usually cures it)"
         )
 

@@ -1,0 +1,32 @@
+"""Small stages and batches for tests: width 2, 8 x 8 images, 3 classes."""
+
+import torch
+
+from dist_rmd import sections
+from dist_rmd.data.batch import Batch
+from dist_rmd.data.keyed import shard
+from dist_rmd.models.encoder import encoder
+from dist_rmd.registry import lookup
+from dist_rmd.stages.base import DataShape
+
+SMALL = ("model.width=2", "simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
+SHAPE = DataShape(classes=3, side=8)
+
+
+def stage(name, *overrides, seed=0):
+    """A stage as the train command builds it; rgrl gets a random teacher in place of SimSiam's."""
+    config = sections.parse(None, [*SMALL, *overrides])
+    torch.manual_seed(99)
+    inputs = {"simsiam": {"encoder": encoder("resnet18", 2).state_dict()}}
+    torch.manual_seed(seed)
+    return lookup("stages", name)(config, SHAPE, inputs)
+
+
+def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1):
+    """This rank's part of one global batch of `size` samples."""
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.randn(size, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype) for _ in range(views)]
+    labels = torch.randint(3, (size,), generator=generator)
+    part = shard(size, rank, world)
+    own = len(labels[part])
+    return Batch(tuple(x[part] for x in images), labels[part], torch.arange(size)[part], own * world / size)

@@ -1,0 +1,70 @@
+"""What holds for every stage: on any number of ranks it is the same training."""
+
+import pytest
+import torch
+from stages.recipe import batch, stage
+from torchrun import on_ranks
+
+from dist_rmd.registry import available, lookup
+
+SCRIPT = """
+import sys
+import torch
+from stages.recipe import batch, stage
+from dist_rmd.engine import distributed
+world = distributed.detect("cpu")
+distributed.start(world, timeout=60)
+for name in sys.argv[2:]:
+    s = stage(name)
+    for part in [s.net, *s.frozen()]:
+        part.double()
+    s.net = distributed.place(s.net, world, True)
+    net = distributed.parallel(s.net, world, True)
+    terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
+    terms["loss"].backward()
+    found = {key: p.grad for key, p in s.net.named_parameters()}
+    found |= {f"buffer {key}": b for key, b in s.net.named_buffers()}
+    loss = terms["loss"].detach().clone()
+    if world.size > 1:
+        torch.distributed.all_reduce(loss)
+    torch.save(found | {"loss": loss / world.size}, f"{sys.argv[1]}/{name}-{world.rank}.pt")
+distributed.stop()
+"""
+
+
+def single(name):
+    s = stage(name)
+    for part in [s.net, *s.frozen()]:
+        part.double()
+    loss = s.losses(s.net, batch(len(s.views), dtype=torch.float64))["loss"]
+    loss.backward()
+    found = {key: p.grad for key, p in s.net.named_parameters()}
+    return found | {f"buffer {key}": b for key, b in s.net.named_buffers()} | {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_gradients_and_statistics_are_those_of_one_process(tmp_path, ranks):
+    """10 samples on 3 ranks are 4 + 3 + 3: uneven shards are weighted."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    on_ranks(ranks, script, tmp_path, *available("stages"))
+    for name in available("stages"):
+        expected = single(name)
+        for rank in range(ranks):
+            found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            assert found.keys() == expected.keys()
+            for key, value in expected.items():
+                torch.testing.assert_close(found[key], value, rtol=1e-8, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("name", available("stages"))
+def test_contract(name):
+    s = stage(name)
+    assert s.name == name
+    assert lookup("evaluation", s.evaluation)
+    assert all(section.__dataclass_params__.frozen for section in s.sections.values())
+    in_groups = [id(p) for group in s.param_groups() for p in group["params"]]
+    assert sorted(in_groups) == sorted(id(p) for p in s.net.parameters())
+    terms = s.losses(s.net, batch(len(s.views)))
+    assert terms["loss"].requires_grad
+    assert all(term.dim() == 0 for term in terms.values())
