@@ -258,6 +258,8 @@ def _write_beton(path: Path, images: Iterable[NDArray[np.uint8]], most: int, sid
             if image.shape != (side, side, 3):
                 raise ValueError(f"image {count - 1} is {image.shape}, not {(side, side, 3)}")
             handle_sample((image, count - 1), count - 1, samples.dtype.names, samples, allocator, fields)
+    if not count:
+        return  # the caller refuses such a split
     writer.metadata_sm = SimpleNamespace(buf=samples)
     writer.header["num_samples"] = count  # the table keeps room for `most`; readers take the first `count`
     writer.finalize(allocator.allocations)

@@ -1,0 +1,352 @@
+import csv
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from dist_rmd.data import beton
+from dist_rmd.data.datasets.base import Source, Split, UnreadableImage
+from dist_rmd.errors import CannotCreate, DataError, WriteFailed
+
+CLASSES = ("cat", "dog, hot", 'b"rd')
+
+
+def make_source(sizes=(50, 20), side=16, bad=(), seed=0):
+    """Random images, each a function of its split and place; those in `bad` ("train/0003") are unreadable."""
+
+    def split(name, size):
+        images = np.random.default_rng([seed, size]).integers(0, 256, (size, side, side, 3), np.uint8)
+        files = [f"{name}/{i:04d}" for i in range(size)]
+
+        def read(i):
+            if files[i] in bad:
+                raise UnreadableImage(f"/somewhere/{files[i]}: unreadable image (cut off)")
+            return images[i]
+
+        return Split(np.arange(size, dtype=np.int64) % 3, files, read)
+
+    return Source("made-up", side, CLASSES, {"train": split("train", sizes[0]), "test": split("test", sizes[1])})
+
+
+def pixels(path):
+    """Images and indices as FFCV's own reader finds them."""
+    from ffcv.reader import Reader
+
+    reader = Reader(str(path))
+    assert reader.field_names == ["image", "index"]
+    raw, (image, index) = path.read_bytes(), reader.metadata.dtype.names
+    sides = [(int(row["height"]), int(row["width"])) for row in reader.metadata[image]]
+    starts = [int(row["data_ptr"]) for row in reader.metadata[image]]
+    sizes = dict(zip(reader.alloc_table["ptr"].tolist(), reader.alloc_table["size"].tolist(), strict=True))
+    assert sizes == {start: h * w * 3 for start, (h, w) in zip(starts, sides, strict=True)}
+    images = [
+        np.frombuffer(raw, np.uint8, h * w * 3, start).reshape(h, w, 3)
+        for start, (h, w) in zip(starts, sides, strict=True)
+    ]
+    return np.stack(images), reader.metadata[index]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "deep" / "made-up"
+    return beton.write(make_source(), out)
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    return shutil.copytree(written.folder, tmp_path / "copy")
+
+
+def test_ffcv_finds_every_image_in_its_place(written):
+    for name, split in make_source().splits.items():
+        images, index = pixels(written.beton(name))
+        np.testing.assert_array_equal(index, np.arange(len(split.labels)))
+        np.testing.assert_array_equal(images, [split.read(i) for i in range(len(split.labels))])
+
+
+def test_images_that_fill_many_pages(tmp_path):
+    """Pages of 8 MiB hold 31 images of 296 x 296 and a rest that fits no image: 70 take three pages."""
+    source = make_source(sizes=(70, 1), side=296)
+    written = beton.write(source, tmp_path)
+    images, _ = pixels(written.beton("train"))
+    np.testing.assert_array_equal(images, [source.splits["train"].read(i) for i in range(70)])
+    assert written.beton("train").stat().st_size > 4 * 8 * 2**20
+
+
+def test_labels_classes_and_files_are_stored(written):
+    assert (written.name, written.side, written.classes) == ("made-up", 16, CLASSES)
+    assert written.sizes == {"train": 50, "test": 20}
+    for name, split in make_source().splits.items():
+        labels = written.labels(name)
+        assert labels.dtype == np.int64
+        np.testing.assert_array_equal(labels, split.labels)
+        assert written.files(name) == split.files
+    with open(written.folder / "test.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[:2] == [["index", "label", "class", "file"], ["0", "0", "cat", "test/0000"]]
+    assert rows[2] == ["1", "1", "dog, hot", "test/0001"]
+
+
+def test_mean_and_std_are_those_of_all_train_pixels(written):
+    split = make_source().splits["train"]
+    values = np.stack([split.read(i) for i in range(50)]).reshape(-1, 3) / 255.0
+    np.testing.assert_allclose(written.mean, values.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(written.std, values.std(0), rtol=1e-12)
+
+
+def test_only_the_five_files_remain_and_the_manifest_describes_them(written):
+    names = ["manifest.json", "test.beton", "test.csv", "train.beton", "train.csv"]
+    assert sorted(path.name for path in written.folder.iterdir()) == names
+    manifest = json.loads((written.folder / "manifest.json").read_text())
+    for split in manifest["splits"].values():
+        assert split["skipped"] == []
+        for part in ("beton", "labels"):
+            content = (written.folder / split[part]["file"]).read_bytes()
+            assert split[part]["bytes"] == len(content)
+            assert split[part]["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_the_same_images_give_the_same_hashes_and_others_do_not(written, tmp_path):
+    assert beton.write(make_source(), tmp_path / "again").hashes == written.hashes
+    other = beton.write(make_source(seed=1), tmp_path / "other")
+    assert other.hashes["train"] != written.hashes["train"]
+    assert beton.open_dataset(written.folder) == written
+
+
+def test_ffcvs_layout_is_the_one_written_down_here(written):
+    from ffcv.reader import Reader
+    from ffcv.types import FieldDescType, HeaderType
+
+    assert [beton.HEADER.fields[name][1] for name in beton.HEADER.names] == [
+        HeaderType.fields[name][1] for name in HeaderType.names
+    ]
+    assert beton.HEADER.itemsize == HeaderType.itemsize
+    assert beton.FIELD.itemsize == FieldDescType.itemsize
+    theirs = Reader(str(written.beton("train"))).metadata.dtype
+    assert beton.SAMPLE.itemsize == theirs.itemsize
+    assert [offset for _, offset in beton.SAMPLE.fields.values()] == [theirs.fields[name][1] for name in theirs.names]
+
+
+def test_opening_does_not_import_ffcv(written):
+    """ffcv takes seconds to import; `open_dataset` runs in every process of a job."""
+    script = f"""if True:
+        import sys
+        from pathlib import Path
+        from dist_rmd.data.beton import open_dataset
+        assert open_dataset(Path({str(written.folder)!r})).sizes["train"] == 50
+        assert not {{"ffcv", "numba"}} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_an_unreadable_image_stops_the_writing_and_leaves_nothing(tmp_path):
+    source = make_source(bad=("train/0031",))
+    before = threading.active_count()
+    with pytest.raises(UnreadableImage, match=r"/somewhere/train/0031: unreadable image \(cut off\); .*--skip-bad"):
+        beton.write(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert threading.active_count() == before
+
+
+def test_skipped_images_are_left_out_and_listed(tmp_path):
+    bad = ("train/0000", "train/0031", "test/0019")
+    source = make_source(bad=bad)
+    written = beton.write(source, tmp_path, skip_bad=True)
+    assert written.sizes == {"train": 48, "test": 19}
+    assert written.skipped == {"train": list(bad[:2]), "test": list(bad[2:])}
+    split = source.splits["train"]
+    kept = [i for i in range(50) if i not in (0, 31)]
+    images, index = pixels(written.beton("train"))
+    np.testing.assert_array_equal(images, [split.read(i) for i in kept])
+    np.testing.assert_array_equal(index, np.arange(48))
+    np.testing.assert_array_equal(written.labels("train"), split.labels[kept])
+    assert written.files("train") == [split.files[i] for i in kept]
+
+
+def test_a_split_without_images(tmp_path):
+    with pytest.raises(DataError, match="none of the 2 test images can be read"):
+        beton.write(make_source((5, 2), bad=("test/0000", "test/0001")), tmp_path, skip_bad=True)
+    with pytest.raises(DataError, match="none of the 0 train images"):
+        beton.write(make_source((0, 2)), tmp_path)
+
+
+def test_images_of_one_colour_cannot_be_normalised(tmp_path):
+    source = make_source((5, 2))
+    black = Split(np.zeros(5, np.int64), list("abcde"), lambda i: np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(DataError, match="one colour channel is the same"):
+        beton.write(Source("black", 16, CLASSES, {**source.splits, "train": black}), tmp_path)
+
+
+def test_replacing_a_dataset_keeps_the_old_one_until_the_end(copy):
+    old = beton.open_dataset(copy)
+    with pytest.raises(UnreadableImage):
+        beton.write(make_source(seed=1, bad=("test/0019",)), copy)
+    assert beton.open_dataset(copy) == old
+    new = beton.write(make_source((9, 4), seed=1), copy)
+    assert beton.open_dataset(copy) == new
+    assert new.sizes == {"train": 9, "test": 4}
+
+
+def test_a_broken_exchange_is_not_taken_for_a_dataset(copy, monkeypatch):
+    """Death between the renames: some files are new, some old, and there is no manifest."""
+    real = beton.os.replace
+
+    def replace(source, target):
+        if str(target).endswith("train.beton"):
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(beton.os, "replace", replace)
+    with pytest.raises(WriteFailed, match="Input/output error"):
+        beton.write(make_source(seed=1), copy)
+    with pytest.raises(DataError, match=r"no manifest\.json"):
+        beton.open_dataset(copy)
+
+
+@pytest.mark.parametrize("limit", [1_000, 1_000_000, 3_000_000, 4_194_304, 4_195_000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit):
+    """RLIMIT_FSIZE makes writes come up short, then fail, as a full disk does, from the header to the final table."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(WriteFailed, match=r"out: cannot be written \(.*MB free on its disk\)"):
+            beton.write(make_source(), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_page_written_in_part_is_noticed(tmp_path, monkeypatch):
+    """FFCV ignores a short write; when room appears right afterwards, nothing else fails."""
+    from ffcv.memory_allocator import MemoryAllocator
+
+    flush = MemoryAllocator.flush_page
+
+    def short(self):
+        flush(self)
+        if self.my_page == 0:
+            os.truncate(self.fname, os.path.getsize(self.fname) - 100)
+
+    monkeypatch.setattr(MemoryAllocator, "flush_page", short)
+    with pytest.raises(WriteFailed, match="written only in part"):
+        beton.write(make_source(), tmp_path)
+
+
+def test_a_place_that_cannot_be_created(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(CannotCreate, match=f"{place}: cannot be created"):
+            beton.write(make_source((3, 3)), tmp_path / place)
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path):
+    """At most a few images are alive, however many there are."""
+    alive, most, lock = 0, 0, threading.Lock()
+
+    class Image(np.ndarray):
+        def __del__(self):
+            nonlocal alive
+            if self.base is None:
+                with lock:
+                    alive -= 1
+
+    def read(i):
+        nonlocal alive, most
+        with lock:
+            alive += 1
+            most = max(most, alive)
+        image = np.ndarray.__new__(Image, (16, 16, 3), np.uint8)
+        image[:] = i % 251
+        return image
+
+    size = 1000
+    split = Split(np.arange(size) % 3, [str(i) for i in range(size)], read)
+    beton.write(Source("many", 16, CLASSES, {"train": split, "test": split}), tmp_path)
+    assert most <= 5 * (beton.os.cpu_count() or 1) + 4
+
+
+def edit_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refused(folder, message):
+    with pytest.raises(DataError, match=message) as raised:
+        beton.open_dataset(folder)
+    assert "python -m dist_rmd.prepare" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_folder_manifest_or_file(copy, tmp_path):
+    refused(tmp_path / "gone", "gone: no such dataset")
+    (copy / "test.csv").unlink()
+    refused(copy, r"test\.csv: No such file")
+    (copy / "train.beton").unlink()
+    refused(copy, r"train\.beton: No such file")
+    (copy / "manifest.json").unlink()
+    refused(copy, r"copy: no manifest\.json")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "splits": {}}'])
+def test_a_broken_manifest(copy, content):
+    (copy / "manifest.json").write_text(content)
+    refused(copy, r"manifest\.json: not a manifest")
+
+
+def test_a_manifest_of_the_future(copy):
+    edit_manifest(copy, lambda manifest: manifest.update(format=2))
+    refused(copy, r"manifest\.json: format 2, but this version reads 1")
+
+
+def test_a_truncated_beton(copy):
+    path = copy / "train.beton"
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.truncate(size - 1)
+    refused(copy, rf"train\.beton: {size - 1} bytes, but the manifest says {size}")
+
+
+def test_a_beton_that_disagrees_with_the_manifest(copy):
+    edit_manifest(copy, lambda manifest: manifest["splits"]["train"].update(images=49))
+    refused(copy, r"train\.beton: holds 50 images, but the manifest says 49")
+    edit_manifest(copy, lambda manifest: manifest["splits"]["train"].update(images=50))
+    edit_manifest(copy, lambda manifest: manifest.update(side=32))
+    refused(copy, r"train\.beton: images of width 16, but the manifest says 32")
+
+
+def test_a_file_that_is_no_beton_or_has_a_damaged_table(copy):
+    path = copy / "train.beton"
+    content = bytearray(path.read_bytes())
+    table = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize
+    content[table + 16] = 9  # the first image's index
+    path.write_bytes(content)
+    refused(copy, r"train\.beton: its table of images is damaged")
+    path.write_bytes(bytes(len(content)))
+    refused(copy, r"train\.beton: not a beton that prepare wrote")
+    path.write_bytes(b"")
+    edit_manifest(copy, lambda manifest: manifest["splits"]["train"]["beton"].update(bytes=0))
+    refused(copy, r"train\.beton: not a beton that prepare wrote")
+
+
+def test_labels_that_do_not_fit(copy):
+    path = copy / "test.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    for changed, message in {
+        "".join(lines[:-1]): "19 rows, but the manifest says 20",
+        "".join([*lines[:-1], "19,3,cat,test/0019\n"]): r"labels 0\.\.3, but the classes are 0\.\.2",
+        "".join([*lines[:-1], "19,-1,cat,test/0019\n"]): r"labels -1\.\.2, but the classes are 0\.\.2",
+        "".join([*lines[:-1], "19,x,cat,test/0019\n"]): "a label is not a number",
+        "".join([*lines[:-1], "19\n"]): "a label is not a number",
+        "".join(lines[1:]): "does not begin with index,label,class,file",
+        "".join([*lines[:-1], "19,0,cat,test/0019\n"]): "changed since it was written",
+    }.items():
+        path.write_text(changed)
+        refused(copy, rf"test\.csv: {message}")

@@ -1,0 +1,88 @@
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dist_rmd.data.noise import corrupt
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 6), max_size=300),
+    rate=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+)
+def test_symmetric_moves_an_exact_count_of_every_class_to_other_classes(labels, rate, seed):
+    clean = np.array(labels, np.int64)
+    before = clean.copy()
+    noisy = corrupt(clean, "symmetric", rate, 7, seed)
+    assert noisy.dtype == np.int64
+    np.testing.assert_array_equal(clean, before)
+    for label in range(7):
+        of_class = noisy[clean == label]
+        assert (of_class != label).sum() == round(rate * len(of_class))
+    assert ((noisy >= 0) & (noisy < 7)).all()
+
+
+def test_symmetric_spreads_its_targets_evenly():
+    clean = np.repeat(np.arange(10), 4000)
+    noisy = corrupt(clean, "symmetric", 0.5, 10, seed=3)
+    for label in range(10):
+        counts = np.bincount(noisy[(clean == label) & (noisy != label)], minlength=10)
+        others = np.delete(counts, label)
+        expected = 2000 / 9
+        assert ((others - expected) ** 2 / expected).sum() < 31.8  # chi-square with 8 degrees of freedom, p = 1e-4
+
+
+def test_symmetric_picks_its_victims_evenly():
+    """Every position is moved in about `rate` of 400 seeds."""
+    clean = np.repeat(np.arange(4), 25)
+    moved = sum((corrupt(clean, "symmetric", 0.4, 4, seed) != clean).astype(int) for seed in range(400))
+    assert moved.sum() == 400 * 40
+    assert abs(moved - 160).max() < 5 * np.sqrt(400 * 0.4 * 0.6)
+
+
+def test_a_higher_rate_moves_the_same_labels_and_more():
+    clean = np.arange(1000) % 10
+    low, high = (corrupt(clean, "symmetric", rate, 10, seed=1) for rate in (0.2, 0.6))
+    changed = low != clean
+    np.testing.assert_array_equal(low[changed], high[changed])
+
+
+def test_the_same_seed_gives_the_same_labels_for_ever():
+    clean = np.arange(5000) % 10
+    noisy = corrupt(clean, "symmetric", 0.4, 10, seed=7)
+    assert hashlib.sha256(noisy.astype("<i8").tobytes()).hexdigest() == (
+        "a1a5d56dafb05a6530a7a828f7d36fa9aad0e4cf59190d82ed389662e0c96336"
+    )
+    assert (corrupt(clean, "symmetric", 0.4, 10, seed=8) != noisy).any()
+
+
+def test_none_and_rate_zero_change_nothing():
+    clean = np.array([2, 0, 1, 1])
+    for kind, rate in (("none", 0.5), ("symmetric", 0.0)):
+        noisy = corrupt(clean, kind, rate, 3, seed=0)
+        np.testing.assert_array_equal(noisy, clean)
+        assert noisy is not clean
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 1], "symetric", 0.1, 2, 0), "unknown noise kind 'symetric'"),
+        (([0, 1], "symmetric", 1.1, 2, 0), r"outside \[0, 1\]"),
+        (([0, 1], "symmetric", -0.1, 2, 0), r"outside \[0, 1\]"),
+        (([0, 1], "symmetric", float("nan"), 2, 0), r"outside \[0, 1\]"),
+        (([0, 2], "symmetric", 0.1, 2, 0), r"labels 0..2 are outside 0..1"),
+        (([-1, 1], "none", 0.1, 2, 0), r"labels -1..1 are outside 0..1"),
+        (([0.0, 1.0], "none", 0.1, 2, 0), "integers"),
+        (([[0, 1]], "none", 0.1, 2, 0), "integers"),
+        (([0, 0], "symmetric", 0.1, 1, 0), "at least 2 classes"),
+    ],
+)
+def test_values_outside_their_range(arguments, message):
+    labels, *rest = arguments
+    with pytest.raises(ValueError, match=message):
+        corrupt(np.array(labels), *rest)

@@ -1,0 +1,157 @@
+import os
+import pty
+import runpy
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dist_rmd import prepare
+from dist_rmd.data import beton
+from dist_rmd.data.beton import open_dataset
+from dist_rmd.registry import available
+
+
+@pytest.fixture
+def pets(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                path = tmp_path / "pets" / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    return tmp_path / "pets"
+
+
+def run(capsys, *argv):
+    """Exit code, stdout lines, stderr lines."""
+    code = prepare.main([str(word) for word in argv])
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err.splitlines()
+
+
+def test_digits_need_nothing_else(tmp_path, capsys):
+    code, out, err = run(capsys, "digits", tmp_path / "digits")
+    assert (code, err) == (0, [])
+    assert out[:3] == [
+        "digits: 8 x 8 pixels, 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
+        "train: 1437 images, 0 skipped",
+        "test: 360 images, 0 skipped",
+    ]
+    assert out[3] == "mean: 0.3057 0.3057 0.3057"
+    assert out[-1].endswith(f"train with data.path={tmp_path / 'digits'}")
+    assert open_dataset(tmp_path / "digits").sizes == {"train": 1437, "test": 360}
+
+
+def test_ones_own_folder_with_a_bad_image(pets, tmp_path, capsys):
+    (pets / "train" / "dog" / "2.png").write_bytes(b"no image")
+    (pets / "test" / "dog" / "notes.txt").touch()
+    out = tmp_path / "out"
+    code, shown, err = run(capsys, "folder", out, "--from", pets, "--side", 24)
+    assert (code, shown) == (65, [])
+    assert [line.split(":")[0] for line in err] == ["warning", "error"]
+    assert f"{pets}/train/dog/2.png: unreadable image" in err[1]
+    assert list(out.iterdir()) == []
+
+    code, shown, err = run(capsys, "folder", out, "--from", pets, "--side", 24, "--skip-bad")
+    assert code == 0
+    assert shown[0] == "folder: 24 x 24 pixels, 2 classes (cat, dog)"
+    assert shown[1] == "train: 11 images, 1 skipped"
+    assert open_dataset(out).skipped == {"train": ["train/dog/2.png"], "test": []}
+
+
+def test_a_finished_dataset_is_not_replaced_unasked(pets, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(capsys, "folder", out, "--from", pets)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    code, _, err = run(capsys, "folder", out, "--from", pets, "--side", 16)
+    assert code == 73
+    assert err == [f"error: {out}: holds a prepared dataset already; choose another OUT, or --overwrite it"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run(capsys, "folder", out, "--from", pets, "--side", 16, "--overwrite")[0] == 0
+    assert open_dataset(out).side == 16
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["cifr10", "OUT"], 2, "did you mean 'cifar10'?"),
+        (["digits"], 2, "required: OUT"),
+        (["digits", "OUT", "--sied", "8"], 2, "unrecognized arguments: --sied 8"),
+        (["digits", "OUT", "--side", "big"], 2, "argument --side: invalid int value: 'big'"),
+        (["digits", "OUT", "--side", "3"], 2, "--side 3 is outside 4..1024"),
+        (["digits", "OUT", "--from", "OUT"], 2, "leave out --from"),
+        (["folder", "OUT"], 2, "--from DIR"),
+        (["folder", "OUT", "--from", "OUT"], 65, "OUT: no such folder"),
+        (["digits", "file"], 73, "file: cannot be created"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, argv, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    got, out, err = run(capsys, *argv)
+    assert (got, out, len(err)) == (code, [], 1)
+    assert err[0].startswith("error: ")
+    assert message in err[0]
+    assert not (tmp_path / "OUT").exists()
+
+
+def test_help_names_every_dataset_and_exit_code(capsys):
+    with pytest.raises(SystemExit) as raised:
+        prepare.main(["--help"])
+    assert raised.value.code == 0
+    text = capsys.readouterr().out
+    for word in [*available("data.datasets"), "--from DIR", "--side S", "--skip-bad", "--overwrite", "65", "73", "74"]:
+        assert word in text
+
+
+def test_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(prepare.time, "monotonic", lambda: next(clock))
+    assert list(prepare._track(range(7), "train", 7)) == list(range(7))
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 3 of 7 images, 0 images/s",
+        "train: 6 of 7 images, 0 images/s",
+    ]
+
+
+def test_a_bar_on_a_terminal():
+    """A real terminal, 80 columns wide, watches 60 images go by."""
+    script = "from dist_rmd.prepare import _track; print(sum(_track(range(60), 'train', 60)))"
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], stderr=slave, stdout=subprocess.PIPE, env=environment, check=True, timeout=60
+    )
+    shown = os.read(master, 100_000).decode()
+    os.close(slave)
+    os.close(master)
+    assert result.stdout.strip() == b"1770"
+    assert "train" in shown
+    assert "60/60" in shown
+
+
+def test_a_terminated_job_leaves_nothing_behind(tmp_path, monkeypatch):
+    """SIGTERM arrives while the first beton is being written."""
+    seen = []
+
+    def write_beton(path, *_):
+        path.write_bytes(b"half")
+        seen.append(path)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(beton, "_write_beton", write_beton)
+    monkeypatch.setattr(sys, "argv", ["prepare", "digits", str(tmp_path / "out")])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.warns(RuntimeWarning, match="sys.modules"), pytest.raises(SystemExit) as raised:
+            runpy.run_module("dist_rmd.prepare", run_name="__main__")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised.value.code == 143
+    assert seen[0].parent.parent == tmp_path / "out"
+    assert list((tmp_path / "out").iterdir()) == []
