@@ -79,7 +79,7 @@ def _standardise(x: Tensor, eps: float) -> Tensor:
     x = x - x[:, :1].detach()
     x = x - x.mean(1, keepdim=True)
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x * (length > eps) / length.clamp_min(eps)
+    return x * _inverse(length, eps)
 
 
 class _Gather(Function):
@@ -116,6 +116,7 @@ METHODS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {"gather": _G
 
 
 def _inverse(norm: Tensor, eps: float) -> Tensor:
+    """1 / norm, and zero with gradient zero where the norm is at most eps."""
     return (norm > eps) / norm.clamp_min(eps)
 
 
