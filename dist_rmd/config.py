@@ -173,7 +173,7 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
         _put(tree, key, _value(text))
     _check_nulls(tree, checker)
     try:
-        return checker.instantiate(checker.parse_object(tree))
+        return _builtin(checker.instantiate(checker.parse_object(tree)))
     except (Exception, SystemExit) as error:  # jsonargparse raises several kinds; all of them speak of the values given
         message = " ".join(str(error).replace("Parser key", "key").split())
         raise ConfigError(f"{message} (from {file or 'the command line'})") from None
@@ -187,11 +187,7 @@ def to_dict(config: Any) -> Any:
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, Mapping):
         return {key: to_dict(value) for key, value in config.items()}
-    if isinstance(config, tuple | list):
-        return [to_dict(item) for item in config]
-    if config is None or isinstance(config, bool):
-        return config
-    return next(plain(config) for plain in (int, float, str) if isinstance(config, plain))  # also PositiveInt & co.
+    return [to_dict(item) for item in config] if isinstance(config, tuple | list) else config
 
 
 def to_yaml(config: Any) -> str:
@@ -207,6 +203,21 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key, "absent") != after.get(key, "absent")
     ]
+
+
+def _builtin(value: Any) -> Any:
+    """`value` with int for PositiveInt and so on: only builtin types may reach checkpoints and YAML."""
+    if isinstance(value, Namespace):
+        return Namespace(**{key: _builtin(item) for key, item in vars(value).items()})
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{f.name: _builtin(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    if isinstance(value, tuple | list):
+        return type(value)(_builtin(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _builtin(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool):
+        return value
+    return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
 
 
 def read_yaml(file: Path) -> dict:

@@ -36,6 +36,12 @@ def test_yaml_then_overrides(tmp_path):
     assert result.stages == ("a", "b")
 
 
+def test_values_are_builtin():
+    result = parse(None, ["task.milestones=[3]", "task.grad_clip=2", "data.workers=2"], SECTIONS)
+    values = [result.seed, result.task.lr, result.task.grad_clip, result.task.milestones[0], result.data.workers]
+    assert [type(value) for value in values] == [int, float, float, int, int]
+
+
 def test_printed_configuration_reads_back_equal(tmp_path):
     resolved = parse(None, ["task.milestones=[3, 4]", "loss.options.q=0.5", "data.workers=2"], SECTIONS)
     file = tmp_path / "config.yaml"

@@ -56,6 +56,12 @@ class LabelView:
         labels = np.asarray(labels)
         return cls(np.arange(len(labels)), labels, labels, num_classes)
 
+    def clean(self) -> "LabelView":
+        """The same images under their correct labels.  Raises ValueError where these are unknown."""
+        if self.true is None:
+            raise ValueError("the correct labels are unknown")
+        return LabelView(self.indices, self.true, self.true, self.num_classes)
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -65,7 +65,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, BadZipFile ... for broken files
-        raise DataError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: not readable as tensors and plain containers ({type(error).__name__})") from None
 
 
 def _fault(path: Path) -> str | None:
