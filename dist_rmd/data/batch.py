@@ -1,0 +1,20 @@
+"""What a stage sees of the data."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch: b samples, all tensors on the training device."""
+
+    views: tuple[Tensor, ...]
+    """each b x 3 x S x S float32, normalised, in channels_last memory format"""
+    labels: Tensor
+    """b int64: the given labels, which may be wrong"""
+    indices: Tensor
+    """b int64: positions in the beton"""
+    share: float
+    """b * world / size of the global batch: a rank's batch mean times `share`, averaged over the ranks, is the mean
+    over the global batch"""

@@ -1,0 +1,78 @@
+"""Randomness that belongs to the sample: every draw is a hash of (seed, epoch, view, what, sample index).
+
+So a draw does not depend on the batch, worker, rank or restart that asks for it.  The words of a key are folded on the
+host; the sample's index is mixed in on the device, with integer arithmetic that is exact everywhere.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of 0..n-1 (int64) in which epoch `epoch` visits its n samples.  `seed` and `epoch` are >= 0."""
+    # Raw Philox words are the same in every numpy version; Generator.permutation makes no such promise.
+    words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n)
+    return np.argsort(words, kind="stable")
+
+
+def shard(size: int, rank: int, world: int) -> slice:
+    """The contiguous part of a global batch of `size` samples that rank `rank` takes; sizes differ by at most 1."""
+    smallest, larger = divmod(size, world)
+    start = rank * smallest + min(rank, larger)
+    return slice(start, start + smallest + (rank < larger))
+
+
+def key(seed: int, epoch: int, view: int, what: str) -> int:
+    """A 64-bit hash of what is drawn; also the draw itself where a whole batch shares it."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{view}/{what}".encode(), digest_size=8).digest(), "little")
+
+
+def keys(seed: int, epoch: int, view: int, whats: Sequence[str]) -> Tensor:
+    """The keys of k draws, as k x 2 words of 32 bits (int64), for `draw`."""
+    folded = [key(seed, epoch, view, what) for what in whats]
+    return torch.tensor([[word >> 32, word & _MASK] for word in folded])
+
+
+def draw(keys: Tensor, indices: Tensor) -> Tensor:
+    """k x b integers (int64), uniform in [0, 2^32), for the k x 2 words of `keys` and the b sample `indices` < 2^32."""
+    first, second = keys[:, :1], keys[:, 1:]
+    # Two rounds with two words: with one, two keys that differ in few bits would give the same draws to other indices.
+    return _mix(_mix(indices ^ first) ^ second)
+
+
+def bits(seed: int, epoch: int, view: int, what: str, indices: Tensor) -> Tensor:
+    """b integers (int64) in [0, 2^32), one for each of the b sample `indices`, on their device."""
+    return draw(keys(seed, epoch, view, [what]).to(indices.device), indices)[0]
+
+
+def uniform(seed: int, epoch: int, view: int, what: str, indices: Tensor) -> Tensor:
+    """b float32 in [0, 1), one for each of the b sample `indices`, on their device."""
+    return unit(bits(seed, epoch, view, what, indices))
+
+
+def unit(bits: Tensor) -> Tensor:
+    """Uniform float32 in [0, 1): the top 24 of 32 bits, hence exact."""
+    return (bits >> 8).to(torch.float32) * 2**-24
+
+
+def below(bits: Tensor, limit: int | Tensor) -> Tensor:
+    """Uniform integers (int64) in [0, limit) from 32 bits; `limit` < 2^31."""
+    return (bits * limit) >> 32
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit words in which every output bit depends on every input bit.
+
+    Constants by T. Ettinger (github.com/skeeto/hash-prospector, issue 19); both are < 2^31, so int64 does not overflow.
+    """
+    x = x ^ (x >> 16)
+    x = (x * 0x21F0AAAD) & _MASK
+    x = x ^ (x >> 15)
+    x = (x * 0x735A2D97) & _MASK
+    return x ^ (x >> 15)
