@@ -1,0 +1,38 @@
+"""torchrun collectives_ranks.py FOLDER: every collective on gloo -> FOLDER/rank<r>.pt.
+
+Called by test_collectives.py.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from dist_rmd import collectives
+
+
+def rows(rank: int, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """size x 2 x 3 rows that differ from those of every other rank; not contiguous in memory."""
+    draw = torch.Generator().manual_seed(rank)
+    return torch.randint(-99, 99, (3, 2, size), generator=draw).to(dtype).permute(2, 1, 0)
+
+
+def sizes(world: int) -> list[list[int]]:
+    """Rows of each rank: even, uneven, and some rank without any."""
+    return [[2] * world, [1 + 3 * rank for rank in range(world)], [5 * (rank == world - 1) for rank in range(world)]]
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    rank, world = collectives.rank(), collectives.world_size()
+    result = {"place": (rank, world), "gathered": []}
+    for case in sizes(world):
+        known = collectives.gather_sizes(case[rank], torch.device("cpu"))
+        for dtype in (torch.float32, torch.int64):
+            own = rows(rank, case[rank], dtype).requires_grad_(dtype.is_floating_point)
+            result["gathered"].append((known, collectives.all_gather_rows(own, known)))
+    own = torch.full((2,), 10.0**rank, requires_grad=True)
+    result["sum"], result["own"] = collectives.all_reduce_sum(own), own.detach()
+    torch.save(result, Path(sys.argv[1]) / f"rank{rank}.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+import torch
+from collectives_ranks import rows, sizes
+from torchrun import on_ranks
+
+from dist_rmd import collectives
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_rank_holds_the_whole_in_rank_order(world, tmp_path):
+    on_ranks(world, Path(__file__).with_name("collectives_ranks.py"), tmp_path)
+    for rank in range(world):
+        result = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert result["place"] == (rank, world)
+        expected = [
+            (case, torch.cat([rows(r, size, dtype) for r, size in enumerate(case)]))
+            for case in sizes(world)
+            for dtype in (torch.float32, torch.int64)
+        ]
+        for (found_sizes, found), (case, whole) in zip(result["gathered"], expected, strict=True):
+            assert found_sizes == case
+            assert found.dtype == whole.dtype
+            assert torch.equal(found, whole)
+            assert not found.requires_grad
+        assert result["sum"].tolist() == [sum(10.0**r for r in range(world))] * 2
+        assert not result["sum"].requires_grad
+        assert result["own"].tolist() == [10.0**rank] * 2  # the caller's tensor is left alone
+
+
+def test_one_process_needs_no_group():
+    assert (collectives.rank(), collectives.world_size()) == (0, 1)
+    assert collectives.gather_sizes(4, torch.device("cpu")) == [4]
+    own = torch.randn(4, 3, requires_grad=True)
+    for found in (collectives.all_gather_rows(own, [4]), collectives.all_reduce_sum(own)):
+        assert torch.equal(found, own)
+        assert not found.requires_grad
+    total = collectives.all_reduce_sum(own)
+    total += 1
+    assert not torch.equal(total, own)

@@ -1,0 +1,324 @@
+"""Conventions, checked on the code's syntax trees: who imports whom, what every plug-in has, what is forbidden."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dist_rmd import registry
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUG_INS = ("losses", "stages", "data.datasets")
+
+# Module or package -> what it may import inside dist_rmd, apart from errors.  A package stands for all its modules,
+# * for all of dist_rmd; the longest entry that fits a module counts.
+ROOMS = {
+    "errors": "",
+    "collectives": "",
+    "files": "",
+    "registry": "",
+    "config": "",
+    "sections": "config registry",
+    "run_folder": "config files",
+    "artefacts": "engine.checkpoint",
+    "trained": "artefacts config data engine.distributed models sections",
+    "data.datasets": "data.datasets",
+    "data.beton": "data.datasets.base files",
+    "data.noise": "",
+    "data.labels": "data.noise files",
+    "data.keyed": "",
+    "data.colour": "data.keyed",
+    "data.geometry": "data.keyed",
+    "data.views": "data.colour data.geometry data.keyed",
+    "data.batch": "",
+    "data.beton_reader": "",
+    "data.memory": "data.beton_reader",
+    "data.loader": "data.batch data.keyed data.labels data.views",
+    "data.source": "config data.beton data.beton_reader data.labels data.loader data.memory data.views",
+    "models": "models",
+    "losses": "",
+    "distill": "distill collectives",
+    "stages": "stages data.batch models losses distill config registry collectives",
+    "engine": "engine config collectives files",
+    "evaluation": "evaluation data.batch data.labels models collectives",
+    "reports": "reports config data evaluation registry trained engine.distributed engine.writers",
+    "prepare": "*",
+    "train": "*",
+    "evaluate": "*",
+    "report": "*",
+}
+
+# The objects that do nothing off rank 0.
+RANK_AWARE = {"engine/distributed.py", "engine/writers.py", "engine/console.py", "collectives.py"}
+VAGUE = {"utils", "util", "misc", "common", "helpers", "helper"}
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
+MIRROR_NOTHING = {Path("test_conventions.py")}
+
+
+def sources(folder: Path) -> list[Path]:
+    """All Python files below `folder`."""
+    return sorted(folder.rglob("*.py"))
+
+
+def tree(path: Path) -> list[ast.AST]:
+    """All nodes of the file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(), str(path))))
+
+
+def write(folder: Path, *names: str, text: str = "") -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def under(name: str, package: str) -> bool:
+    """`name` is the module or package `package`, or inside it."""
+    return f"{name}.".startswith(f"{package}.")
+
+
+def last_name(node: ast.AST) -> str:
+    """a.b.c -> c; "" for anything else than a dotted name."""
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+# Imports
+
+
+def module_name(package: Path, path: Path) -> str:
+    """dist_rmd/data/views.py -> data.views; a package's __init__.py -> the package ("" for dist_rmd itself)."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(package: Path, path: Path) -> Iterator[str]:
+    """The modules of `package` that the file imports anywhere in it, by statement or by import_module."""
+    here = path.relative_to(package.parent).parent.parts
+
+    def inside(dotted: str) -> Iterator[str]:
+        top, _, rest = dotted.partition(".")
+        if top == package.name:
+            yield rest
+
+    for node in tree(path):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from inside(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*here[: len(here) - node.level + 1]] if node.level else []
+            base += node.module.split(".") if node.module else []
+            for alias in node.names:
+                target = package.parent.joinpath(*base, alias.name)
+                is_module = target.is_dir() or target.with_suffix(".py").exists()
+                yield from inside(".".join([*base, alias.name] if is_module else base))
+        elif isinstance(node, ast.Call) and last_name(node.func) == "import_module":
+            yield from inside(getattr(node.args[0], "value", ""))
+
+
+def wrong_imports(package: Path) -> list[str]:
+    """What contradicts ROOMS, one line each."""
+    wrong = []
+    for path in sources(package):
+        name = module_name(package, path)
+        room = max((room for room in ROOMS if under(name, room)), key=len, default=None)
+        if room is None and path.name != "__init__.py":
+            wrong.append(f"{name} has no entry in ROOMS")
+            continue
+        allowed = ["", "errors", *(ROOMS[room].split() if room else [])]
+        for imported in imports(package, path):
+            # "" is dist_rmd/__init__.py, which holds the version.
+            if "*" not in allowed and imported and not any(under(imported, a) for a in allowed if a):
+                wrong.append(f"{name} imports {imported}")
+    return wrong
+
+
+def test_imports():
+    assert wrong_imports(ROOT / "dist_rmd") == []
+
+
+EXISTING = {
+    "": "train registry",
+    "data": "batch labels loader beton",
+    "engine": "loop",
+    "losses": "ce",
+    "models": "resnet",
+    "stages": "base",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "violation"),
+    [
+        ("losses/sce.py", "import dist_rmd.models.resnet", "losses.sce imports models.resnet"),
+        ("losses/sce.py", "from dist_rmd.collectives import rank", "losses.sce imports collectives"),
+        ("losses/sce.py", "from . import ce", "losses.sce imports losses.ce"),
+        ("losses/sce.py", "from ..models import resnet", "losses.sce imports models.resnet"),
+        ("losses/sce.py", "from dist_rmd import registry", "losses.sce imports registry"),
+        ("engine/loop.py", "def f():\n    from dist_rmd.stages.base import Stage", "engine.loop imports stages.base"),
+        ("engine/loop.py", "from dist_rmd.registry import lookup", "engine.loop imports registry"),
+        ("engine/loop.py", "importlib.import_module('dist_rmd.losses')", "engine.loop imports losses"),
+        ("engine/loop.py", "if TYPE_CHECKING:\n    from dist_rmd.data import batch", "engine.loop imports data.batch"),
+        ("data/noise.py", "from dist_rmd.data import labels", "data.noise imports data.labels"),
+        ("data/datasets/svhn.py", "from dist_rmd.data.beton import write", "data.datasets.svhn imports data.beton"),
+        ("data/datasets/__init__.py", "import dist_rmd.train", "data.datasets imports train"),
+        ("__init__.py", "from dist_rmd.train import main", " imports train"),
+        ("models/vgg.py", "from dist_rmd.losses.ce import CE", "models.vgg imports losses.ce"),
+        ("stages/divide.py", "from dist_rmd.engine import loop", "stages.divide imports engine.loop"),
+        ("stages/divide.py", "from dist_rmd.data import loader", "stages.divide imports data.loader"),
+        ("reports/table.py", "from dist_rmd.stages.base import Stage", "reports.table imports stages.base"),
+        ("novelty.py", "", "novelty has no entry in ROOMS"),
+        ("losses/sce.py", "from dist_rmd.errors import ConfigError\nfrom dist_rmd import __version__", None),
+        ("stages/divide.py", "from dist_rmd.stages.base import Stage\nfrom dist_rmd.losses import ce", None),
+        ("train.py", "from dist_rmd.engine import loop\nimport dist_rmd.models.resnet", None),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path, file, text, violation):
+    package = tmp_path / "dist_rmd"
+    for folder, names in EXISTING.items():
+        write(package / folder, *(f"{name}.py" for name in names.split()))
+    write(package, file, text=text)
+    assert wrong_imports(package) == ([violation] if violation else [])
+
+
+# Plug-ins
+
+
+@pytest.mark.parametrize("kind", [*PLUG_INS, "reports"])
+def test_a_plug_in_has_one_public_object(kind):
+    assert registry.available(kind)
+    for name in registry.available(kind):
+        found = registry.lookup(kind, name)  # raises unless __all__ has exactly one name
+        assert found.__module__ == f"dist_rmd.{kind}.{name}"
+
+
+def untested(root: Path) -> list[str]:
+    """The tests that plug-ins lack."""
+    folders = [kind.replace(".", "/") for kind in PLUG_INS]
+    plug_ins = [path for folder in folders for path in sources(root / "dist_rmd" / folder)]
+    tests = [root / "tests" / p.relative_to(root / "dist_rmd").with_name(f"test_{p.name}") for p in plug_ins]
+    exempt = {"test_base.py", "test___init__.py"}
+    return [str(test.relative_to(root)) for test in tests if test.name not in exempt and not test.exists()]
+
+
+def test_a_plug_in_has_a_test(tmp_path):
+    assert untested(ROOT) == []
+    write(tmp_path / "dist_rmd", "data/datasets/svhn.py", "losses/ce.py", "stages/base.py")
+    write(tmp_path / "tests", "losses/test_ce.py")
+    assert untested(tmp_path) == ["tests/data/datasets/test_svhn.py"]
+
+
+# Tests
+
+
+def stray_tests(root: Path) -> list[str]:
+    """Test files whose mirrored path is neither a module, a package, nor a script of tools/ or launch/."""
+    strays = []
+    for path in sources(root / "tests"):
+        place = path.relative_to(root / "tests")
+        if not place.name.startswith("test_") or place in MIRROR_NOTHING:
+            continue
+        mirrored = place.with_name(place.stem.removeprefix("test_"))
+        candidates = [root / "dist_rmd" / mirrored, root / mirrored]  # packages, folders, scripts without a suffix
+        if not any(c.exists() or c.with_suffix(".py").exists() for c in candidates):
+            strays.append(str(place))
+    return strays
+
+
+def test_tests_mirror_modules(tmp_path):
+    assert stray_tests(ROOT) == []
+    write(tmp_path, "dist_rmd/losses/ce.py", "tools/setup")
+    write(tmp_path, *(f"tests/{name}" for name in ("losses/test_ce.py", "losses/test_sce.py", "tools/test_setup.py")))
+    assert stray_tests(tmp_path) == ["losses/test_sce.py"]
+
+
+# Forbidden things
+
+
+def product() -> list[Path]:
+    return [path for folder in ("dist_rmd", "launch", "tools") for path in sources(ROOT / folder)]
+
+
+def test_names_say_what_is_inside():
+    everything = [*product(), *sources(ROOT / "tests")]
+    vague = [path for path in everything if VAGUE & {*path.relative_to(ROOT).with_suffix("").parts}]
+    assert vague == []
+
+
+def compares_rank(nodes: list[ast.AST]) -> bool:
+    """The code asks for one particular rank: `rank == 0`, `get_rank() != 0`, `not self.rank`, ..."""
+
+    def is_rank(node: ast.AST) -> bool:
+        name = last_name(node.func if isinstance(node, ast.Call) else node)
+        return name == "rank" or name.endswith("_rank")
+
+    for node in nodes:
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if any(map(is_rank, sides)) and any(isinstance(side, ast.Constant) for side in sides):
+                return True
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and is_rank(node.operand):
+            return True
+    return False
+
+
+def test_rank_is_known_in_few_files():
+    aware = {str(p.relative_to(ROOT / "dist_rmd")) for p in sources(ROOT / "dist_rmd") if compares_rank(tree(p))}
+    assert aware <= RANK_AWARE
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("if rank == 0: pass", True),
+        ("x = 0 == dist.get_rank()", True),
+        ("if not self.rank: pass", True),
+        ("if local_rank != 0: pass", True),
+        ("rank = 0", False),
+        ("if ranks == 1 or rank < world: pass", False),
+    ],
+)
+def test_a_planted_rank_is_found(code, found):
+    assert compares_rank(list(ast.walk(ast.parse(code)))) is found
+
+
+def can_run_code(nodes: list[ast.AST]) -> bool:
+    """The code may unpickle what it reads: torch.load or np.load without its guard, or a pickle module."""
+    guards = {"torch": ("weights_only", True), "np": ("allow_pickle", False), "numpy": ("allow_pickle", False)}
+    for node in nodes:
+        if isinstance(node, ast.Import) and UNPICKLERS & {alias.name.split(".")[0] for alias in node.names}:
+            return True
+        if isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".")[0]
+            if module in UNPICKLERS or (module in guards and "load" in {alias.name for alias in node.names}):
+                return True
+        if isinstance(node, ast.Attribute) and node.attr == "load" and getattr(node.value, "id", "") in guards:
+            guard, value = guards[node.value.id]
+            call = next((n for n in nodes if isinstance(n, ast.Call) and n.func is node), None)
+            given = {k.arg: getattr(k.value, "value", None) for k in call.keywords} if call else {}
+            if given.get(guard) is not value:
+                return True
+    return False
+
+
+def test_nothing_that_is_read_can_run_code():
+    assert [path for path in product() if can_run_code(tree(path))] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("torch.load(f, map_location='cpu')", True),
+        ("torch.load(f, weights_only=False)", True),
+        ("torch.load(f, weights_only=flag)", True),
+        ("read = torch.load", True),
+        ("from torch import load", True),
+        ("np.load(f)", True),
+        ("import pickle as p", True),
+        ("from joblib import load", True),
+        ("torch.load(f, weights_only=True)", False),
+        ("np.load(f, allow_pickle=False)", False),
+        ("yaml.load(f)", False),
+    ],
+)
+def test_a_planted_unpickling_is_found(code, found):
+    assert can_run_code(list(ast.walk(ast.parse(code)))) is found
