@@ -141,6 +141,18 @@ def test_a_failed_installation_shows_its_end_and_is_repaired_by_the_next_run(mac
     assert machine.run().stdout == "setup: nothing to do\n"
 
 
+def test_going_back_after_a_failed_change_installs_again(machine):
+    machine.run()
+    old = (machine.project / "setup.cfg").read_text()
+    (machine.project / "setup.cfg").write_text(old + "# changed\n")
+    (machine.folder / "broken").touch()
+    assert machine.run().returncode == 1
+    (machine.folder / "broken").unlink()
+    (machine.project / "setup.cfg").write_text(old)
+    assert machine.run().returncode == 0
+    assert machine.called("python -m pip install") == 1
+
+
 def test_a_venv_without_pip_gets_it(machine):
     (machine.folder / "interrupt").touch()
     assert machine.run().returncode == 1
