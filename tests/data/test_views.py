@@ -217,7 +217,8 @@ def test_jitter_order_is_one_of_all_24_a_batch():
 
 @pytest.mark.parametrize(
     ("side", "compiled"),
-    [(8, False), (30, False), (32, False), (30, True)],  # compiling takes long; 30 leaves ragged ends of vectors
+    [(8, False), (30, False), (32, False), (30, True)]  # 30 leaves ragged ends of vectors
+    + [pytest.param(side, True, marks=pytest.mark.slow) for side in (8, 32)],
 )
 def test_pixels_do_not_depend_on_the_batch(side, compiled):
     """A batch of 64, as 22+21+21 and one by one: bit for bit; the compiled ones also agree with the eager ones."""

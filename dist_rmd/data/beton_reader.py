@@ -1,0 +1,129 @@
+"""FFCV as a pure reader: it brings the images of a beton in the order it is told, and draws nothing at random."""
+
+import contextlib
+import copy
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from queue import Empty
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dist_rmd.data.memory import check_positions, read_table, send
+from dist_rmd.errors import ConfigError, DataError
+
+
+@contextlib.contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """FFCV sets torch's number of threads to its own wherever it touches numba's, even when it is imported."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+with _torch_threads_kept():
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_managers import OSCacheManager
+    from ffcv.reader import Reader
+    from ffcv.transforms import ToTensor
+
+
+class BetonReader:
+    """Serves batches of the beton at `path` through FFCV, decoded ahead of use by `workers` threads.
+
+    The first batch of a process waits for numba's compiler; readers with equal workers and image size share its work.
+    Raises DataError where the file is missing, truncated or not of raw images of one size, ConfigError for more workers
+    than this machine has threads.
+    """
+
+    def __init__(self, path: Path, workers: int, device: torch.device):
+        most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        if not 1 <= workers <= most:
+            raise ConfigError(f"data.workers={workers}: this machine allows 1 to {most}")
+        self.path, self.device = path, device
+        samples, side = read_table(path)
+        self._count, self._bytes = len(samples), path.stat().st_size
+        with _torch_threads_kept():
+            self._loader = _loader(path, side, workers)
+
+    def read(self, batches: Sequence[NDArray[np.int64]]) -> Generator[tuple[Tensor, Tensor]]:
+        """For each batch of b positions in the beton: b x S x S x 3 uint8 and the positions, b int64, on the device.
+
+        Close the iterator (or exhaust it) to end the reading thread.  Raises DataError for a position that the beton
+        does not have, and where reading fails.
+        """
+        check_positions(self.path, self._count, batches)
+        if self.path.stat().st_size != self._bytes:
+            raise DataError(
+                f"{self.path}: its size has changed since it was opened; leave data alone while it is in use"
+            )
+        if not batches:
+            return
+        with _torch_threads_kept():
+            epoch = _Epoch(self._loader, batches)
+        try:
+            for images, indices in epoch:
+                # FFCV writes a later batch into the same memory.
+                yield send(images, self.device), send(indices[:, 0], self.device)
+            if epoch.failure:
+                reason = f"{type(epoch.failure).__name__}: {epoch.failure}".partition("\n")[0]
+                raise DataError(f"{self.path}: FFCV cannot read it ({reason})") from epoch.failure
+        finally:
+            epoch.close()
+
+
+_compiled: dict[tuple[int, int], Loader] = {}
+
+
+def _loader(path: Path, side: int, workers: int) -> Loader:
+    """An FFCV Loader for the beton, with the code that numba compiled for the first one of its kind."""
+    if (side, workers) not in _compiled:
+        # New lists for every Loader, which takes the decoders out of them.
+        pipelines = {"image": [SimpleRGBImageDecoder(), ToTensor()], "index": [IntDecoder(), ToTensor()]}
+        _compiled[side, workers] = Loader(str(path), 1, num_workers=workers, os_cache=True, seed=0, pipelines=pipelines)
+    loader = copy.copy(_compiled[side, workers])
+    loader.reader = Reader(str(path))
+    loader.memory_manager = OSCacheManager(loader.reader)
+    return loader
+
+
+class _Epoch(EpochIterator):
+    """FFCV's reading thread with our batches (of any sizes) and an end on every path: done, failed or closed early."""
+
+    def __init__(self, loader: Loader, batches: Sequence[NDArray[np.int64]]):
+        self.failure: BaseException | None = None
+        self._batches, self._torch_threads = batches, torch.get_num_threads()
+        loader.batch_size = max(map(len, batches))  # of the buffers
+        super().__init__(loader, np.concatenate(batches))
+
+    def start(self) -> None:
+        self.iter_ixes = self._until_closed()  # in place of FFCV's batches of equal size
+        super().start()
+
+    def _until_closed(self) -> Iterator[NDArray[np.int64]]:
+        torch.set_num_threads(self._torch_threads)  # in the reading thread, where FFCV has just changed it
+        for batch in self._batches:
+            if self.terminate_event.is_set():
+                return
+            yield np.ascontiguousarray(batch)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:  # FFCV would leave the consumer waiting for ever
+            self.failure = error
+            self.output_queue.put(None)
+
+    def close(self) -> None:
+        super().close()
+        while self.is_alive():  # it may be waiting for room in the queue
+            with contextlib.suppress(Empty):
+                self.output_queue.get(timeout=0.01)

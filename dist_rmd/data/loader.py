@@ -1,0 +1,86 @@
+"""Epochs of batches: one permutation per (seed, epoch), cut into global batches, of which every rank takes its slice.
+
+So step k of epoch e sees the same samples and pixels on any number of ranks and workers, after any restart, and whether
+FFCV or memory serves them.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dist_rmd.data import keyed
+from dist_rmd.data.batch import Batch
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.memory import send
+from dist_rmd.data.views import Views
+from dist_rmd.errors import ConfigError
+
+
+class ImageReader(Protocol):
+    """BetonReader or MemoryReader."""
+
+    device: torch.device
+
+    def read(self, batches: Sequence[NDArray[np.int64]]) -> Generator[tuple[Tensor, Tensor]]: ...
+
+
+class Loader:
+    """Batches of views and labels for rank `rank` of `world`; `batch_size` counts the samples of all ranks.
+
+    shuffle: a new order every epoch; otherwise the order of the label view.  drop_last: leave out the last, smaller
+    batch.  With neither, every sample is served exactly once over all ranks: for evaluation.  Then a rank may find
+    nothing left for it in the last batch, and yields one batch less.  With shuffle all ranks have a part in every batch.
+    Raises ConfigError where that is impossible, or no batch is full.
+    """
+
+    def __init__(
+        self,
+        reader: ImageReader,
+        labels: LabelView,
+        views: Views,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ):
+        samples = len(labels.indices)
+        if drop_last and batch_size > samples:
+            raise ConfigError(f"batch_size={batch_size} but there are only {samples} images: choose a smaller batch")
+        smallest = batch_size if drop_last else samples % batch_size or batch_size
+        if shuffle and smallest < world:
+            raise ConfigError(
+                f"a batch of {smallest} images (batch_size={batch_size}) leaves some of {world} ranks none"
+            )
+        self._reader, self._views, self._indices = reader, views, labels.indices
+        self._batch_size, self._seed, self._rank, self._world, self._shuffle = batch_size, seed, rank, world, shuffle
+        self._batches = samples // batch_size if drop_last else -(-samples // batch_size)
+        by_position = np.full(labels.indices.max(initial=-1) + 1, -1)
+        by_position[labels.indices] = labels.given
+        self._labels = send(torch.from_numpy(by_position), reader.device)
+
+    def __len__(self) -> int:
+        """Global batches in an epoch."""
+        return self._batches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `epoch` from global batch `start` on.  Leaving early ends the reading."""
+        order = self._indices
+        if self._shuffle:
+            order = order[keyed.epoch_order(len(order), self._seed, epoch)]
+        shares = []
+        for number in range(start, self._batches):
+            whole = order[number * self._batch_size : (number + 1) * self._batch_size]
+            own = whole[keyed.shard(len(whole), self._rank, self._world)]
+            if len(own):
+                shares.append((number, own, len(own) * self._world / len(whole)))
+        with closing(self._reader.read([own for _, own, _ in shares])) as images_and_indices:
+            for (number, _, share), (images, indices) in zip(shares, images_and_indices, strict=True):
+                views = self._views(images, indices, epoch, number)
+                yield Batch(views, self._labels[indices], indices, share)
