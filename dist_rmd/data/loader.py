@@ -34,7 +34,7 @@ class Loader:
 
     shuffle: a new order every epoch; otherwise the order of the label view.  drop_last: leave out the last, smaller
     batch.  With neither, every sample is served exactly once over all ranks: for evaluation.  Then a rank may find
-    nothing left for it in the last batch, and yields one batch less.  With shuffle all ranks have a part in every batch.
+    nothing left for it in the last batch, and yields one batch less.  With shuffle all ranks take part in every batch.
     Raises ConfigError where that is impossible, or no batch is full.
     """
 

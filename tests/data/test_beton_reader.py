@@ -83,6 +83,13 @@ def test_leaving_early_leaves_no_thread(reader):
         assert threading.active_count() == before
 
 
+def test_leaving_early_does_not_read_the_rest(reader):
+    list(reader.read([np.arange(3)]))
+    started = time.monotonic()
+    next(reader.read([np.arange(203)] * 50_000))
+    assert time.monotonic() - started < 2
+
+
 def test_the_end_is_an_end(reader):
     batches = reader.read([np.arange(3)])
     assert len(list(batches)) == 1
@@ -162,10 +169,31 @@ def test_more_workers_than_the_machine_has(beton):
         BetonReader(beton[0], 1000, CPU)
 
 
+def test_torchs_threads_stay_as_they_were_in_the_reading_thread(reader, monkeypatch):
+    """Threads that start later inherit what was set last in any thread."""
+    list(reader.read([np.arange(3)]))
+    (stage, outputs), *rest = reader._loader.code[0]
+    seen = []
+
+    def watched(**arguments):
+        seen.append(torch.get_num_threads())
+        return stage(**arguments)
+
+    monkeypatch.setattr(reader._loader, "code", ([(watched, outputs), *rest], reader._loader.code[1]))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        list(reader.read([np.arange(5)] * 2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3, 3]
+
+
 def test_torchs_threads_stay_as_they_were(beton):
-    """In a fresh process: importing FFCV, a Loader, and the reading thread each change them."""
+    """In a fresh process: importing FFCV and making its Loader each change them."""
     script = f"""
-import threading, torch
+import torch
 torch.set_num_threads(3)
 from pathlib import Path
 import numpy as np
@@ -174,10 +202,6 @@ assert torch.get_num_threads() == 3, "import"
 batches = BetonReader(Path({str(beton[0])!r}), 1, torch.device("cpu")).read([np.arange(5)] * 9)
 for images, _ in batches:
     assert torch.get_num_threads() == 3, "reading"
-    fresh = []  # what a thread that starts now is given
-    thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
-    thread.start(); thread.join()
-    assert fresh == [3], fresh
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
