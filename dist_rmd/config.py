@@ -37,6 +37,16 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Augment:
+    """What random views of an image may look like; colours and padding follow SimSiam's CIFAR recipe."""
+
+    crop_min: ClosedUnitInterval = 0.2
+    """least area of a crop in the views of simsiam, as a fraction of the image's"""
+    flip: bool = True
+    """mirror every other view; false for digits and text"""
+
+
+@dataclass(frozen=True)
 class Noise:
     """Which labels the training sees.  Accuracies are always measured on the clean labels of the test images."""
 
@@ -107,6 +117,7 @@ class Run:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 on GPUs, fp32 on CPUs; fp16 scales the loss"""
     data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
     noise: Noise = field(default_factory=Noise)
     model: Model = field(default_factory=Model)
     dist: Distributed = field(default_factory=Distributed)
@@ -210,7 +221,8 @@ def _builtin(value: Any) -> Any:
     if isinstance(value, Namespace):
         return Namespace(**{key: _builtin(item) for key, item in vars(value).items()})
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{f.name: _builtin(getattr(value, f.name)) for f in dataclasses.fields(value)})
+        fields = {f.name: _builtin(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
     if isinstance(value, tuple | list):
         return type(value)(_builtin(item) for item in value)
     if isinstance(value, dict):

@@ -113,7 +113,7 @@ def train(plan: Plan) -> None:
         plan.labels.save(plan.folder / "labels.npz")
     distributed.barrier()
     source = Source(
-        plan.dataset, config.data, config.seed, world.rank, world.size, world.device, world.cores
+        plan.dataset, config.data, config.augment, config.seed, world.rank, world.size, world.device, world.cores
     )
     began = time.monotonic()
     console.say(_headline(plan))
@@ -215,7 +215,7 @@ def _key(plan: Plan, stage: type[Stage], name: str, keys: dict[str, str]) -> str
         {
             "stage": name,
             "version": __version__,
-            "sections": {section: config[section] for section in (*stage.sections, "model")},
+            "sections": {section: config[section] for section in (*stage.sections, "model", "augment")},
             "views": stage.views,
             "seed": config["seed"],
             "precision": plan.precision,
@@ -253,9 +253,10 @@ def _picture(plan: Plan, batch: Batch) -> Tensor:
 def _headline(plan: Plan) -> str:
     world, config, labels = plan.world, plan.config, plan.labels
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    wrong = "" if labels.noise_rate is None else f", {100 * labels.noise_rate:.1f} % wrong labels"
     return (
         f"{plan.folder}: {' -> '.join(config.stages)} on {world.size} x {device} ({plan.precision}); "
-        f"{len(labels.indices)} images, {plan.shape.classes} classes, {100 * labels.noise_rate:.1f} % wrong labels"
+        f"{len(labels)} images, {plan.shape.classes} classes{wrong}"
     )
 
 

@@ -53,7 +53,9 @@ class Trained:
     def source(self, dataset: Dataset, world: World) -> Source:
         """Loaders of `dataset` for this rank."""
         config = self.config
-        return Source(dataset, config.data, config.seed, world.rank, world.size, world.device, world.cores)
+        return Source(
+            dataset, config.data, config.augment, config.seed, world.rank, world.size, world.device, world.cores
+        )
 
     def network(self, stage: str, dataset: Dataset, device: torch.device) -> nn.Module:
         """The stage's network in evaluation mode, with `.encoder`, and a classifier where the stage trained a head.

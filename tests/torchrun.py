@@ -10,13 +10,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def torchrun(ranks: int, *arguments: str, deadline: float = 120, env: dict[str, str] | None = None):
-    """`torchrun --nproc_per_node=ranks ARGUMENTS` from the project's root.  Returns the finished process with its output (text).
+    """`torchrun --nproc_per_node=ranks ARGUMENTS` from the project's root -> the finished process and its output (text).
 
     A run that outlasts `deadline` seconds is killed with all its children and fails the test.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command = [*launcher, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | (env or {})
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | (env or {})
     process = subprocess.Popen(
         command,
         cwd=ROOT,

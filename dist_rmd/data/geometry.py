@@ -12,17 +12,19 @@ from torch import Tensor
 from dist_rmd.data import keyed
 
 TRIES = 10
-SCALE = (0.2, 1.0)
 LOG_RATIO = math.log(4 / 3)
 
 
-def random_resized_boxes(area_bits: Tensor, ratio_bits: Tensor, top_bits: Tensor, left_bits: Tensor, side: int):
-    """torchvision's RandomResizedCrop.get_params (scale 0.2..1, ratio 3/4..4/3) of a side x side image, for b samples.
+def random_resized_boxes(
+    area_bits: Tensor, ratio_bits: Tensor, top_bits: Tensor, left_bits: Tensor, side: int, smallest: float = 0.2
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """torchvision's RandomResizedCrop.get_params (ratio 3/4..4/3) of a side x side image, for b samples.
 
-    `area_bits` and `ratio_bits` are TRIES x b draws, `top_bits` and `left_bits` b draws.  Returns top, left, height and
-    width, each b int64.  The first try that fits inside the image counts; if none does, the whole image is taken.
+    `area_bits` and `ratio_bits` are TRIES x b draws, `top_bits` and `left_bits` b draws; `smallest` is the least area
+    of a crop as a fraction of the image's.  Returns top, left, height and width, each b int64.  The first try that fits
+    inside the image counts; if none does, the whole image is taken.
     """
-    area = side * side * (SCALE[0] + (SCALE[1] - SCALE[0]) * keyed.unit(area_bits))
+    area = side * side * (smallest + (1 - smallest) * keyed.unit(area_bits))
     ratio = _exp((2 * keyed.unit(ratio_bits) - 1) * LOG_RATIO)
     width = torch.sqrt(area * ratio).round().to(torch.int64)
     height = torch.sqrt(area / ratio).round().to(torch.int64)

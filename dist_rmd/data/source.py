@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dist_rmd.config import Data
+from dist_rmd.config import Augment, Data
 from dist_rmd.data.beton import Dataset
 from dist_rmd.data.beton_reader import BetonReader
 from dist_rmd.data.labels import LabelView
@@ -19,9 +19,17 @@ class Source:
     """Makes loaders for `rank` of `world` ranks on `device`; `cores` are the CPU cores this rank may use."""
 
     def __init__(
-        self, dataset: Dataset, config: Data, seed: int, rank: int, world: int, device: torch.device, cores: int
+        self,
+        dataset: Dataset,
+        config: Data,
+        augment: Augment,
+        seed: int,
+        rank: int,
+        world: int,
+        device: torch.device,
+        cores: int,
     ):
-        self.dataset, self.config, self.seed = dataset, config, seed
+        self.dataset, self.config, self.augment, self.seed = dataset, config, augment, seed
         self.rank, self.world, self.device, self.cores = rank, world, device, cores
         self._readers: dict[str, BetonReader | MemoryReader] = {}
 
@@ -38,7 +46,10 @@ class Source:
         )  # fmt: skip
 
     def _views(self, kinds: Sequence[str], compiled: bool) -> Views:
-        return Views(kinds, self.dataset.side, self.dataset.mean, self.dataset.std, self.seed, compiled)
+        return Views(
+            kinds, self.dataset.side, self.dataset.mean, self.dataset.std, self.seed, compiled,
+            self.augment.crop_min, self.augment.flip,
+        )  # fmt: skip
 
     def _reader(self, split: str) -> BetonReader | MemoryReader:
         if split not in self._readers:

@@ -28,25 +28,33 @@ GRAY_RATE = 0.2
 class Views:
     """Makes one view of each of `kinds` from a batch.
 
-    "strong": RandomResizedCrop(0.2..1), flip, ColorJitter(.4, .4, .4, .1) with p .8, grayscale with p .2 (SimSiam's
-    CIFAR recipe, arXiv 2011.10566, without blur); "weak": random crop with side/8 black pixels of padding, flip;
-    "plain": the image.  `mean` and `std` are per channel, of pixels in 0..1.  With `compiled` the arithmetic on pixels
-    is compiled at the first call (some 20 s).  Eager and compiled views may differ in the last bits, two calls in one
-    mode never do.
+    "strong": RandomResizedCrop(crop_min..1), flip, ColorJitter(.4, .4, .4, .1) with p .8, grayscale with p .2
+    (SimSiam's CIFAR recipe, arXiv 2011.10566, without blur); "weak": random crop with side/8 black pixels of padding,
+    flip; "plain": the image.  Without `flip` nothing is mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
+    With `compiled` the arithmetic on pixels is compiled at the first call (some 20 s).  Eager and compiled views may
+    differ in the last bits, two calls in one mode never do.
     """
 
     def __init__(
-        self, kinds: Sequence[str], side: int, mean: Sequence[float], std: Sequence[float], seed: int, compiled: bool
+        self,
+        kinds: Sequence[str],
+        side: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        compiled: bool,
+        crop_min: float = 0.2,
+        flip: bool = True,
     ):
         for kind in kinds:
             if kind not in ("strong", "weak", "plain"):
                 raise ConfigError(f"unknown view {kind!r}: choose from strong, weak, plain")
         self.kinds, self.side, self.seed = tuple(kinds), side, seed
         self._statistics = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
+        self._crop_min, self._flip_rate = crop_min, 0.5 if flip else 0.0
         self._run: Callable = _compiled if compiled else _eager
-        self._keys = functools.lru_cache(maxsize=2 * len(self.kinds))(
-            self._fold_keys
-        )  # one epoch's serve all its batches
+        # One epoch's keys serve all its batches.
+        self._keys = functools.lru_cache(maxsize=2 * len(self.kinds))(self._fold_keys)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, indices: Tensor, epoch: int, batch: int) -> tuple[Tensor, ...]:
@@ -66,8 +74,8 @@ class Views:
         draws = keyed.draw(self._keys(epoch, view, STRONG, images.device), indices)
         areas, ratios = draws[: geometry.TRIES], draws[geometry.TRIES : 2 * geometry.TRIES]
         top, left, flip, jitter, *strengths, gray = draws[2 * geometry.TRIES :].unbind(0)
-        box = geometry.random_resized_boxes(areas, ratios, top, left, self.side)
-        pixels = self._run(_crop, images, *box, _happens(flip, 0.5))
+        box = geometry.random_resized_boxes(areas, ratios, top, left, self.side, self._crop_min)
+        pixels = self._run(_crop, images, *box, _happens(flip, self._flip_rate))
         jitter = _happens(jitter, JITTER_RATE)
         factors = [
             torch.where(jitter, neutral + spread * (2 * keyed.unit(strength) - 1), neutral)
@@ -82,7 +90,7 @@ class Views:
         down, right, flip = keyed.draw(self._keys(epoch, view, WEAK, images.device), indices).unbind(0)
         padding = self.side // 8
         down, right = (keyed.below(draw, 2 * padding + 1) - padding for draw in (down, right))
-        return self._run(_shift, images, down, right, _happens(flip, 0.5), statistics=self._statistics)
+        return self._run(_shift, images, down, right, _happens(flip, self._flip_rate), statistics=self._statistics)
 
     def _plain(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         mean, std = self._statistics.view(2, 3).repeat(1, self.side).unbind(0)  # rows of S x 3 values vectorise well

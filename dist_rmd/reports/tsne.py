@@ -45,12 +45,10 @@ def tsne(runs: Sequence[Path]) -> str:
 
 
 def _draw(run: Trained) -> Figure:
-    if run.labels.true is None:
-        raise DataError(f"{run.folder}: the true labels are not known, so mislabelled points cannot be told apart")
     world, dataset = detect("auto"), run.dataset()
     classes = dataset.classes
     chosen = (len(classes) - 2, len(classes) - 1)
-    view = _two_classes(run.labels, chosen)
+    view = _two_classes(run, chosen)
     source = run.source(dataset, world)
     figure, axes = plt.subplots(1, len(run.stages), figsize=(4.2 * len(run.stages), 4.6), squeeze=False)
     for axis, stage in zip(axes[0], run.stages, strict=True):
@@ -58,7 +56,7 @@ def _draw(run: Trained) -> Figure:
         features, _, indices = extract_all(net.get_submodule("encoder"), source.evaluation("train", view))
         points = TSNE(init="pca", random_state=0, perplexity=min(30, len(features) // 4)).fit_transform(features.cpu())
         order = np.searchsorted(view.indices, indices.cpu().numpy())
-        _scatter(axis, points, view.given[order], view.given[order] != view.true[order], chosen, classes)
+        _scatter(axis, points, view.given[order], (view.given != view.true)[order], chosen, classes)
         axis.set_title(_title(stage, run.config))
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncol=len(names), frameon=False)
@@ -68,8 +66,11 @@ def _draw(run: Trained) -> Figure:
     return figure
 
 
-def _two_classes(labels: LabelView, chosen: Sequence[int]) -> LabelView:
+def _two_classes(run: Trained, chosen: Sequence[int]) -> LabelView:
     """The first PER_CLASS images of each chosen given label, in beton order."""
+    labels = run.labels
+    if labels.true is None:
+        raise DataError(f"{run.folder}: the true labels are not known, so mislabelled points cannot be told apart")
     rows = np.sort(np.concatenate([np.flatnonzero(labels.given == c)[:PER_CLASS] for c in chosen]))
     rows = rows[np.argsort(labels.indices[rows])]
     return LabelView(labels.indices[rows], labels.given[rows], labels.true[rows], labels.num_classes)
@@ -80,10 +81,10 @@ def _scatter(
 ) -> None:
     for label, colour in zip(chosen, COLOURS, strict=True):
         clean = points[(given == label) & ~wrong]
-        axis.scatter(*clean.T, s=10, c=colour, alpha=0.7, linewidths=0, label=f"“{names[label]}”, clean")
+        axis.scatter(clean[:, 0], clean[:, 1], s=10, c=colour, alpha=0.7, linewidths=0, label=f"“{names[label]}”, clean")
     for label, colour in zip(chosen, ("tab:red", "tab:orange"), strict=True):
         noisy = points[(given == label) & wrong]
-        axis.scatter(*noisy.T, s=16, c=colour, marker="x", linewidths=0.9, label=f"“{names[label]}”, mislabelled")
+        axis.scatter(noisy[:, 0], noisy[:, 1], s=16, c=colour, marker="x", linewidths=0.9, label=f"“{names[label]}”, mislabelled")
     axis.set_xticks([])
     axis.set_yticks([])
 
