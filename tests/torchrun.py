@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def torchrun(ranks: int, *arguments: str, deadline: float = 120, env: dict[str, str] | None = None):
-    """`torchrun --nproc_per_node=ranks ARGUMENTS` from the project's root -> the finished process and its output (text).
+    """`torchrun --nproc_per_node=ranks ARGUMENTS` from the project's root -> the finished process with its output.
 
     A run that outlasts `deadline` seconds is killed with all its children and fails the test.
     """

@@ -23,7 +23,7 @@ from dist_rmd.trained import Trained
 __all__ = ["tsne"]
 
 PER_CLASS = 1000  # points drawn of each class at most
-COLOURS = ("tab:blue", "tab:green")
+CLEAN, MISLABELLED = ("tab:blue", "tab:green"), ("tab:red", "tab:orange")
 
 
 def tsne(runs: Sequence[Path]) -> str:
@@ -79,12 +79,11 @@ def _two_classes(run: Trained, chosen: Sequence[int]) -> LabelView:
 def _scatter(
     axis: Axes, points: np.ndarray, given: np.ndarray, wrong: np.ndarray, chosen: Sequence[int], names: Sequence[str]
 ) -> None:
-    for label, colour in zip(chosen, COLOURS, strict=True):
-        clean = points[(given == label) & ~wrong]
-        axis.scatter(clean[:, 0], clean[:, 1], s=10, c=colour, alpha=0.7, linewidths=0, label=f"“{names[label]}”, clean")
-    for label, colour in zip(chosen, ("tab:red", "tab:orange"), strict=True):
-        noisy = points[(given == label) & wrong]
-        axis.scatter(noisy[:, 0], noisy[:, 1], s=16, c=colour, marker="x", linewidths=0.9, label=f"“{names[label]}”, mislabelled")
+    for label, clean_colour, wrong_colour in zip(chosen, CLEAN, MISLABELLED, strict=True):
+        x, y = points[(given == label) & ~wrong].T
+        axis.scatter(x, y, s=10, c=clean_colour, alpha=0.7, linewidths=0, label=f"“{names[label]}”, clean")
+        x, y = points[(given == label) & wrong].T
+        axis.scatter(x, y, s=16, c=wrong_colour, marker="x", linewidths=0.9, label=f"“{names[label]}”, mislabelled")
     axis.set_xticks([])
     axis.set_yticks([])
 
