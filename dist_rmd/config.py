@@ -9,15 +9,27 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    restricted_number_type,
+)
 
 from dist_rmd.errors import ConfigError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+if TYPE_CHECKING:
+    Width = int
+else:  # narrower convolutions corrupt memory in torch 2.15's CPU kernels for channels_last
+    Width = restricted_number_type("Width", int, (">=", 8))
 
 
 @dataclass(frozen=True)
@@ -64,10 +76,10 @@ class Noise:
 class Model:
     """The encoder, the same for every stage."""
 
-    name: Literal["resnet18", "resnet34"] = "resnet18"
-    """encoder with the CIFAR stem (3x3 convolution, no max-pooling)"""
-    width: PositiveInt = 64
-    """channels of the first stage; the feature has 8 times as many dimensions"""
+    name: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
+    """encoder with the CIFAR stem (3x3 convolution, no max-pooling); resnet10 for tiny images on a CPU"""
+    width: Width = 64
+    """channels of the first stage, at least 8; the feature has 8 times as many dimensions"""
 
 
 @dataclass(frozen=True)

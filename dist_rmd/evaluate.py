@@ -43,10 +43,15 @@ def evaluate(folder: Path, data: Path | None, device: str) -> list[str]:
     dataset = run.dataset(data)
     source = run.source(dataset, world)
 
-    def clean(split: str):
-        return source.evaluation(split, LabelView.of(dataset.labels(split), len(dataset.classes)))
+    def clean(split: str) -> LabelView:
+        return LabelView.of(dataset.labels(split), len(dataset.classes))
 
-    splits = Splits(train=lambda: clean("train"), test=lambda: clean("test"), classes=len(dataset.classes))
+    neighbours = clean("train") if data else run.labels.clean()
+    splits = Splits(
+        train=lambda: source.evaluation("train", neighbours),
+        test=lambda: source.evaluation("test", clean("test")),
+        classes=len(dataset.classes),
+    )
     lines = []
     for stage in run.stages:
         measure = lookup("evaluation", lookup("stages", stage).evaluation)

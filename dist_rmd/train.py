@@ -139,8 +139,7 @@ def train(plan: Plan) -> None:
 
 def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key: str) -> None:
     config, world = plan.config, plan.world
-    sync = config.dist.sync_batchnorm
-    stage.net = distributed.place(stage.net, world, sync)
+    stage.net = distributed.place(stage.net, world, config.dist.sync_batchnorm)
     for frozen in stage.frozen():
         frozen.to(world.device).to(memory_format=torch.channels_last)
     loader = source.training(plan.labels, stage.views, stage.optimization.batch_size)
@@ -161,7 +160,7 @@ def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key
         test=lambda: source.evaluation("test", LabelView.of(plan.dataset.labels("test"), plan.shape.classes)),
         classes=plan.shape.classes,
     )
-    net = distributed.parallel(stage.net, world, sync)
+    net = distributed.parallel(stage.net, world)
 
     def save() -> None:
         if world.leads:

@@ -60,6 +60,7 @@ def test_printed_configuration_reads_back_equal(tmp_path):
         ("task.epochs=x", ["task.epochs"]),
         ("task.epochs=0", ["task.epochs"]),
         ("task.lr=0", ["task.lr"]),
+        ("model.width=4", ["model.width", "8"]),
         ("seed=1.5", ["seed"]),
         ("seed=null", ["seed", "null"]),
         ("data=3", ["data"]),

@@ -109,14 +109,13 @@ def place(net: nn.Module, world: World, sync_batchnorm: bool) -> nn.Module:
     return net.to(world.device).to(memory_format=torch.channels_last)
 
 
-def parallel(net: nn.Module, world: World, sync_batchnorm: bool) -> nn.Module:
-    """Wrap a placed `net` so that gradients are averaged over ranks."""
+def parallel(net: nn.Module, world: World) -> nn.Module:
+    """Wrap a placed `net` so that gradients are averaged over ranks, and all hold the first rank's buffers."""
     if world.size == 1:
         return net
     return DistributedDataParallel(
         net,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        broadcast_buffers=not sync_batchnorm,  # synchronised statistics are equal already
         gradient_as_bucket_view=True,
     )
 

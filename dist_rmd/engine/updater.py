@@ -39,6 +39,10 @@ class Updater:
         self.optimizer = torch.optim.SGD(
             groups, lr=self.base_lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
         )
+        if config.momentum:
+            # torch would allocate them in the first step, and leave them unwritten when the scaler skips that step.
+            for parameter in self._parameters():
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def autocast(self) -> AbstractContextManager:
@@ -52,8 +56,7 @@ class Updater:
         self.scaler.scale(loss).backward()
         if self.config.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+            torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -61,6 +64,9 @@ class Updater:
         scaled = self.base_lr * schedule.factor(self.config, clock.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr if group.get("constant_lr") else scaled
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @property
     def lr(self) -> float:

@@ -2,7 +2,7 @@
 
 from dist_rmd.models.resnet import ResNet
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
 
 def encoder(name: str, width: int = 64) -> ResNet:

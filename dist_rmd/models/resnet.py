@@ -1,4 +1,4 @@
-"""ResNet-18 and -34 encoders with the CIFAR stem (He et al. 2016, https://arxiv.org/abs/1512.03385, sec. 4.2).
+"""ResNet-10, -18 and -34 encoders with the CIFAR stem (He et al. 2016, https://arxiv.org/abs/1512.03385, sec. 4.2).
 
 The stem is one 3x3 convolution of stride 1 without max-pooling, so that 32x32 images keep their resolution through
 the first stage; the pooled feature has 8 * width dimensions (512 at full width).

@@ -48,6 +48,18 @@ def test_fp16_skips_a_step_with_infinite_gradients_and_lowers_the_scale():
     assert updater.scaler.get_scale() == before / 2
 
 
+def test_a_skipped_first_step_leaves_no_trace_in_the_momentum():
+    for _ in range(5):  # what is wrong here depends on what memory happens to hold
+        rubbish = [torch.full((4096,), float("nan")) for _ in range(8)]
+        del rubbish
+        weight = nn.Parameter(torch.ones(4096))
+        config = Optimization(lr=0.1, momentum=0.9, weight_decay=0, schedule="constant")
+        updater = Updater([{"params": [weight]}], config, 1, CPU, "fp16")
+        updater((weight * float("inf")).sum(), Clock())
+        updater(weight.sum(), Clock())
+        torch.testing.assert_close(weight.detach(), torch.full((4096,), 0.9))
+
+
 def test_state_goes_on_bit_for_bit():
     config = Optimization(epochs=3, lr=0.1, schedule="cosine")
 

@@ -1,4 +1,4 @@
-"""Small stages and batches for tests: width 2, 8 x 8 images, 3 classes."""
+"""Small stages and batches for tests: width 8, 8 x 8 images, 3 classes."""
 
 import torch
 
@@ -9,15 +9,16 @@ from dist_rmd.models.encoder import encoder
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape
 
-SMALL = ("model.width=2", "simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
+SMALL = ("model.width=8", "model.name=resnet10")
+HEADS = ("simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
 SHAPE = DataShape(classes=3, side=8)
 
 
 def stage(name, *overrides, seed=0):
     """A stage as the train command builds it; rgrl gets a random teacher in place of SimSiam's."""
-    config = sections.parse(None, [*SMALL, *overrides])
+    config = sections.parse(None, [*SMALL, *HEADS, *overrides])
     torch.manual_seed(99)
-    inputs = {"simsiam": {"encoder": encoder("resnet18", 2).state_dict()}}
+    inputs = {"simsiam": {"encoder": encoder("resnet10", 8).state_dict()}}
     torch.manual_seed(seed)
     return lookup("stages", name)(config, SHAPE, inputs)
 

@@ -19,7 +19,7 @@ for name in sys.argv[2:]:
     for part in [s.net, *s.frozen()]:
         part.double()
     s.net = distributed.place(s.net, world, True)
-    net = distributed.parallel(s.net, world, True)
+    net = distributed.parallel(s.net, world)
     terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
     terms["loss"].backward()
     found = {key: p.grad for key, p in s.net.named_parameters()}

@@ -1,0 +1,232 @@
+"""Whole runs: the command line, the run folder, resuming, several ranks, and what bad input is told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import small
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchrun import ROOT, torchrun
+
+from dist_rmd import evaluate, report
+from dist_rmd.artefacts import load
+from dist_rmd.engine.writers import read_metrics
+from dist_rmd.train import main
+
+STAGES = "stages=[simsiam,classifier,rgrl]"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small.prepare(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def arguments(data, tmp_path):
+    return [*small.RECIPE, f"data.path={data}", f"out={tmp_path}", "data.reader=memory"]
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """One run of all three stages on two ranks, through FFCV."""
+    out = tmp_path_factory.mktemp("runs")
+    done = torchrun(2, "-m", "dist_rmd.train", *small.RECIPE, STAGES, f"data.path={data}", f"out={out}", "name=a")
+    assert done.returncode == 0, done.stdout
+    return out / "a", done.stdout
+
+
+def losses(folder, stage):
+    return curve(folder, stage, "train/loss")
+
+
+def curve(folder, stage, tag):
+    return [r[tag] for r in read_metrics(folder / "metrics.jsonl") if r["stage"] == stage and tag in r]
+
+
+def test_a_run_leaves_what_the_readme_promises(run):
+    folder, output = run
+    assert "simsiam -> classifier -> rgrl on 2 x CPU (fp32); 150 images, 10 classes, 40.0 % wrong labels" in output
+    assert json.loads((folder / "exit.json").read_text())["code"] == 0
+    assert json.loads((folder / "env.json").read_text())["world"] == 2
+    for stage, evaluations in (("simsiam", "test/knn_top1"), ("classifier", "test/top1"), ("rgrl", "test/top1")):
+        assert load(folder / stage / "artefact.pt")["classes"] == [str(digit) for digit in range(10)]
+        assert len(losses(folder, stage)) == 2 * 4  # epochs x whole batches of 32 among 150
+        board = EventAccumulator(str(folder / "tb" / stage))
+        board.Reload()
+        assert evaluations in board.Tags()["scalars"]
+        assert {"train/loss", "train/lr", "perf/images_per_s", "perf/data_wait_frac"} <= set(board.Tags()["scalars"])
+        assert board.Tags()["images"] == ["train/views"]
+
+
+def test_one_process_trains_the_same_network(run, arguments, tmp_path):
+    """Same losses up to rounding as on two ranks, with memory in place of FFCV."""
+    assert main([*arguments, STAGES, "name=one"]) == 0
+    for stage in ("simsiam", "classifier", "rgrl"):
+        mine, theirs = losses(tmp_path / "one", stage)[:3], losses(run[0], stage)[:3]  # then rounding has grown
+        np.testing.assert_allclose(mine, theirs, rtol=2e-3, atol=2e-3)
+
+
+def test_a_finished_run_started_again_reuses_everything(run, data):
+    folder, _ = run
+    before = (folder / "metrics.jsonl").read_bytes()
+    command = [*small.RECIPE, STAGES, f"data.path={data}", f"out={folder.parent}", "name=a"]
+    assert main(command) == 0
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert json.loads((folder / "exit.json").read_text())["code"] == 0
+
+
+def test_another_noise_reuses_the_teacher_alone(run, data, capsys):
+    folder, _ = run
+    command = [*small.RECIPE, STAGES, f"data.path={data}", f"out={folder.parent}", "name=b", "noise.rate=0.2"]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "simsiam: finished before, reusing" in output
+    assert "rgrl: finished before" not in output
+    teachers = [load(folder.parent / name / "simsiam" / "artefact.pt")["key"] for name in ("a", "b")]
+    assert teachers[0] == teachers[1]
+
+
+def test_evaluate_repeats_the_last_measurement(run, capsys):
+    folder, _ = run
+    assert evaluate.main([str(folder), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    for stage, tag in (("simsiam", "test/knn_top1"), ("classifier", "test/top1"), ("rgrl", "test/top1")):
+        assert f"{stage}  {tag} {curve(folder, stage, tag)[-1]:.2f}" in printed
+
+
+def test_report_shows_last_and_best(run, capsys):
+    folder, _ = run
+    assert report.main([str(folder)]) == 0
+    table = capsys.readouterr().out
+    accuracies = curve(folder, "rgrl", "test/top1")
+    (row,) = [line for line in table.splitlines() if "RMDNet" in line]
+    assert f"{accuracies[-1]:.2f}" in row
+    assert f"{max(accuracies):.2f}" in row
+    assert "CE+RMDNet (K=1)" in row
+    assert "symmetric 0.4" in row
+
+
+def test_report_draws_the_representations(run, capsys):
+    folder, _ = run
+    assert report.main(["tsne", str(folder)]) == 0
+    picture = folder / "figures" / "tsne.png"
+    assert capsys.readouterr().out.strip() == str(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    board = EventAccumulator(str(folder / "tb" / "figures"))
+    board.Reload()
+    assert board.Tags()["images"] == ["figures/tsne"]
+
+
+@pytest.mark.parametrize("stage", ["simsiam", "classifier"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(arguments, tmp_path, stage):
+    """kill -9 after some checkpoint; started again, it is the run that nothing happened to."""
+    command = [*arguments, f"stages=[{stage}]", "simsiam.epochs=8", "task.epochs=8", "name=a"]
+    straight = [*command, f"out={tmp_path / 'straight'}"]
+    assert main(straight) == 0
+    process = subprocess.Popen([sys.executable, "-m", "dist_rmd.train", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    checkpoints = tmp_path / "a" / stage / "checkpoints"
+    deadline = time.monotonic() + 100
+    while len(list(checkpoints.glob("*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    assert main(command) == 0
+    ours, undisturbed = (load(folder / "a" / stage / "artefact.pt") for folder in (tmp_path, tmp_path / "straight"))
+    for name, tensor in undisturbed["encoder"].items():
+        assert torch.equal(ours["encoder"][name], tensor), name
+    records = [r for r in read_metrics(tmp_path / "a" / "metrics.jsonl") if "train/loss" in r]
+    assert [r["step"] for r in records] == list(range(1, 33))  # each step once
+    assert losses(tmp_path / "a", stage) == losses(tmp_path / "straight" / "a", stage)
+
+
+def test_fp16_and_bf16_train(arguments, tmp_path):
+    for precision in ("fp16", "bf16"):
+        assert main([*arguments, "stages=[simsiam,rgrl]", f"name={precision}", f"precision={precision}"]) == 0
+        assert all(np.isfinite(losses(tmp_path / precision, "rgrl")))
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "words"),
+    [
+        ("noise.ratte=0.4", 2, ["noise.ratte", "noise.rate"]),
+        ("task.epochs=many", 2, ["task.epochs"]),
+        ("noise.rate=1.5", 2, ["noise.rate", "1.5"]),
+        ("stages=[rgrl]", 2, ["rgrl", "simsiam"]),
+        ("stages=[simsiamm]", 2, ["simsiamm", "simsiam"]),
+        ("loss.name=cee", 2, ["cee", "ce"]),
+        ("task.batch_size=4096", 2, ["4096", "150"]),
+        ("noise.kind=file", 2, ["noise.file"]),
+        ("data.path=/nowhere", 65, ["/nowhere", "prepare"]),
+    ],
+)
+def test_mistakes_are_one_line_with_the_right_code(arguments, capsys, tmp_path, override, code, words):
+    assert main([*arguments, "stages=[classifier]", "name=bad", override]) == code
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
+def test_no_gpu_is_said(arguments, capsys):
+    assert main([*arguments, "device=cuda"]) == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_labels_of_the_wrong_length_are_refused(arguments, capsys, tmp_path):
+    np.save(tmp_path / "short.npy", np.zeros(7, np.int64))
+    assert main([*arguments, "noise.kind=file", f"noise.file={tmp_path / 'short.npy'}"]) == 65
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "short.npy" in line
+    assert "7 labels" in line
+    assert "1437" in line
+
+
+def test_labels_of_another_run_are_used(arguments, run, tmp_path):
+    folder, _ = run
+    command = [*arguments, "stages=[classifier]", "noise.kind=file", f"noise.file={folder / 'labels.npz'}", "name=c"]
+    assert main(command) == 0
+    mine, theirs = np.load(tmp_path / "c" / "labels.npz"), np.load(folder / "labels.npz")
+    assert all(np.array_equal(mine[name], theirs[name]) for name in theirs.files)
+
+
+@pytest.fixture
+def copy(data, tmp_path):
+    shutil.copytree(data, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_truncated_beton_is_refused(arguments, copy, capsys):
+    os.truncate(copy / "train.beton", 1000)
+    assert main([*arguments, f"data.path={copy}"]) == 65
+    assert "train.beton" in capsys.readouterr().err
+
+
+def test_a_manifest_that_disagrees_is_refused(arguments, copy, capsys):
+    shutil.copy(copy / "test.beton", copy / "train.beton")
+    assert main([*arguments, f"data.path={copy}"]) == 65
+    assert "train.beton" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_other_classes_is_refused(run, copy, capsys):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["classes"].append("ten")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert evaluate.main([str(run[0]), "--data", str(copy)]) == 65
+    assert "trained for 10 classes" in capsys.readouterr().err
+
+
+def test_help_and_print_config(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "--relation.k" in capsys.readouterr().out
+    assert main([*arguments, "--print-config"]) == 0
+    assert "simsiam:" in capsys.readouterr().out
