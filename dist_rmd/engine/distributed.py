@@ -3,6 +3,7 @@
 torchrun, srun (one task per rank) and a plain `python` start are told apart by their environment variables.
 """
 
+import gc
 import os
 import subprocess
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def start(world: World, timeout: int) -> None:
 def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
+        gc.collect()  # a DDP network still waiting for collection would keep gloo's threads alive, which abort at exit
         dist.destroy_process_group()
 
 

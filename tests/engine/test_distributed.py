@@ -103,6 +103,7 @@ def test_ranks_agree(tmp_path):
         "    assert all(torch.equal(part, parts[0]) for part in parts)\n"
         "assert distributed.leaders(world.leads) is True\n"
         "distributed.barrier()\n"
+        "del net\n"
         "distributed.stop()\n"
     )
     on_ranks(2, script)

@@ -14,7 +14,7 @@ from stages.recipe import batch, stage
 from dist_rmd.engine import distributed
 world = distributed.detect("cpu")
 distributed.start(world, timeout=60)
-for name in sys.argv[2:]:
+def measure(name):
     s = stage(name)
     for part in [s.net, *s.frozen()]:
         part.double()
@@ -28,6 +28,8 @@ for name in sys.argv[2:]:
     if world.size > 1:
         torch.distributed.all_reduce(loss)
     torch.save(found | {"loss": loss / world.size}, f"{sys.argv[1]}/{name}-{world.rank}.pt")
+for name in sys.argv[2:]:
+    measure(name)
 distributed.stop()
 """
 
