@@ -3,6 +3,8 @@
 Rank and device belong to engine/distributed.py; nothing here chooses either.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -36,7 +38,7 @@ def gather_sizes(size: int, device: torch.device) -> list[int]:
     return torch.cat(sizes).tolist()
 
 
-def all_gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
+def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """Concatenate every rank's rows (b_r x ...) in rank order -> (sum b_r) x ..., without gradient.
 
     `sizes` are the b_r of all ranks (`gather_sizes`); they may differ.

@@ -15,6 +15,10 @@ class Batch:
     """b int64: the given labels, which may be wrong"""
     indices: Tensor
     """b int64: positions in the beton"""
-    share: float
-    """b * world / size of the global batch: a rank's batch mean times `share`, averaged over the ranks, is the mean
-    over the global batch"""
+    sizes: tuple[int, ...]
+    """the b of every rank, in rank order"""
+
+    @property
+    def share(self) -> float:
+        """b * world / size of the global batch: a rank's mean times this, averaged over ranks, is the global mean."""
+        return len(self.indices) * len(self.sizes) / sum(self.sizes)

@@ -74,13 +74,15 @@ class Loader:
         order = self._indices
         if self._shuffle:
             order = order[keyed.epoch_order(len(order), self._seed, epoch)]
-        shares = []
+        own, numbers, sizes = [], [], []
         for number in range(start, self._batches):
             whole = order[number * self._batch_size : (number + 1) * self._batch_size]
-            own = whole[keyed.shard(len(whole), self._rank, self._world)]
-            if len(own):
-                shares.append((number, own, len(own) * self._world / len(whole)))
-        with closing(self._reader.read([own for _, own, _ in shares])) as images_and_indices:
-            for (number, _, share), (images, indices) in zip(shares, images_and_indices, strict=True):
+            parts = [whole[keyed.shard(len(whole), rank, self._world)] for rank in range(self._world)]
+            if len(parts[self._rank]):
+                own.append(parts[self._rank])
+                numbers.append(number)
+                sizes.append(tuple(map(len, parts)))
+        with closing(self._reader.read(own)) as read:
+            for number, shard_sizes, (images, indices) in zip(numbers, sizes, read, strict=True):
                 views = self._views(images, indices, epoch, number)
-                yield Batch(views, self._labels[indices], indices, share)
+                yield Batch(views, self._labels[indices], indices, shard_sizes)

@@ -10,7 +10,7 @@ so that products of rows are Pearson correlations:
 B counts the rows of all ranks.  Edge grows like B and node about like sqrt(B): weights belong to a global batch size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ class RelationLoss:
         self.node, self.edge, self.eps = node, edge, eps
         self.method = METHODS[method]
 
-    def __call__(self, teacher: Tensor, student: Tensor, sizes: list[int] | None = None) -> Relation:
+    def __call__(self, teacher: Tensor, student: Tensor, sizes: Sequence[int] | None = None) -> Relation:
         """teacher, student: this rank's rows, b_r x D (any float type, one D; b_r may differ by rank) -> Relation.
 
         Computed in float32 (float64 if an input is), whatever autocast says.  No gradient reaches the teacher.  The
@@ -87,7 +87,7 @@ class _Gather(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z_t: Tensor, z_s: Tensor, node_weight: float, edge_weight: float, eps: float, sizes: list[int]
+        ctx: Any, z_t: Tensor, z_s: Tensor, node_weight: float, edge_weight: float, eps: float, sizes: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         both = all_gather_rows(torch.cat([z_t, z_s], dim=1), sizes)  # B x 2D, one collective
         all_t, all_s = (part.contiguous() for part in both.chunk(2, dim=1))  # B x D each

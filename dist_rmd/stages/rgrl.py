@@ -56,7 +56,7 @@ class RGRL(Classifier):
         with torch.no_grad():
             targets = self.teacher(view)
         task = batch_mean(self.loss(logits, batch.labels), batch)
-        relation = self.relation(targets, features)
+        relation = self.relation(targets, features, batch.sizes)
         return {
             "loss": task + self.k * relation.loss,
             "loss_task": task.detach(),

@@ -27,7 +27,7 @@ class Share:
 
     def epoch(self, epoch):
         for rows in self.rows:
-            yield Batch((self.logits[rows],), self.labels[rows], rows, 1.0)
+            yield Batch((self.logits[rows],), self.labels[rows], rows, (len(rows),))
 
 
 def table(images=37):

@@ -18,7 +18,7 @@ class Share:
 
     def epoch(self, epoch):
         for rows in self.rows:
-            yield Batch((self.features[rows],), self.labels[rows], rows, 1.0)
+            yield Batch((self.features[rows],), self.labels[rows], rows, (len(rows),))
 
 
 def table(images, seed):

@@ -29,5 +29,5 @@ def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1):
     images = [torch.randn(size, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype) for _ in range(views)]
     labels = torch.randint(3, (size,), generator=generator)
     part = shard(size, rank, world)
-    own = len(labels[part])
-    return Batch(tuple(x[part] for x in images), labels[part], torch.arange(size)[part], own * world / size)
+    sizes = tuple(len(range(size)[shard(size, r, world)]) for r in range(world))
+    return Batch(tuple(x[part] for x in images), labels[part], torch.arange(size)[part], sizes)

@@ -29,7 +29,7 @@ def test_loss_is_the_papers_equation_11():
     s.net.double()
     s.teacher.double()
     view = b.views[0].double()
-    terms = s.losses(s.net, type(b)((view,), b.labels, b.indices, b.share))
+    terms = s.losses(s.net, type(b)((view,), b.labels, b.indices, b.sizes))
     logits, features = (out.detach().numpy() for out in s.net(view))
     teacher = s.teacher(view).numpy()
     rows = np.corrcoef(teacher, features)
