@@ -46,7 +46,7 @@ def test_vote_equals_the_naive_float64_formula():
         assert np.argmax(votes) == found
 
 
-def test_separable_classes_are_found_and_chance_is_not_beaten_by_noise():
+def test_separable_classes_are_found():
     assert score() > 60
 
 
@@ -57,8 +57,9 @@ def test_the_same_on_three_ranks(tmp_path):
         f"sys.path.insert(0, {str(__file__.rpartition('/')[0])!r})\n"
         "from test_knn import score\n"
         "dist.init_process_group('gloo')\n"
-        "print('score', score(dist.get_rank(), dist.get_world_size()))\n"
+        "value = score(dist.get_rank(), dist.get_world_size())\n"
+        "open(f'{sys.argv[1]}/{dist.get_rank()}', 'w').write(str(value))\n"
         "dist.destroy_process_group()\n"
     )
-    output = on_ranks(3, script)
-    assert output.count(f"score {score()}") == 3, output
+    on_ranks(3, script, tmp_path)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == [str(score())] * 3
