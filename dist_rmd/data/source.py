@@ -6,9 +6,8 @@ import torch
 
 from dist_rmd.config import Augment, Data
 from dist_rmd.data.beton import Dataset
-from dist_rmd.data.beton_reader import BetonReader
 from dist_rmd.data.labels import LabelView
-from dist_rmd.data.loader import Loader
+from dist_rmd.data.loader import ImageReader, Loader
 from dist_rmd.data.memory import MemoryReader
 from dist_rmd.data.views import Views
 
@@ -31,7 +30,7 @@ class Source:
     ):
         self.dataset, self.config, self.augment, self.seed = dataset, config, augment, seed
         self.rank, self.world, self.device, self.cores = rank, world, device, cores
-        self._readers: dict[str, BetonReader | MemoryReader] = {}
+        self._readers: dict[str, ImageReader] = {}
 
     def training(self, labels: LabelView, kinds: Sequence[str], batch_size: int) -> Loader:
         """Augmented views of the training images in keyed order, in whole global batches of `batch_size`."""
@@ -51,11 +50,13 @@ class Source:
             self.augment.crop_min, self.augment.flip,
         )  # fmt: skip
 
-    def _reader(self, split: str) -> BetonReader | MemoryReader:
+    def _reader(self, split: str) -> ImageReader:
         if split not in self._readers:
             path = self.dataset.beton(split)
             if self.config.reader == "memory":
                 self._readers[split] = MemoryReader(path, self.device)
             else:
+                from dist_rmd.data.beton_reader import BetonReader  # only where it is used: importing FFCV takes seconds
+
                 self._readers[split] = BetonReader(path, self.config.workers or self.cores, self.device)
         return self._readers[split]

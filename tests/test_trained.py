@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from dist_rmd import artefacts, run_folder, sections
+from dist_rmd.data.beton import Dataset
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.models.encoder import encoder
+from dist_rmd.trained import Trained
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with one finished stage, a classifier of the classes a and b at side 8."""
+    config = sections.parse(None, ["stages=[classifier,rgrl]", "model.width=8", "model.name=resnet10"])
+    run_folder.describe(tmp_path, config, world=1, device="cpu")
+    artefact = {
+        "classes": ["a", "b"],
+        "side": 8,
+        "model": {"name": "resnet10", "width": 8},
+        "encoder": encoder("resnet10", 8).state_dict(),
+        "head": torch.nn.Linear(64, 2).state_dict(),
+    }
+    artefacts.save(tmp_path / "classifier" / "artefact.pt", tmp_path / "shared.pt", artefact)
+    return Trained(tmp_path)
+
+
+def dataset(tmp_path, classes=("a", "b"), side=8):
+    return Dataset(tmp_path, "made up", side, classes, (0.5,) * 3, (0.5,) * 3, {}, {}, {})
+
+
+def test_networks_come_back(run, tmp_path):
+    net = run.network("classifier", dataset(tmp_path), torch.device("cpu"))
+    assert not net.training
+    logits, features = net(torch.zeros(3, 3, 8, 8))
+    assert (logits.shape, features.shape) == ((3, 2), (3, 64))
+    weights = artefacts.load(tmp_path / "classifier" / "artefact.pt")["head"]["weight"]
+    assert torch.equal(net.head.weight, weights)
+
+
+def test_only_finished_stages_are_listed(run):
+    assert run.stages == ["classifier"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": ("a", "b", "c")}, "trained for 2 classes.* has 3"),
+        ({"classes": ("b", "a")}, "names or order differ"),
+        ({"side": 32}, "side 8.*--side 8"),
+    ],
+)
+def test_other_data_is_refused(run, tmp_path, change, words):
+    with pytest.raises(DataError, match=words):
+        run.network("classifier", dataset(tmp_path, **change), torch.device("cpu"))
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no run here"):
+        _ = Trained(tmp_path / "nowhere").config
