@@ -56,7 +56,8 @@ class Source:
             if self.config.reader == "memory":
                 self._readers[split] = MemoryReader(path, self.device)
             else:
-                from dist_rmd.data.beton_reader import BetonReader  # only where it is used: importing FFCV takes seconds
+                # Only where it is used: importing FFCV takes seconds.
+                from dist_rmd.data.beton_reader import BetonReader
 
                 self._readers[split] = BetonReader(path, self.config.workers or self.cores, self.device)
         return self._readers[split]
