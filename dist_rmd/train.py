@@ -215,7 +215,6 @@ def _key(plan: Plan, stage: type[Stage], name: str, keys: dict[str, str]) -> str
             "stage": name,
             "version": __version__,
             "sections": {section: config[section] for section in (*stage.sections, "model", "augment")},
-            "views": stage.views,
             "seed": config["seed"],
             "precision": plan.precision,
             "sync_batchnorm": config["dist"]["sync_batchnorm"],

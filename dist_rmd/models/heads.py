@@ -8,7 +8,8 @@ from dist_rmd.models.resnet import ResNet
 def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
     """SimSiam's projector: `layers` linear layers, each with batch normalisation, the last without ReLU and affine.
 
-    N x features -> N x out.  Chen & He 2021, https://arxiv.org/abs/2011.10566, sec. 3; two layers for CIFAR (app. D).
+    N x features -> N x out; the identity for layers = 0.
+    Chen & He 2021, https://arxiv.org/abs/2011.10566, sec. 3; two layers for CIFAR (app. D).
     """
     widths = [features, *[hidden] * (layers - 1), out]
     modules: list[nn.Module] = []

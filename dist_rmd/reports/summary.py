@@ -1,5 +1,6 @@
 """Accuracy of runs as one table: last and best epoch, mean and standard deviation over seeds."""
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,12 +17,14 @@ __all__ = ["summary"]
 
 
 class Row(NamedTuple):
-    """One line of the table: what was trained on what, the same but for the seed."""
+    """One line of the table: what was trained on what, the same but for the seeds."""
 
     method: str
     data: str
     noise: str
     metric: str
+    settings: str
+    """everything else in the configuration: runs that differ in it are no seeds of one another"""
 
 
 class Result(NamedTuple):
@@ -48,7 +51,7 @@ def summary(runs: Sequence[Path]) -> str:
     for row, results in rows.items():
         last, best = (_spread([getattr(r, which) for r in results]) for which in ("last", "best"))
         at = ", ".join(str(r.best_epoch) for r in results)
-        lines.append(f"| {' | '.join(row)} | {last} | {best} at epoch {at} | {len(results)} |")
+        lines.append(f"| {' | '.join(row[:4])} | {last} | {best} at epoch {at} | {len(results)} |")
     return "\n".join(lines)
 
 
@@ -58,20 +61,23 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
     if not metrics.exists():
         raise DataError(f"{folder}: no metrics.jsonl, the run has not measured anything yet")
     records = read_metrics(metrics)
+    other = {key: value for key, value in config.items() if key not in ("name", "out", "seed", "stages", "log")}
+    settings = json.dumps(other | {"noise": other["noise"] | {"seed": None}}, sort_keys=True)
     found = []
     for stage in config["stages"]:
         tag = {"knn": "test/knn_top1", "accuracy": "test/top1"}[lookup("stages", stage).evaluation]
         curve = [(record[tag], record["epoch"]) for record in records if record["stage"] == stage and tag in record]
         if curve:
             best, epoch = max(curve, key=lambda point: point[0])
-            row = Row(_method(stage, config), Path(config["data"]["path"]).name, _noise(config), tag)
+            row = Row(_method(stage, config), Path(config["data"]["path"]).name, _noise(config), tag, settings)
             found.append((row, Result(curve[-1][0], best, epoch)))
     return found
 
 
 def _method(stage: str, config: dict[str, Any]) -> str:
     loss = config["loss"]["name"].upper()
-    return {"classifier": loss, "rgrl": f"{loss}+RMDNet (K={config['relation']['k']:g})", "simsiam": "SimSiam"}[stage]
+    rmdnet = f"{loss}+RMDNet (K={config['relation']['k']:g})"
+    return {"classifier": loss, "rgrl": rmdnet, "simsiam": "SimSiam"}.get(stage, stage)
 
 
 def _noise(config: dict[str, Any]) -> str:

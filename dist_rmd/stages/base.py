@@ -34,7 +34,7 @@ class Stage:
     """stages whose artefacts this one starts from"""
     uses_labels: ClassVar[bool] = True
     """False: the result does not depend on the labels, and one artefact serves all noise settings"""
-    views: ClassVar[tuple[str, ...]] = ("weak",)
+    views: tuple[str, ...] = ("weak",)
     """the kinds of augmented views in each batch (dist_rmd.data.views)"""
     evaluation: ClassVar[str] = "accuracy"
     """what is measured on the test images: the public function of dist_rmd/evaluation/<evaluation>.py"""

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import Config, Optimization
@@ -27,8 +27,10 @@ class SimSiamConfig(Optimization):
     """initial learning rate"""
     eval_every: PositiveInt = 10
     """epochs between two kNN evaluations; the last epoch is always evaluated"""
-    proj_layers: PositiveInt = 2
-    """linear layers of the projector"""
+    views: Literal["strong", "weak"] = "strong"
+    """strong: crop, flip, colours; weak: shift and flip, as in the later stages"""
+    proj_layers: NonNegativeInt = 2
+    """linear layers of the projector; 0: none, the predictor sits on the encoder"""
     proj_hidden: PositiveInt = 2048
     """hidden width of the projector"""
     proj_out: PositiveInt = 2048
@@ -60,20 +62,21 @@ class SimSiam(Stage):
 
     sections: ClassVar[Mapping[str, type]] = {"simsiam": SimSiamConfig}
     uses_labels = False
-    views = ("strong", "strong")
     evaluation = "knn"
     net: Siamese
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         c = self.optimization = config.simsiam
+        self.views = (c.views, c.views)
         backbone = encoder(config.model.name, config.model.width)
+        out = c.proj_out if c.proj_layers else backbone.out_features
         self.net = Siamese(
             backbone,
             projector(backbone.out_features, c.proj_hidden, c.proj_out, c.proj_layers),
-            predictor(c.proj_out, c.pred_hidden),
+            predictor(out, c.pred_hidden),
         )
         self.fix_pred_lr = c.fix_pred_lr
-        self.healthy_std = c.proj_out**-0.5  # of a coordinate of unit vectors spread evenly over the sphere
+        self.healthy_std = out**-0.5  # of a coordinate of unit vectors spread evenly over the sphere
 
     def param_groups(self) -> list[dict[str, Any]]:
         body = [*self.net.encoder.parameters(), *self.net.projector.parameters()]

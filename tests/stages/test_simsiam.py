@@ -56,6 +56,13 @@ def test_predictor_may_keep_its_learning_rate():
     assert len(parameters) == len(list(s.net.parameters()))
 
 
+def test_options_of_the_methods_study():
+    s = stage("simsiam", "simsiam.proj_layers=0", "simsiam.views=weak")
+    assert s.views == ("weak", "weak")
+    assert s.net(*batch(views=2).views)[2].shape == (10, 64)  # the encoder's features
+    assert s.losses(s.net, batch(views=2))["loss"].isfinite()
+
+
 def test_artefact_holds_all_three_networks():
     s = stage("simsiam")
     artefact = s.artefact()

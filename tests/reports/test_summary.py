@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from dist_rmd import run_folder, sections
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.reports.summary import summary
+
+
+def run(folder, accuracies, *overrides):
+    """A run folder whose classifier measured these accuracies after epochs 1, 2, ..."""
+    config = sections.parse(None, ["stages=[classifier]", "data.path=data/pets", "noise.rate=0.4", *overrides])
+    run_folder.describe(folder, config, world=1, device="cpu")
+    records = [
+        {"stage": "classifier", "epoch": epoch, "step": 10 * epoch, "test/top1": accuracy}
+        for epoch, accuracy in enumerate(accuracies, start=1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def rows(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_last_and_best_of_one_run(tmp_path):
+    (row,) = rows(summary([run(tmp_path, [50.0, 80.0, 70.0])]))
+    assert row == ["CE", "pets", "symmetric 0.4", "test/top1", "70.00", "80.00 at epoch 2", "1"]
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
+    runs = [run(tmp_path / str(seed), [60.0 + 2 * seed], f"seed={seed}", f"noise.seed={seed}") for seed in range(3)]
+    (row,) = rows(summary(runs))
+    assert row[4:] == ["62.00 ± 2.00", "62.00 ± 2.00 at epoch 1, 1, 1", "3"]
+
+
+def test_runs_with_other_settings_are_no_seeds_of_one_another(tmp_path):
+    runs = [run(tmp_path / "a", [60.0]), run(tmp_path / "b", [70.0], "task.lr=0.5", "seed=1")]
+    assert [row[4] for row in rows(summary(runs))] == ["60.00", "70.00"]
+
+
+def test_folders_without_a_run_or_a_measurement_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="no run here"):
+        summary([tmp_path])
+    run(tmp_path, [1.0])
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(DataError, match="not measured anything"):
+        summary([tmp_path])
