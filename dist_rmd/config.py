@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -171,7 +171,7 @@ Config = Namespace  # the fields of Run and one attribute per stage section, eac
 
 
 def parser(sections: Mapping[str, type]) -> ArgumentParser:
-    """The parser behind `parse`; its help lists every key with type and default."""
+    """The parser behind `parse`."""
     result = ArgumentParser(exit_on_error=False)
     result.add_class_arguments(Run)
     for name, section in sections.items():
@@ -200,6 +200,25 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
     except (Exception, SystemExit) as error:  # jsonargparse raises several kinds; all of them speak of the values given
         message = " ".join(str(error).replace("Parser key", "key").split())
         raise ConfigError(f"{message} (from {file or 'the command line'})") from None
+
+
+def help_text(sections: Mapping[str, type]) -> str:
+    """Every key with its default, its type and what it means, by section."""
+    lines = []
+    for group in parser(sections)._action_groups:
+        keys = [action for action in group._group_actions if hasattr(action, "_typehint")]
+        lines += ["", f"{group.title}"] if keys else []
+        for key in keys:
+            default = yaml.safe_dump(to_dict(key.default), default_flow_style=True).splitlines()[0]
+            lines += [f"  {key.dest}={default}  ({_type_name(key._typehint)})", f"      {key.help}"]
+    return "\n".join(lines)
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " | ".join(get_args(hint))
+    names = [getattr(part, "__name__", str(part)).replace("NoneType", "null") for part in get_args(hint) or (hint,)]
+    return {tuple: f"list of {names[0]}", dict: "name: number"}.get(get_origin(hint), " | ".join(names))
 
 
 def to_dict(config: Any) -> Any:

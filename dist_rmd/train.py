@@ -180,11 +180,10 @@ def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    keys = configuration.parser(sections.sections()).format_help().partition("\n\n")[2]
     parser = argparse.ArgumentParser(
         prog="python -m dist_rmd.train",
         description="Train the stages of one run.  Start it with torchrun or srun for several processes.",
-        epilog=f"Keys of CONFIG and of key=value overrides:\n\n{keys}",
+        epilog=f"Keys of CONFIG.yaml and of key=value:\n{configuration.help_text(sections.sections())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="defaults alone without one")

@@ -95,8 +95,14 @@ def test_missing_file_is_named():
 
 
 def test_help_lists_every_key_with_type_and_meaning():
-    text = config.parser(SECTIONS).format_help()
-    for words in ("--noise.rate", "--task.milestones", "ClosedUnitInterval", "fraction of the labels"):
+    text = config.help_text(SECTIONS)
+    for words in (
+        "noise.rate=0.0  (ClosedUnitInterval)\n      fraction of the labels",
+        "task.milestones=[]  (list of NonNegativeInt)",
+        "device=auto  (auto | cuda | cpu)",
+        "data.workers=null  (PositiveInt | null)",
+        "loss.options={}  (name: number)",
+    ):
         assert words in text
 
 

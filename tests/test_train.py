@@ -227,6 +227,6 @@ def test_help_and_print_config(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
-    assert "--relation.k" in capsys.readouterr().out
+    assert "relation.k=1.0" in capsys.readouterr().out
     assert main([*arguments, "--print-config"]) == 0
     assert "simsiam:" in capsys.readouterr().out
