@@ -23,7 +23,8 @@ def lookup(kind: str, name: str) -> Any:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
-        raise ConfigError(f"unknown {kind} name {name!r}: {hint}")
+        folder = f"dist_rmd/{kind.replace('.', '/')}"
+        raise ConfigError(f"there is no {name!r} in {folder}: {hint}")
     module = importlib.import_module(f"dist_rmd.{kind}.{name}")
     (public,) = module.__all__
     return getattr(module, public)

@@ -32,7 +32,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(kind, name, hint):
     with pytest.raises(ConfigError) as caught:
         lookup(kind, name)
     message = str(caught.value)
-    assert message.startswith(f"unknown {kind} name {name!r}: ")
+    assert message.startswith(f"there is no {name!r} in dist_rmd/{kind}: ")
     assert hint in message
     assert "\n" not in message
     assert caught.value.code == 2
