@@ -50,7 +50,12 @@ def describe(folder: Path, config: Config, world: int, device: str) -> None:
 
 
 def outcome(folder: Path, code: int, reason: str, rank: int) -> None:
-    """Write exit.json: torchrun turns every exit code but 0 into 1, so the outcome also stands here."""
+    """Write exit.json: torchrun turns every exit code but 0 into 1, so the outcome also stands here.
+
+    The first of several ranks that fail is the cause: later ones do not overwrite it.
+    """
+    if (folder / "exit.json").exists():
+        return
     with contextlib.suppress(UserError):  # the folder itself may be what cannot be written
         content = {"code": code, "reason": reason, "rank": rank, "ended": _now()}
         _write(folder / "exit.json", json.dumps(content, indent=1))

@@ -4,6 +4,7 @@ This is the one place where configuration, data, stages, engine and evaluation m
 """
 
 import argparse
+import hashlib
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from torchvision.utils import make_grid
 
 from dist_rmd import __version__, artefacts, run_folder, sections
 from dist_rmd import config as configuration
+from dist_rmd.collectives import gather_sizes
 from dist_rmd.config import Config, to_dict
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.beton import Dataset, open_dataset
@@ -32,7 +34,7 @@ from dist_rmd.engine.loop import fit
 from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.updater import Updater, resolve_precision
 from dist_rmd.engine.writers import Writers
-from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.errors import ConfigError, DataError, UserError
 from dist_rmd.evaluation.splits import Splits
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape, Stage
@@ -97,6 +99,14 @@ def prepare(config: Config) -> Plan:
     world = distributed.detect(config.device)
     dataset = open_dataset(Path(config.data.path))
     labels = _labels(config, dataset)
+    for stage in stages:
+        stage.check(config)
+        size = getattr(config, stage.recipe).batch_size
+        if not 2 * world.size <= size <= len(labels):
+            raise ConfigError(
+                f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s), "
+                f"and at most the {len(labels)} training images"
+            )
     folder = Path(config.out) / config.name
     run_folder.refuse_other_run(folder, config)
     precision = resolve_precision(config.precision, world.device)
@@ -149,18 +159,27 @@ def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key
     checkpoints = Checkpoints(plan.folder / stage.name / "checkpoints", config.checkpoint.keep)
     if resume.restore(checkpoints, key, stage.net, updater, clock):
         console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
-    distributed.barrier()  # all ranks have read before rank 0 writes
+    steps_found = gather_sizes(clock.step, world.device)  # so all have read before the leading rank writes
+    if len(set(steps_found)) > 1:
+        raise DataError(
+            f"{checkpoints.folder}: the ranks found checkpoints of steps {steps_found}: is out={config.out} on a file "
+            "system that all machines share?"
+        )
     writers = Writers(plan.folder, stage.name, world.rank, resumed_at=clock.step)
     observer = Observer(stage.name, writers, console, config.log.every, stage.optimization.batch_size, stage.warning)
     if clock.step == 0 and world.leads:
         writers.image(clock, "train/views", _picture(plan, next(loader.epoch(0))))
-    evaluate = lookup("evaluation", stage.evaluation)
+    measure = lookup("evaluation", stage.evaluation)
     splits = Splits(
         train=lambda: source.evaluation("train", plan.labels.clean()),
         test=lambda: source.evaluation("test", LabelView.of(plan.dataset.labels("test"), plan.shape.classes)),
         classes=plan.shape.classes,
     )
     net = distributed.parallel(stage.net, world)
+
+    def evaluate() -> dict[str, float]:
+        distributed.share_buffers(stage.net)
+        return measure(stage.net, splits)
 
     def save() -> None:
         if world.leads:
@@ -170,9 +189,7 @@ def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key
     try:
         fit(
             stage, net, loader, updater, clock, observer,
-            evaluate=lambda: evaluate(stage.net, splits),
-            save=save,
-            save_every=config.checkpoint.every,
+            evaluate, save, config.checkpoint.every,
         )  # fmt: skip
     finally:
         console.stop()
@@ -216,8 +233,9 @@ def _key(plan: Plan, stage: type[Stage], name: str, keys: dict[str, str]) -> str
             "sections": {section: config[section] for section in (*stage.sections, "model", "augment")},
             "seed": config["seed"],
             "precision": plan.precision,
-            "sync_batchnorm": config["dist"]["sync_batchnorm"],
-            "images": [plan.dataset.hashes["train"], config["data"]["per_class"]],
+            # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
+            "batchnorm": "global" if config["dist"]["sync_batchnorm"] or plan.world.size == 1 else plan.world.size,
+            "images": [plan.dataset.hashes["train"], hashlib.sha256(plan.labels.indices.tobytes()).hexdigest()],
             "labels": plan.labels.digest if stage.uses_labels else None,
             "inputs": [keys[needed] for needed in stage.needs],
         }
@@ -250,7 +268,7 @@ def _picture(plan: Plan, batch: Batch) -> Tensor:
 def _headline(plan: Plan) -> str:
     world, config, labels = plan.world, plan.config, plan.labels
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
-    wrong = "" if labels.noise_rate is None else f", {100 * labels.noise_rate:.1f} % wrong labels"
+    wrong = f", {100 * labels.noise_rate:.1f} % wrong labels" if labels.noise_rate else ""  # as far as is known
     return (
         f"{plan.folder}: {' -> '.join(config.stages)} on {world.size} x {device} ({plan.precision}); "
         f"{len(labels)} images, {plan.shape.classes} classes{wrong}"

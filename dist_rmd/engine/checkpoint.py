@@ -50,7 +50,9 @@ class Checkpoints:
         return None
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+        # A crash between the two writes leaves a file without its sidecar: it was never finished.
+        paths = [path for path in self.folder.glob("step-*.pt") if path.with_suffix(".json").exists()]
+        return sorted(paths, reverse=True)
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:

@@ -51,14 +51,14 @@ def detect(device: str) -> World:
         if missing:
             raise ConfigError(f"RANK or WORLD_SIZE is set but {', '.join(missing)} is not: start with torchrun")
         rank, size, local_rank, local_size = (int(os.environ[name]) for name in names[:4])
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:  # srun
-        rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun; SLURM_NTASKS is set in a batch script's shell too
+        rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
         local_rank = int(os.environ["SLURM_LOCALID"])
         local_size = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0])
         _rendezvous_from_slurm()
     else:
         rank, size, local_rank, local_size = 0, 1, 0, 1
-    return World(rank, size, local_rank, local_size, _device(device, local_rank))
+    return World(rank, size, local_rank, local_size, _device(device, local_rank, local_size))
 
 
 def start(world: World, timeout: int) -> None:
@@ -103,6 +103,13 @@ def leaders(decision: bool) -> bool:
     return box[0]
 
 
+def share_buffers(net: nn.Module) -> None:
+    """Give all ranks the leading rank's running statistics, so that they evaluate one network."""
+    if dist.is_initialized():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def place(net: nn.Module, world: World, sync_batchnorm: bool) -> nn.Module:
     """Move `net` to this rank's device in channels_last, with global batch statistics if asked for and ranks > 1."""
     if world.size > 1 and sync_batchnorm:
@@ -122,14 +129,16 @@ def parallel(net: nn.Module, world: World) -> nn.Module:
     )
 
 
-def _device(device: str, local_rank: int) -> torch.device:
+def _device(device: str, local_rank: int, local_size: int) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and gpus == 0):
         return torch.device("cpu")
     if gpus == 0:
         raise ConfigError("device=cuda, but torch sees no GPU here: use device=cpu, or see what nvidia-smi says")
-    if local_rank >= gpus:
-        raise ConfigError(f"local rank {local_rank}, but this machine has {gpus} GPU(s): start one process per GPU")
+    if local_size > gpus:
+        raise ConfigError(
+            f"{local_size} processes on this machine, but it has {gpus} GPU(s): start one for each, or use device=cpu"
+        )
     return torch.device("cuda", local_rank)
 
 

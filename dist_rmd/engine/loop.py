@@ -37,8 +37,12 @@ def fit(
             observer.step(clock, terms, updater.lr)
         clock.next_epoch()
         is_last = clock.epoch == config.epochs
-        if is_last or clock.epoch % config.eval_every == 0:
+        evaluates, saves = (is_last or clock.epoch % every == 0 for every in (config.eval_every, save_every))
+        if evaluates or saves:
+            observer.flush(clock)
+        if evaluates:
             net.eval()
             observer.evaluated(clock, evaluate())
-        if is_last or clock.epoch % save_every == 0:
+        if saves:
             save()
+        observer.resume_timer()

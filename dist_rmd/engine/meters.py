@@ -21,7 +21,7 @@ class Meters:
     def _clear(self) -> None:
         self._sums: Tensor | None = None
         self._names: list[str] = []
-        self._steps = self._images = 0
+        self.steps = self._images = 0
         self._waited = self._trained = 0.0
         self.resume_timer()
 
@@ -45,7 +45,7 @@ class Meters:
         values = torch.stack([term.detach().double() for term in terms.values()])
         self._names = list(terms)
         self._sums = values if self._sums is None else self._sums + values
-        self._steps += 1
+        self.steps += 1
         self._images += images
         self._trained += time.perf_counter() - self._since
         self.resume_timer()
@@ -57,7 +57,7 @@ class Meters:
         which this rank waited for data}
         """
         assert self._sums is not None
-        means = (all_reduce_sum(self._sums) / (self._steps * world_size())).tolist()  # waits for the device
+        means = (all_reduce_sum(self._sums) / (self.steps * world_size())).tolist()  # waits for the device
         seconds = self._trained + time.perf_counter() - self._since
         result = {f"train/{name}": mean for name, mean in zip(self._names, means, strict=True)}
         result["perf/images_per_s"] = self._images / seconds

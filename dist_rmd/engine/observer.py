@@ -42,25 +42,35 @@ class Observer:
     def step(self, clock: Clock, terms: Mapping[str, Tensor], lr: float) -> None:
         """One optimizer step was made.  Raises NonFiniteLoss when a mean since the last point is not finite."""
         self.meters.add(terms, self.batch_size)
-        metrics = None
+        self.lr = lr
         if clock.step % self.every == 0:
-            metrics = self.meters.reduce()
-            self._check(clock, metrics)
-            self.writers.scalars(clock, metrics | {"train/lr": lr})
-            if warning := self.warn(metrics):
-                self.console.say(f"{self.stage}: {warning}")
+            self.flush(clock)
+        self.console.step(clock)
+
+    def flush(self, clock: Clock) -> None:
+        """Write the means since the last point, if there was a step; whatever is saved after it has been checked."""
+        if not self.meters.steps:
+            return
+        metrics = self.meters.reduce()
+        self._check(clock, metrics)
+        self.writers.scalars(clock, metrics | {"train/lr": self.lr})
         self.console.step(clock, metrics)
+        if warning := self.warn(metrics):
+            self.console.say(f"{self.stage}: {warning}")
 
     def evaluated(self, clock: Clock, metrics: Mapping[str, float]) -> None:
         """`metrics` of the network after clock.epoch epochs."""
         self.writers.scalars(clock, metrics)
         self.console.evaluated(metrics)
-        self.meters.resume_timer()  # evaluation is not training time
+
+    def resume_timer(self) -> None:
+        """What passed since the last step, evaluation and saving, was not training time."""
+        self.meters.resume_timer()
 
     def _check(self, clock: Clock, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NonFiniteLoss(
-                    f"{self.stage}: {name} is {value} within the {self.every} steps before step {clock.step} "
+                    f"{self.stage}: {name} is {value} in one of the steps up to {clock.step} "
                     "(a smaller learning rate usually cures it)"
                 )

@@ -16,6 +16,9 @@ from dist_rmd.trained import Trained
 __all__ = ["summary"]
 
 
+BESIDES = ("name", "out", "seed", "stages", "log", "checkpoint")  # what runs may differ in and still be seeds
+
+
 class Row(NamedTuple):
     """One line of the table: what was trained on what, the same but for the seeds."""
 
@@ -61,7 +64,7 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
     if not metrics.exists():
         raise DataError(f"{folder}: no metrics.jsonl, the run has not measured anything yet")
     records = read_metrics(metrics)
-    other = {key: value for key, value in config.items() if key not in ("name", "out", "seed", "stages", "log")}
+    other = {key: value for key, value in config.items() if key not in BESIDES}
     settings = json.dumps(other | {"noise": other["noise"] | {"seed": None}}, sort_keys=True)
     found = []
     for stage in config["stages"]:
@@ -69,7 +72,10 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
         curve = [(record[tag], record["epoch"]) for record in records if record["stage"] == stage and tag in record]
         if curve:
             best, epoch = max(curve, key=lambda point: point[0])
-            row = Row(_method(stage, config), Path(config["data"]["path"]).name, _noise(config), tag, settings)
+            planned = config[lookup("stages", stage).recipe]["epochs"]
+            unfinished = "" if curve[-1][1] == planned else f", unfinished: {curve[-1][1]} of {planned} epochs"
+            data = Path(config["data"]["path"]).name
+            row = Row(_method(stage, config) + unfinished, data, _noise(config), tag, settings)
             found.append((row, Result(curve[-1][0], best, epoch)))
     return found
 

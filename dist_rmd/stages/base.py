@@ -30,6 +30,8 @@ class Stage:
 
     sections: ClassVar[Mapping[str, type]] = {}
     """sections of the configuration that determine the result: name -> frozen dataclass"""
+    recipe: ClassVar[str]
+    """the one of them that is an Optimization"""
     needs: ClassVar[tuple[str, ...]] = ()
     """stages whose artefacts this one starts from"""
     uses_labels: ClassVar[bool] = True
@@ -45,6 +47,10 @@ class Stage:
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         raise NotImplementedError
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raise ConfigError for values that only this stage can judge.  Called before any work."""
 
     @property
     def name(self) -> str:

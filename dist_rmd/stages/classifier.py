@@ -46,6 +46,11 @@ class Classifier(Stage):
     """Mean robust loss between the logits and the given labels."""
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig, "loss": LossConfig}
+    recipe = "task"
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        robust_loss(config.loss)
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         self.optimization = config.task

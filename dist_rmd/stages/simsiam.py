@@ -61,6 +61,7 @@ class SimSiam(Stage):
     """L = C(p1, stopgrad z2) / 2 + C(p2, stopgrad z1) / 2, C = minus cosine similarity (RMDNet eq. 1-3)."""
 
     sections: ClassVar[Mapping[str, type]] = {"simsiam": SimSiamConfig}
+    recipe = "simsiam"
     uses_labels = False
     evaluation = "knn"
     net: Siamese

@@ -29,7 +29,7 @@ def test_newest_comes_back_and_only_the_last_are_kept(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "no sidecar", "half sidecar"])
+@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "half sidecar"])
 def test_broken_newest_is_skipped_with_a_warning(tmp_path, harm):
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save(1, state(1))
@@ -42,12 +42,16 @@ def test_broken_newest_is_skipped_with_a_warning(tmp_path, harm):
         newest.write_bytes(content)
     elif harm == "empty":
         newest.write_bytes(b"")
-    elif harm == "no sidecar":
-        newest.with_suffix(".json").unlink()
     else:
         newest.with_suffix(".json").write_text('{"bytes":')
     with pytest.warns(UserWarning, match=r"step-00000002\.pt"):
         assert checkpoints.load_newest()["clock"] == {"step": 1}
+
+
+def test_a_file_without_its_sidecar_was_never_finished(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(1, state(1)).with_suffix(".json").unlink()
+    assert checkpoints.load_newest() is None
 
 
 def test_all_broken_is_an_error_and_nothing_is_touched(tmp_path):

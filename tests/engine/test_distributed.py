@@ -49,7 +49,7 @@ def test_srun(environment, monkeypatch, tmp_path):
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    slurm = {"PROCID": 3, "NTASKS": 4, "LOCALID": 1, "STEP_TASKS_PER_NODE": "2(x2)", "JOB_NODELIST": "n[1-2]"}
+    slurm = {"PROCID": 3, "STEP_NUM_TASKS": 4, "LOCALID": 1, "STEP_TASKS_PER_NODE": "2(x2)", "JOB_NODELIST": "n[1-2]"}
     environment(**{f"SLURM_{name}": value for name, value in slurm.items()}, SLURM_JOB_ID=77, SLURM_RESTART_COUNT=0)
     monkeypatch.setenv("MASTER_ADDR", "")
     monkeypatch.delenv("MASTER_ADDR")
@@ -64,8 +64,8 @@ def test_srun(environment, monkeypatch, tmp_path):
     assert os.environ["MASTER_PORT"] != first  # a requeued job must not meet the killed one's port
 
 
-def test_one_slurm_task_is_a_plain_start(environment):
-    environment(SLURM_PROCID=0, SLURM_NTASKS=1, SLURM_JOB_ID=1)
+def test_a_batch_scripts_own_shell_is_a_plain_start(environment):
+    environment(SLURM_PROCID=0, SLURM_NTASKS=4, SLURM_JOB_ID=1)
     assert distributed.detect("cpu").size == 1
 
 

@@ -27,9 +27,12 @@ def run(observer, values):
 def test_means_are_written_every_n_steps(observed):
     observer, records = observed
     run(observer, [1.0, 3.0, 5.0])
+    observer.flush(Clock(step=3, epoch=1))
+    observer.flush(Clock(step=3, epoch=1))  # nothing new
     observer.evaluated(Clock(step=3, epoch=1), {"test/top1": 50.0})
-    first, second = records()
+    first, rest, second = records()
     assert (first["step"], first["train/loss"], first["train/lr"]) == (2, 2.0, 0.1)
+    assert (rest["step"], rest["train/loss"]) == (3, 5.0)
     assert second == {"stage": "rgrl", "epoch": 1, "step": 3, "test/top1": 50.0}
 
 
@@ -40,6 +43,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(observed, bad):
         run(observer, [1.0, bad])
     assert caught.value.code == 70
     assert records() == []
+
+
+def test_nothing_is_saved_unchecked(observed):
+    """The steps after the last point of the curve are looked at before a checkpoint."""
+    observer, _ = observed
+    run(observer, [1.0, 1.0, float("nan")])
+    with pytest.raises(NonFiniteLoss, match="up to 3"):
+        observer.flush(Clock(step=3))
 
 
 def test_the_stages_warning_is_said(observed, capsys):

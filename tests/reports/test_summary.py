@@ -9,7 +9,9 @@ from dist_rmd.reports.summary import summary
 
 def run(folder, accuracies, *overrides):
     """A run folder whose classifier measured these accuracies after epochs 1, 2, ..."""
-    config = sections.parse(None, ["stages=[classifier]", "data.path=data/pets", "noise.rate=0.4", *overrides])
+    config = ["stages=[classifier]", "data.path=data/pets", "noise.rate=0.4"]
+    overrides = [f"task.epochs={len(accuracies)}", *overrides]
+    config = sections.parse(None, [*config, *overrides])
     run_folder.describe(folder, config, world=1, device="cpu")
     records = [
         {"stage": "classifier", "epoch": epoch, "step": 10 * epoch, "test/top1": accuracy}
@@ -26,6 +28,11 @@ def rows(table):
 def test_last_and_best_of_one_run(tmp_path):
     (row,) = rows(summary([run(tmp_path, [50.0, 80.0, 70.0])]))
     assert row == ["CE", "pets", "symmetric 0.4", "test/top1", "70.00", "80.00 at epoch 2", "1"]
+
+
+def test_an_unfinished_run_is_named_as_such(tmp_path):
+    (row,) = rows(summary([run(tmp_path, [50.0, 80.0], "task.epochs=9")]))
+    assert row[0] == "CE, unfinished: 2 of 9 epochs"
 
 
 def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
