@@ -161,7 +161,9 @@ def test_fp16_and_bf16_train(arguments, tmp_path):
         ("stages=[rgrl]", 2, ["rgrl", "simsiam"]),
         ("stages=[simsiamm]", 2, ["simsiamm", "simsiam"]),
         ("loss.name=cee", 2, ["cee", "ce"]),
-        ("task.batch_size=4096", 2, ["4096", "150"]),
+        ("loss.options.p=1", 2, ["loss.options", "ce"]),
+        ("task.batch_size=4096", 2, ["task.batch_size", "4096", "150"]),
+        ("task.batch_size=1", 2, ["task.batch_size", "at least 2"]),
         ("noise.kind=file", 2, ["noise.file"]),
         ("data.path=/nowhere", 65, ["/nowhere", "prepare"]),
     ],
@@ -172,6 +174,7 @@ def test_mistakes_are_one_line_with_the_right_code(arguments, capsys, tmp_path, 
     (line,) = captured.err.splitlines()
     assert line.startswith("error: ")
     assert all(word in line for word in words), line
+    assert not (tmp_path / "bad").exists(), "found before any work"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
@@ -195,6 +198,17 @@ def test_labels_of_another_run_are_used(arguments, run, tmp_path):
     assert main(command) == 0
     mine, theirs = np.load(tmp_path / "c" / "labels.npz"), np.load(folder / "labels.npz")
     assert all(np.array_equal(mine[name], theirs[name]) for name in theirs.files)
+
+
+def test_a_teacher_of_other_images_is_not_reused(arguments, run, tmp_path):
+    """A label file may name a part of the images; the teacher trained on it is another one."""
+    folder, _ = run
+    labels = ["noise.kind=file", f"noise.file={folder / 'labels.npz'}", "data.per_class=null"]
+    assert main([*arguments, "stages=[simsiam]", "name=part", *labels]) == 0
+    assert main([*arguments, "stages=[simsiam]", "name=all", "data.per_class=null"]) == 0
+    part, whole = (load(tmp_path / name / "simsiam" / "artefact.pt")["key"] for name in ("part", "all"))
+    assert part == load(folder / "simsiam" / "artefact.pt")["key"]  # the same images as the run that wrote the file
+    assert part != whole
 
 
 @pytest.fixture
