@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,17 +29,47 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
         raise write_failed(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`; those of other live processes stay.
+
+    Not to be called while this process writes into `folder`: a file with its number is taken for that of an earlier
+    process, since containers give every start the same number.
+    """
+    for path in folder.glob(".*.tmp"):
+        writer = path.name.split(".")[-2]
+        if writer.isdecimal() and not _is_another_live_process(int(writer)):
+            with suppress(OSError):  # a later call tries again
+                path.unlink()
+
+
+def _is_another_live_process(number: int) -> bool:
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_failed(path: Path, error: Exception) -> WriteFailed:
     """The one line for an output, a file or folder, that broke while it was written."""
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-    reason = " ".join(str(error).split())
-    return WriteFailed(f"{path}: cannot be written ({reason}; {free / 1e6:.0f} MB free on its disk)")
+    # torch.save raises a RuntimeError about positions when the disk is full; what the system said is its context.
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+    disk = next(place for place in (path, *path.absolute().parents) if place.is_dir())
+    return WriteFailed(
+        f"{path}: cannot be written ({reason}; {shutil.disk_usage(disk).free / 1e6:.0f} MB free on its disk)"
+    )
 
 
 def sync(path: Path) -> None:

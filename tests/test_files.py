@@ -1,9 +1,14 @@
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
+from disks import make_read_only, tmpfs
 
 from dist_rmd.errors import CannotCreate, WriteFailed
-from dist_rmd.files import sha256, write_atomically
+from dist_rmd.files import remove_leftovers, sha256, write_atomically
 
 
 def test_the_content_arrives_and_nothing_else(tmp_path):
@@ -30,10 +35,45 @@ def test_a_broken_write_keeps_the_old_content(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk(tmp_path):
+    with tmpfs(tmp_path / "disk", "1m") as disk:
+        path = disk / "a.bin"
+        path.write_bytes(b"old")
+        with pytest.raises(WriteFailed, match=r"a\.bin: cannot be written \(No space left on device; 0 MB free"):
+            write_atomically(path, lambda file: file.write(bytes(2_000_000)))
+        assert path.read_bytes() == b"old"
+        assert list(disk.iterdir()) == [path]
+
+
+def test_a_folder_removed_meanwhile(tmp_path):
+    path = tmp_path / "gone" / "a.bin"
+    with pytest.raises(WriteFailed, match=r"a\.bin: cannot be written \(No such file or directory; \d+ MB free"):
+        write_atomically(path, lambda file: shutil.rmtree(path.parent))
+
+
 def test_a_place_that_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(CannotCreate, match="below: cannot be created"):
+    with pytest.raises(CannotCreate, match="below: cannot be created") as caught:
         write_atomically(tmp_path / "file" / "below", lambda file: None)
+    assert caught.value.code == 73
+
+
+def test_a_read_only_disk(tmp_path):
+    with tmpfs(tmp_path / "disk", "1m") as disk:
+        make_read_only(disk)
+        for path in (disk / "a.bin", disk / "new" / "a.bin"):
+            with pytest.raises(CannotCreate, match=r"a\.bin: cannot be created \(Read-only file system\)"):
+                write_atomically(path, lambda file: None)
+
+
+def test_leftovers_of_the_dead_are_removed_and_nothing_else(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stay = {f".a.bin.{os.getppid()}.tmp", "a.bin", f"a.{dead.pid}.tmp", ".notes.tmp"}
+    for name in {f".a.bin.{dead.pid}.tmp", f".b.{os.getpid()}.tmp", f".c.{10**30}.tmp"} | stay:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == stay
 
 
 def test_sha256_reads_in_pieces(tmp_path):
