@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat
@@ -28,6 +28,8 @@ class RelationConfig:
     """weight of node matching"""
     edge: NonNegativeFloat = 0.35
     """weight of edge matching"""
+    method: Literal["auto", "gather", "gram"] = "auto"
+    """how it is computed, not what: gather exchanges features, gram D x D matrices; auto takes the faster"""
 
 
 class RGRL(Classifier):
@@ -43,7 +45,7 @@ class RGRL(Classifier):
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         super().__init__(config, shape, inputs)  # the student's weights are drawn first: the same as the baseline's
         self.k = config.relation.k
-        self.relation = RelationLoss(node=config.relation.node, edge=config.relation.edge)
+        self.relation = RelationLoss(config.relation.node, config.relation.edge, config.relation.method)
         self.teacher = encoder(config.model.name, config.model.width).requires_grad_(False).eval()
         self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
 

@@ -5,6 +5,7 @@ from stages.recipe import batch, stage
 
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
+from dist_rmd.errors import ConfigError
 
 
 def trained(name, *overrides, steps=4):
@@ -24,8 +25,10 @@ def test_k_zero_is_the_baseline_bit_for_bit():
     assert not torch.equal(other.net.head.weight, baseline.net.head.weight)
 
 
-def test_loss_is_the_papers_equation_11():
-    s, b = stage("rgrl", "relation.k=0.7"), batch()
+@pytest.mark.parametrize("method", ["auto", "gather", "gram"])
+def test_loss_is_the_papers_equation_11(method):
+    s, b = stage("rgrl", "relation.k=0.7", f"relation.method={method}"), batch()
+    assert s.relation.method == method
     s.net.double()
     s.teacher.double()
     view = b.views[0].double()
@@ -58,3 +61,8 @@ def test_the_teacher_is_the_simsiam_encoder_and_the_student_is_not():
     torch.manual_seed(99)
     assert torch.equal(s.teacher.conv1.weight, stage("rgrl", seed=5).teacher.conv1.weight)
     assert not torch.equal(s.teacher.conv1.weight, s.net.encoder.conv1.weight)
+
+
+def test_an_unknown_relation_method_is_a_configuration_mistake():
+    with pytest.raises(ConfigError, match=r"relation\.method"):
+        stage("rgrl", "relation.method=gramm")
