@@ -108,8 +108,10 @@ class Checkpoint:
 
     every: PositiveInt = 1
     """epochs between two checkpoints"""
+    minutes: PositiveFloat = 10.0
+    """minutes after which one is written within an epoch"""
     keep: PositiveInt = 2
-    """how many of the newest are kept"""
+    """how many of the newest are kept, beside the best"""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Run:
     """what is trained, in this order"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU where there is one"""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """auto: bf16 on GPUs, fp32 on CPUs; fp16 scales the loss"""
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp64"] = "auto"
+    """auto: bf16 on GPUs, fp32 on CPUs; fp16 scales the loss; fp64 is for comparisons free of rounding"""
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     noise: Noise = field(default_factory=Noise)

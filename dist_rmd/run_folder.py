@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,19 +18,32 @@ from dist_rmd.config import Config
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.files import write_atomically
 
-HARMLESS = ("stages", "log.", "checkpoint.", "data.reader", "data.workers", "dist.timeout")
-"""keys that may change between two starts of one run: they do not change what a stage learns"""
+HARMLESS = (
+    "stages", "out", "name", "device", "log.", "checkpoint.", "dist.timeout",
+    "data.path", "data.reader", "data.workers", "data.compile_views", "noise.file",
+)  # fmt: skip
+"""keys that may change between two starts of a run: they do not change what a stage learns.  Images and labels behind
+a path are compared by content when a stage goes on."""
+
+STATUS = {0: "done", 75: "stopped"}
 
 
-def refuse_other_run(folder: Path, config: Config) -> None:
-    """A run folder belongs to one configuration.  Raises ConfigError that names what differs from the one in it."""
+def changes(folder: Path, config: Config, force: bool) -> list[str]:
+    """`key: old -> new` since the folder's last start, empty at the first.
+
+    Raises ConfigError when one of them changes what the stages learn, unless `force`d.
+    """
     path = folder / "config.yaml"
     if not path.exists():
-        return
+        return []
     changed = configuration.differences(configuration.read_yaml(path), configuration.to_dict(config))
-    changed = [change for change in changed if not change.startswith(HARMLESS)]
-    if changed:
-        raise ConfigError(f"{folder} holds another run ({'; '.join(changed)}): choose another name=, or move it away")
+    harmful = [change for change in changed if not change.startswith(HARMLESS)]
+    if harmful and not force:
+        raise ConfigError(
+            f"{folder} holds another run ({'; '.join(harmful)}): choose another name=, move it away, or go on all the "
+            "same with --force"
+        )
+    return changed
 
 
 def describe(folder: Path, config: Config, world: int, device: str) -> None:
@@ -42,6 +57,7 @@ def describe(folder: Path, config: Config, world: int, device: str) -> None:
         "host": platform.node(),
         "world": world,
         "device": device,
+        "slurm": {name: value for name, value in os.environ.items() if name.startswith("SLURM_JOB")},
         "started": _now(),
     }
     _write(folder / "config.yaml", configuration.to_yaml(config))
@@ -49,7 +65,7 @@ def describe(folder: Path, config: Config, world: int, device: str) -> None:
     (folder / "exit.json").unlink(missing_ok=True)
 
 
-def outcome(folder: Path, code: int, reason: str, rank: int) -> None:
+def outcome(folder: Path, code: int, reason: str, rank: int, **facts: Any) -> None:
     """Write exit.json: torchrun turns every exit code but 0 into 1, so the outcome also stands here.
 
     The first of several ranks that fail is the cause: later ones do not overwrite it.
@@ -57,8 +73,19 @@ def outcome(folder: Path, code: int, reason: str, rank: int) -> None:
     if (folder / "exit.json").exists():
         return
     with contextlib.suppress(UserError):  # the folder itself may be what cannot be written
-        content = {"code": code, "reason": reason, "rank": rank, "ended": _now()}
+        status = STATUS.get(code, "failed")
+        content = {"status": status, "code": code, "reason": reason, "rank": rank, "ended": _now(), **facts}
         _write(folder / "exit.json", json.dumps(content, indent=1))
+
+
+def finished(folder: Path, keys: dict[str, str]) -> bool:
+    """The last start trained all of these stages, given by name and key, to their ends, and they are still there."""
+    try:
+        ended = json.loads((folder / "exit.json").read_text())
+    except (OSError, ValueError):
+        return False
+    trained = ended["code"] == 0 and keys.items() <= ended["keys"].items()
+    return trained and all((folder / name / "artefact.pt").exists() for name in keys)
 
 
 def _write(path: Path, text: str) -> None:

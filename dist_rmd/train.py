@@ -4,42 +4,53 @@ This is the one place where configuration, data, stages, engine and evaluation m
 """
 
 import argparse
-import hashlib
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import record
 from torchvision.utils import make_grid
 
-from dist_rmd import __version__, artefacts, run_folder, sections
+from dist_rmd import artefacts, run_folder, sections
 from dist_rmd import config as configuration
-from dist_rmd.collectives import gather_sizes
-from dist_rmd.config import Config, to_dict
 from dist_rmd.data.batch import Batch
-from dist_rmd.data.beton import Dataset, open_dataset
-from dist_rmd.data.labels import LabelView, given_view, noisy_view
+from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
-from dist_rmd.engine import distributed, resume
+from dist_rmd.dry_run import dry_run
+from dist_rmd.engine import distributed, resume, signals
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
-from dist_rmd.engine.distributed import World
+from dist_rmd.engine.guard import Guard
+from dist_rmd.engine.logs import logger, rank_log
 from dist_rmd.engine.loop import fit
 from dist_rmd.engine.observer import Observer
-from dist_rmd.engine.updater import Updater, resolve_precision
+from dist_rmd.engine.peers import Peers
+from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.updater import Updater, parameter_dtype
 from dist_rmd.engine.writers import Writers
-from dist_rmd.errors import ConfigError, DataError, UserError
+from dist_rmd.errors import CannotCreate, DataError, UserError
 from dist_rmd.evaluation.splits import Splits
+from dist_rmd.plan import Plan, check
 from dist_rmd.registry import lookup
-from dist_rmd.stages.base import DataShape, Stage
+from dist_rmd.run_lock import run_lock
+from dist_rmd.stages.base import Stage
 
 VIEWS_SHOWN = 64
+
+
+@dataclass
+class Position:
+    """Where training stands, for whoever has to say how it ended."""
+
+    stage: str = ""
+    clock: Clock = field(default_factory=Clock)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,86 +61,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.print_config:
             print(configuration.to_yaml(config), end="")
             return 0
-        plan = prepare(config)
+        plan = check(config, arguments.force)
     except UserError as error:
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":  # every rank finds the same: say it once
             print(f"error: {error}", file=sys.stderr)
         return error.code
-    try:
-        train(plan)
-    except UserError as error:
-        print(f"error: rank {plan.world.rank}: {error}", file=sys.stderr)
-        run_folder.outcome(plan.folder, error.code, str(error), plan.world.rank)
-        return error.code
-    except Exception as error:
-        run_folder.outcome(plan.folder, 1, repr(error), plan.world.rank)
-        raise
-    finally:
-        distributed.stop()
-    if plan.world.leads:
-        run_folder.outcome(plan.folder, 0, "done", plan.world.rank)
-    return 0
+    if not arguments.dry_run and run_folder.finished(plan.folder, plan.keys):
+        if plan.world.leads:
+            print(f"{plan.folder}: finished before, nothing to do")
+        return 0
+    with StopRequest() as request:
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
+            request.follow(os.getppid())
+        try:
+            peers = distributed.start(plan.world, config.dist.timeout)
+            if arguments.dry_run:
+                dry_run(plan, peers)
+                return 0
+            with _claimed(plan, peers), rank_log(plan.folder, plan.world.rank):
+                return _recorded(plan, peers, request)
+        except UserError as error:
+            _say(error, plan)
+            return error.code
+        finally:
+            distributed.stop()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A checked configuration together with what it names: nothing has been written or trained yet."""
-
-    config: Config
-    world: World
-    dataset: Dataset
-    labels: LabelView
-    stages: tuple[type[Stage], ...]
-    precision: str
-    folder: Path
-
-    @property
-    def shape(self) -> DataShape:
-        return DataShape(len(self.dataset.classes), self.dataset.side)
-
-
-def prepare(config: Config) -> Plan:
-    """Check all that can be checked before work begins.  Raises ConfigError or DataError."""
-    stages = tuple(lookup("stages", name) for name in config.stages)
-    if not stages or len(set(stages)) < len(stages):
-        raise ConfigError(f"stages={list(config.stages)}: name at least one stage, and each one once")
-    for position, (name, stage) in enumerate(zip(config.stages, stages, strict=True)):
-        if missing := [needed for needed in stage.needs if needed not in config.stages[:position]]:
-            raise ConfigError(f"stage {name} needs {missing[0]} before it: stages={[*missing, *config.stages]}")
-    world = distributed.detect(config.device)
-    dataset = open_dataset(Path(config.data.path))
-    labels = _labels(config, dataset)
-    for stage in stages:
-        stage.check(config)
-        size = getattr(config, stage.recipe).batch_size
-        if not 2 * world.size <= size <= len(labels):
-            raise ConfigError(
-                f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s), "
-                f"and at most the {len(labels)} training images"
-            )
-    folder = Path(config.out) / config.name
-    run_folder.refuse_other_run(folder, config)
-    precision = resolve_precision(config.precision, world.device)
-    return Plan(config, world, dataset, labels, stages, precision, folder)
-
-
-def train(plan: Plan) -> None:
-    """Train every stage of the plan that no earlier run has finished."""
+def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) -> None:
+    """Train every stage of the plan that no earlier run has finished; `position` is kept up to date."""
     config, world = plan.config, plan.world
-    distributed.start(world, config.dist.timeout)
-    console = Console(world.rank, config.log.console_every)
+    console = Console(world.rank, config.log.console_every, plan.folder)
     if world.leads:
         run_folder.describe(plan.folder, config, world.size, str(world.device))
         plan.labels.save(plan.folder / "labels.npz")
-    distributed.barrier()
     source = Source(
-        plan.dataset, config.data, config.augment, config.seed, world.rank, world.size, world.device, world.cores
-    )
+        plan.dataset, config.data, config.augment, config.seed,
+        world.rank, world.size, world.device, world.cores, parameter_dtype(plan.precision),
+    )  # fmt: skip
     began = time.monotonic()
     console.say(_headline(plan))
+    for change in plan.changes:
+        console.say(f"changed since the last start: {change}")
     keys: dict[str, str] = {}
-    for stage_class, name in zip(plan.stages, config.stages, strict=True):
-        keys[name] = _key(plan, stage_class, name, keys)
+    for name, stage_class in plan.stages.items():
+        position.stage, position.clock = name, Clock()
+        keys[name] = plan.key(name, keys)
         own = plan.folder / name / "artefact.pt"
         shared = artefacts.shared_path(Path(config.out), name, keys[name])
         if distributed.leaders(shared.exists()):
@@ -140,35 +116,50 @@ def train(plan: Plan) -> None:
             inputs = {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in stage_class.needs}
             torch.manual_seed(config.seed)  # for the initial weights, the only use of torch's generator
             stage = stage_class(config, plan.shape, inputs)
-            _train_stage(plan, stage, source, console, keys[name])
+            keys[name] = _train_stage(plan, stage, source, peers, request, console, position.clock, keys[name])
             if world.leads:
-                artefacts.save(own, shared, _describe(plan, stage, keys[name]))
+                shared = artefacts.shared_path(Path(config.out), name, keys[name])
+                artefacts.save(own, shared, plan.artefact(stage, keys[name]))
         distributed.barrier()  # the next stage reads this one's artefact
     console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
 
 
-def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key: str) -> None:
-    config, world = plan.config, plan.world
-    stage.net = distributed.place(stage.net, world, config.dist.sync_batchnorm)
+def _train_stage(
+    plan: Plan,
+    stage: Stage,
+    source: Source,
+    peers: Peers,
+    request: StopRequest,
+    console: Console,
+    clock: Clock,
+    key: str,
+) -> str:
+    """Train `stage` from its newest checkpoint, or from the start, to its end; returns the key of what came out."""
+    config, world, dtype = plan.config, plan.world, parameter_dtype(plan.precision)
+    stage.net = distributed.place(stage.net, world, config.dist.sync_batchnorm, dtype)
     for frozen in stage.frozen():
-        frozen.to(world.device).to(memory_format=torch.channels_last)
+        distributed.place(frozen, world, sync_batchnorm=False, dtype=dtype)
     loader = source.training(plan.labels, stage.views, stage.optimization.batch_size)
     steps = len(loader)
     updater = Updater(stage.param_groups(), stage.optimization, steps, world.device, plan.precision)
-    clock = Clock()
+    writers = Writers(plan.folder, stage.name, world.rank)
+    observer = Observer(
+        stage.name, writers, console, config.log.every, stage.optimization.batch_size, updater.readings, stage.warning
+    )
     checkpoints = Checkpoints(plan.folder / stage.name / "checkpoints", config.checkpoint.keep)
-    if resume.restore(checkpoints, key, stage.net, updater, clock):
-        console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
-    steps_found = gather_sizes(clock.step, world.device)  # so all have read before the leading rank writes
-    if len(set(steps_found)) > 1:
+    lineage = resume.restore(checkpoints, key, plan.force, stage, updater, clock, observer)
+    found = peers.gather(clock.step)  # so all have read before the leading rank writes
+    if len(set(found)) > 1:
         raise DataError(
-            f"{checkpoints.folder}: the ranks found checkpoints of steps {steps_found}: is out={config.out} on a file "
-            "system that all machines share?"
+            f"{checkpoints.folder}: the ranks found checkpoints of steps {found}: is out={config.out} on a file system "
+            "that all machines share?"
         )
-    writers = Writers(plan.folder, stage.name, world.rank, resumed_at=clock.step)
-    observer = Observer(stage.name, writers, console, config.log.every, stage.optimization.batch_size, stage.warning)
+    if clock.step:
+        console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
+    writers.open(resumed_at=clock)
     if clock.step == 0 and world.leads:
         writers.image(clock, "train/views", _picture(plan, next(loader.epoch(0))))
+    guard = Guard(stage.name, peers, request, config.checkpoint.minutes)
     measure = lookup("evaluation", stage.evaluation)
     splits = Splits(
         train=lambda: source.evaluation("train", plan.labels.clean()),
@@ -181,79 +172,94 @@ def _train_stage(plan: Plan, stage: Stage, source: Source, console: Console, key
         distributed.share_buffers(stage.net)
         return measure(stage.net, splits)
 
-    def save() -> None:
+    def save(score: float | None) -> None:
+        state = resume.capture(lineage, stage, updater, clock, observer)
         if world.leads:
-            checkpoints.save(clock.step, resume.capture(key, stage.net, updater, clock), world=world.size)
+            writers.flush()
+            checkpoints.save(clock.step, state, score, world=world.size)
+        guard.saved()
 
     console.start(stage.name, done=clock.step, steps=steps * stage.optimization.epochs)
     try:
         fit(
-            stage, net, loader, updater, clock, observer,
+            stage, net, loader, updater, clock, guard, observer,
             evaluate, save, config.checkpoint.every,
         )  # fmt: skip
     finally:
         console.stop()
         writers.close()
+        checkpoints.wait()
+        # Whoever leaves with an error ends the others: not before the checkpoint is on the disk.
+    return key if len(lineage) == 1 else artefacts.key_of({"lineage": lineage})
+
+
+@contextlib.contextmanager
+def _claimed(plan: Plan, peers: Peers) -> Iterator[None]:
+    """Hold the run folder's lock on the leading rank.  Raises CannotCreate on all ranks when another run has it."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if plan.world.leads:
+            try:
+                stack.enter_context(run_lock(plan.folder))
+            except CannotCreate as error:
+                refusal = str(error)
+        refusal = peers.gather(refusal)[0]
+        if refusal:
+            raise CannotCreate(refusal, agreed=True)
+        yield
+
+
+def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> int:
+    """Train, and let exit.json, the log and the terminal say how it ended.  Returns the exit code."""
+    position = Position()
+    try:
+        train(plan, peers, request, position)
+    except Exception as raised:
+        error = peers.explain(raised)
+        where = {"stage": position.stage, "step": position.clock.step}
+        if isinstance(error, UserError):
+            run_folder.outcome(plan.folder, error.code, str(error), plan.world.rank, **where, **error.facts)
+            logger.error(error)
+            _say(error, plan)
+            return error.code
+        run_folder.outcome(plan.folder, 1, repr(error), plan.world.rank, **where)
+        logger.exception("a bug")
+        raise
+    if plan.world.leads:
+        run_folder.outcome(plan.folder, 0, "done", plan.world.rank, keys=plan.keys)
+    return 0
+
+
+def _say(error: UserError, plan: Plan) -> None:
+    """One line on the terminal, from one rank if all of them have the same to say."""
+    if plan.world.leads or not error.agreed:
+        prefix = "" if error.agreed else f"rank {plan.world.rank}: "
+        print(f"error: {prefix}{error}", file=sys.stderr)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m dist_rmd.train",
-        description="Train the stages of one run.  Start it with torchrun or srun for several processes.",
+        description="Train the stages of one run.  Start it with torchrun or srun for several processes.  Started "
+        "again, it goes on where it was.",
         epilog=f"Keys of CONFIG.yaml and of key=value:\n{configuration.help_text(sections.sections())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="defaults alone without one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as noise.rate=0.4 or loss.name=gce")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, try each stage on two samples, write nothing"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="go on with a run although what it learns has been configured anew"
+    )
     arguments = parser.parse_args(argv)
     if arguments.config and "=" in arguments.config:
         arguments.overrides.insert(0, arguments.config)
         arguments.config = None
     arguments.config = arguments.config and Path(arguments.config)
     return arguments
-
-
-def _labels(config: Config, dataset: Dataset) -> LabelView:
-    noise, true, classes = config.noise, dataset.labels("train"), len(dataset.classes)
-    if noise.kind != "file":
-        return noisy_view(true, classes, noise.kind, noise.rate, noise.seed, config.data.per_class)
-    if noise.file is None:
-        raise ConfigError("noise.kind=file needs noise.file, the labels to train on")
-    return given_view(true, classes, Path(noise.file), config.data.per_class)
-
-
-def _key(plan: Plan, stage: type[Stage], name: str, keys: dict[str, str]) -> str:
-    """Hash of all that determines the stage's result (up to rounding: neither ranks nor readers are in it)."""
-    config = to_dict(plan.config)
-    return artefacts.key_of(
-        {
-            "stage": name,
-            "version": __version__,
-            "sections": {section: config[section] for section in (*stage.sections, "model", "augment")},
-            "seed": config["seed"],
-            "precision": plan.precision,
-            # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
-            "batchnorm": "global" if config["dist"]["sync_batchnorm"] or plan.world.size == 1 else plan.world.size,
-            "images": [plan.dataset.hashes["train"], hashlib.sha256(plan.labels.indices.tobytes()).hexdigest()],
-            "labels": plan.labels.digest if stage.uses_labels else None,
-            "inputs": [keys[needed] for needed in stage.needs],
-        }
-    )
-
-
-def _describe(plan: Plan, stage: Stage, key: str) -> dict[str, Any]:
-    return {
-        "stage": stage.name,
-        "key": key,
-        "classes": list(plan.dataset.classes),
-        "side": plan.dataset.side,
-        "mean": list(plan.dataset.mean),
-        "std": list(plan.dataset.std),
-        "model": to_dict(plan.config.model),
-        "config": configuration.to_yaml(plan.config),
-        **stage.artefact(),
-    }
 
 
 def _picture(plan: Plan, batch: Batch) -> Tensor:
@@ -276,4 +282,6 @@ def _headline(plan: Plan) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = record(main)()  # record: torchrun reports the first failing rank's traceback
+    signals.ignore()  # the outcome is settled
+    sys.exit(code)

@@ -22,7 +22,10 @@ ROOMS = {
     "sections": "config registry",
     "run_folder": "config files",
     "artefacts": "engine.checkpoint",
+    "run_lock": "",
     "trained": "artefacts config data engine.distributed models sections",
+    "plan": "artefacts config data engine registry run_folder stages.base",
+    "dry_run": "artefacts data engine plan stages.base",
     "data.datasets": "data.datasets",
     "data.beton": "data.datasets.base files",
     "data.noise": "",
@@ -50,7 +53,7 @@ ROOMS = {
 }
 
 # The objects that do nothing off rank 0.
-RANK_AWARE = {"engine/distributed.py", "engine/writers.py", "engine/console.py", "collectives.py"}
+RANK_AWARE = {"engine/distributed.py", "engine/writers.py", "engine/console.py", "engine/peers.py", "collectives.py"}
 VAGUE = {"utils", "util", "misc", "common", "helpers", "helper"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 MIRROR_NOTHING = {Path("test_conventions.py")}

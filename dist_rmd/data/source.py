@@ -15,7 +15,10 @@ EVALUATION_BATCH = 512  # images per rank
 
 
 class Source:
-    """Makes loaders for `rank` of `world` ranks on `device`; `cores` are the CPU cores this rank may use."""
+    """Makes loaders for `rank` of `world` ranks on `device`; `cores` are the CPU cores this rank may use.
+
+    Views are of `dtype`, that of the networks they are for.
+    """
 
     def __init__(
         self,
@@ -27,9 +30,10 @@ class Source:
         world: int,
         device: torch.device,
         cores: int,
+        dtype: torch.dtype = torch.float32,
     ):
         self.dataset, self.config, self.augment, self.seed = dataset, config, augment, seed
-        self.rank, self.world, self.device, self.cores = rank, world, device, cores
+        self.rank, self.world, self.device, self.cores, self.dtype = rank, world, device, cores, dtype
         self._readers: dict[str, ImageReader] = {}
 
     def training(self, labels: LabelView, kinds: Sequence[str], batch_size: int) -> Loader:
@@ -47,7 +51,7 @@ class Source:
     def _views(self, kinds: Sequence[str], compiled: bool) -> Views:
         return Views(
             kinds, self.dataset.side, self.dataset.mean, self.dataset.std, self.seed, compiled,
-            self.augment.crop_min, self.augment.flip,
+            self.augment.crop_min, self.augment.flip, self.dtype,
         )  # fmt: skip
 
     def _reader(self, split: str) -> ImageReader:

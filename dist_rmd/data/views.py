@@ -31,6 +31,7 @@ class Views:
     "strong": RandomResizedCrop(crop_min..1), flip, ColorJitter(.4, .4, .4, .1) with p .8, grayscale with p .2
     (SimSiam's CIFAR recipe, arXiv 2011.10566, without blur); "weak": random crop with side/8 black pixels of padding,
     flip; "plain": the image.  Without `flip` nothing is mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
+    Pixels are computed in float32 and handed out as `dtype`.
     With `compiled` the arithmetic on pixels is compiled at the first call (some 20 s).  Eager and compiled views may
     differ in the last bits, two calls in one mode never do.
     """
@@ -45,11 +46,12 @@ class Views:
         compiled: bool,
         crop_min: float = 0.2,
         flip: bool = True,
+        dtype: torch.dtype = torch.float32,
     ):
         for kind in kinds:
             if kind not in ("strong", "weak", "plain"):
                 raise ConfigError(f"unknown view {kind!r}: choose from strong, weak, plain")
-        self.kinds, self.side, self.seed = tuple(kinds), side, seed
+        self.kinds, self.side, self.seed, self.dtype = tuple(kinds), side, seed, dtype
         self._statistics = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
         self._crop_min, self._flip_rate = crop_min, 0.5 if flip else 0.0
         self._run: Callable = _compiled if compiled else _eager
@@ -58,7 +60,7 @@ class Views:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, indices: Tensor, epoch: int, batch: int) -> tuple[Tensor, ...]:
-        """b x S x S x 3 uint8 and b int64 beton positions -> one b x 3 x S x S float32 (channels_last) for each kind.
+        """b x S x S x 3 uint8 and b int64 beton positions -> one b x 3 x S x S (channels_last) for each kind.
 
         `batch` is the number of the global batch in its epoch.
         """
@@ -67,7 +69,8 @@ class Views:
         self._statistics = self._statistics.to(images.device)
         with _full_float32():
             return tuple(
-                getattr(self, f"_{kind}")(images, indices, epoch, batch, view) for view, kind in enumerate(self.kinds)
+                getattr(self, f"_{kind}")(images, indices, epoch, batch, view).to(self.dtype)
+                for view, kind in enumerate(self.kinds)
             )
 
     def _strong(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:

@@ -1,30 +1,39 @@
-"""What a run says while it works: a live bar on a terminal, one plain line every N seconds elsewhere."""
+"""What a run says while it works: a live bar on a terminal, one plain line every N seconds elsewhere, status.json."""
 
+import json
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.logs import logger
+from dist_rmd.files import write_atomically
 
 
 class Console:
-    """Speaks on rank 0 and is silent elsewhere."""
+    """Speaks on rank 0; on the others it only fills the rank's log.  status.json goes into `folder`."""
 
-    def __init__(self, rank: int, every: float):
+    def __init__(self, rank: int, every: float, folder: Path):
         self.active = rank == 0
         self.every = every
+        self.status = folder / "status.json"
         self.rich = RichConsole(highlight=False, soft_wrap=True)
         self.progress: Progress | None = None
         self.task = TaskID(0)
 
     def say(self, line: str) -> None:
-        """One line, above the bar if there is one."""
+        """One line, above the bar if there is one, and in the log."""
+        logger.info(line)
         if self.active:
-            self.rich.print(line, markup=False)
-            sys.stdout.flush()
+            try:
+                self.rich.print(line, markup=False)
+                sys.stdout.flush()
+            except OSError:  # the terminal has gone: no reason to stop
+                self.rich.quiet = True
 
     def start(self, stage: str, done: int, steps: int) -> None:
         """Begin a stage of `steps` optimizer steps, `done` of which an earlier attempt made."""
@@ -53,10 +62,13 @@ class Console:
             self.loss = f"loss {metrics['train/loss']:.4f}  {metrics['perf/images_per_s']:,.0f} images/s"
         if self.progress:
             self.progress.update(self.task, completed=clock.step, text=f"epoch {clock.epoch + 1}  {self._text()}")
-        elif time.monotonic() - self._spoken > self.every:
+        if time.monotonic() - self._spoken > self.every:
             self._spoken = time.monotonic()
-            where = f"epoch {clock.epoch + 1}, step {clock.step}/{self.steps}"
-            self.say(f"{self.stage}: {where}  {self._text()}  {self._left(clock)}")
+            left = self._left(clock)
+            self._write_status(clock, left)
+            if not self.progress:
+                where = f"epoch {clock.epoch + 1}, step {clock.step}/{self.steps}"
+                self.say(f"{self.stage}: {where}  {self._text()}  {duration(left)} left")
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         """Show the newest evaluation from now on."""
@@ -71,10 +83,15 @@ class Console:
     def _text(self) -> str:
         return "  ".join(part for part in (self.loss, self.score) if part)
 
-    def _left(self, clock: Clock) -> str:
+    def _left(self, clock: Clock) -> float:
         done = clock.step - self._done_before
-        seconds = (time.monotonic() - self._began) / max(done, 1) * (self.steps - clock.step)
-        return f"{duration(seconds)} left"
+        return (time.monotonic() - self._began) / max(done, 1) * (self.steps - clock.step)
+
+    def _write_status(self, clock: Clock, left: float) -> None:
+        """For programs that watch many runs."""
+        status = {"stage": self.stage, "epoch": clock.epoch, "step": clock.step, "steps": self.steps}
+        status |= {"seconds_left": round(left), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_atomically(self.status, lambda file: file.write(json.dumps(status).encode()))
 
 
 def duration(seconds: float) -> str:

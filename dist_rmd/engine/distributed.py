@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_rmd.engine import batchnorm
+from dist_rmd.engine.peers import Peers
 from dist_rmd.errors import ConfigError
 
 
@@ -61,7 +62,7 @@ def detect(device: str) -> World:
     return World(rank, size, local_rank, local_size, _device(device, local_rank, local_size))
 
 
-def start(world: World, timeout: int) -> None:
+def start(world: World, timeout: float) -> Peers:
     """Join the process group (NCCL on GPUs, gloo on CPUs) and set this process's device and threads.
 
     `timeout`: seconds after which a collective that some rank does not join fails.
@@ -70,15 +71,20 @@ def start(world: World, timeout: int) -> None:
         torch.cuda.set_device(world.device)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(world.cores)
-    if world.size > 1:
-        backend = "nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend,
-            rank=world.rank,
-            world_size=world.size,
-            timeout=timedelta(seconds=timeout),
-            device_id=world.device if backend == "nccl" else None,
-        )
+    if world.size == 1:
+        return Peers(0, 1, timeout)
+    gpu = world.device.type == "cuda"
+    store, _, _ = next(dist.rendezvous("env://", world.rank, world.size))
+    dist.init_process_group(
+        "nccl" if gpu else "gloo",
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        # NCCL ends a process that is kept waiting: the CPUs' own talk is to notice first, since it can say who.
+        timeout=timedelta(seconds=2 * timeout if gpu else timeout),
+        device_id=world.device if gpu else None,
+    )
+    return Peers(world.rank, world.size, timeout, store)
 
 
 def stop() -> None:
@@ -110,12 +116,15 @@ def share_buffers(net: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def place(net: nn.Module, world: World, sync_batchnorm: bool) -> nn.Module:
-    """Move `net` to this rank's device in channels_last, with global batch statistics if asked for and ranks > 1."""
+def place(net: nn.Module, world: World, sync_batchnorm: bool, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Move `net` to this rank's device in channels_last, with global batch statistics if asked for and ranks > 1.
+
+    `dtype` is that of its parameters.
+    """
     if world.size > 1 and sync_batchnorm:
         convert = nn.SyncBatchNorm.convert_sync_batchnorm if world.device.type == "cuda" else batchnorm.convert
         net = convert(net)
-    return net.to(world.device).to(memory_format=torch.channels_last)
+    return net.to(world.device, dtype).to(memory_format=torch.channels_last)
 
 
 def parallel(net: nn.Module, world: World) -> nn.Module:

@@ -1,13 +1,17 @@
 """The training loop of every stage."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from dist_rmd.engine import faults
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.guard import Guard
 from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.updater import Updater
+from dist_rmd.errors import Stopped
 
 
 def fit(
@@ -16,33 +20,41 @@ def fit(
     loader: Any,
     updater: Updater,
     clock: Clock,
+    guard: Guard,
     observer: Observer,
     evaluate: Callable[[], dict[str, float]],
-    save: Callable[[], None],
+    save: Callable[[float | None], None],
     save_every: int,
 ) -> None:
-    """Train `stage` from where `clock` stands to its last epoch.
+    """Train `stage` from where `clock` stands, which may be within an epoch, to its last epoch.
 
-    net: what DDP wraps, or the bare network on one process.  evaluate: metrics of the network as it stands, called on
-    every rank.  save: writes a checkpoint, every `save_every` epochs and at the end.
+    net: what DDP wraps, or the bare network on one process.  evaluate: metrics of the network as it stands, the score
+    first, called on every rank.  save: writes a checkpoint, given the score if it is the best so far; every
+    `save_every` epochs, at the end, for a new best, and whenever `guard` says so.  Raises Stopped after a checkpoint.
     """
     config = stage.optimization
     while clock.epoch < config.epochs:
         net.train()
         for batch in observer.waiting(loader.epoch(clock.epoch, start=clock.batch)):
             with updater.autocast():
-                terms = stage.losses(net, batch)
-            updater(terms["loss"], clock)
+                terms = faults.inject(stage.losses(net, batch), clock, stage.name)
+            guard.look(terms, batch.indices)
+            moved = updater(terms["loss"], clock, lambda: guard.verify(clock))
             clock.tick()
-            observer.step(clock, terms, updater.lr)
+            observer.step(clock, {**terms, **moved})
+            if guard.save_due or guard.stop_signal:
+                save(None)
+            if guard.stop_signal:
+                name = signal.Signals(guard.stop_signal).name
+                raise Stopped(f"{stage.name}: stopped by {name} after step {clock.step}, which is saved", agreed=True)
         clock.next_epoch()
         is_last = clock.epoch == config.epochs
         evaluates, saves = (is_last or clock.epoch % every == 0 for every in (config.eval_every, save_every))
-        if evaluates or saves:
-            observer.flush(clock)
+        record = None
         if evaluates:
+            observer.flush(clock)
             net.eval()
-            observer.evaluated(clock, evaluate())
-        if saves:
-            save()
+            record = observer.evaluated(clock, evaluate())
+        if saves or record is not None:
+            save(record)
         observer.resume_timer()

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from dist_rmd.collectives import all_reduce_sum, world_size
+from dist_rmd.collectives import all_gather_rows, all_reduce_sum, rank, world_size
 
 T = TypeVar("T")
 
@@ -64,3 +64,19 @@ class Meters:
         result["perf/data_wait_frac"] = self._waited / seconds
         self._clear()
         return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, one row a rank; times are not part of it.  Every rank must call it."""
+        if self._sums is None:
+            return {"steps": 0}
+        sums = all_gather_rows(self._sums[None], [1] * world_size()).cpu()
+        return {"steps": self.steps, "names": list(self._names), "sums": sums}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on with the sums of `state_dict`, also on another number of ranks."""
+        self._clear()
+        if not state["steps"]:
+            return
+        self.steps, self._names, sums = state["steps"], list(state["names"]), state["sums"]
+        own = sums[rank()] if len(sums) == world_size() else sums.mean(0)
+        self._sums = own.to(device)

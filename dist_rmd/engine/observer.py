@@ -1,9 +1,10 @@
-"""Watches a stage's training: means, speed and warnings, to metrics.jsonl, TensorBoard and the console."""
+"""Watches a stage's training: means, speed, scores and warnings, to metrics.jsonl, TensorBoard and the console."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from dist_rmd.engine.clock import Clock
@@ -18,9 +19,13 @@ T = TypeVar("T")
 class Observer:
     """Every rank has one and calls it alike; rank 0's writes.
 
-    every: optimizer steps between two points of the curves.  batch_size: of the global batch.  warn: turns the means
-    into one line for the user when they look wrong, else None.
+    every: optimizer steps between two points of the curves.  batch_size: of the global batch.  readings: what the
+    curves show beside the means, asked for at each point.  warn: turns the means into one line for the user when they
+    look wrong, else None.
     """
+
+    best: float | None = None
+    """the highest score of the stage so far"""
 
     def __init__(
         self,
@@ -29,48 +34,68 @@ class Observer:
         console: Console,
         every: int,
         batch_size: int,
+        readings: Callable[[], dict[str, float]],
         warn: Callable[[Mapping[str, float]], str | None],
     ):
         self.stage, self.writers, self.console = stage, writers, console
-        self.every, self.batch_size, self.warn = every, batch_size, warn
+        self.every, self.batch_size, self.readings, self.warn = every, batch_size, readings, warn
         self.meters = Meters()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass `batches` through, counting the time that each is waited for."""
         return self.meters.waiting(batches)
 
-    def step(self, clock: Clock, terms: Mapping[str, Tensor], lr: float) -> None:
+    def step(self, clock: Clock, terms: Mapping[str, Tensor]) -> None:
         """One optimizer step was made.  Raises NonFiniteLoss when a mean since the last point is not finite."""
         self.meters.add(terms, self.batch_size)
-        self.lr = lr
         if clock.step % self.every == 0:
             self.flush(clock)
         self.console.step(clock)
 
     def flush(self, clock: Clock) -> None:
-        """Write the means since the last point, if there was a step; whatever is saved after it has been checked."""
+        """Write the means since the last point, if there was a step."""
         if not self.meters.steps:
             return
         metrics = self.meters.reduce()
         self._check(clock, metrics)
-        self.writers.scalars(clock, metrics | {"train/lr": self.lr})
+        self.writers.scalars(clock, metrics | self.readings())
         self.console.step(clock, metrics)
         if warning := self.warn(metrics):
             self.console.say(f"{self.stage}: {warning}")
 
-    def evaluated(self, clock: Clock, metrics: Mapping[str, float]) -> None:
-        """`metrics` of the network after clock.epoch epochs."""
+    def evaluated(self, clock: Clock, metrics: Mapping[str, float]) -> float | None:
+        """`metrics` of the network after clock.epoch epochs; returns the first, the score, if it is a record."""
         self.writers.scalars(clock, metrics)
         self.console.evaluated(metrics)
+        score = next(iter(metrics.values()))
+        if self.best is not None and score <= self.best:
+            return None
+        self.best = score
+        return score
 
     def resume_timer(self) -> None:
         """What passed since the last step, evaluation and saving, was not training time."""
         self.meters.resume_timer()
+
+    def state_dict(self, clock: Clock) -> dict[str, Any]:
+        """What a resumed run needs to write the same curves.  Every rank must call it.
+
+        Raises NonFiniteLoss as `step` does: whatever is saved has been looked at.
+        """
+        meters = self.meters.state_dict()
+        if meters["steps"]:
+            self._check(clock, dict(zip(meters["names"], meters["sums"].sum(0).tolist(), strict=True)))
+        return {"meters": meters, "best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.meters.load_state_dict(state["meters"], device)
+        self.best = state["best"]
 
     def _check(self, clock: Clock, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NonFiniteLoss(
                     f"{self.stage}: {name} is {value} in one of the steps up to {clock.step} "
-                    "(a smaller learning rate usually cures it)"
+                    "(a smaller learning rate usually cures it)",
+                    agreed=True,
                 )

@@ -2,36 +2,62 @@
 
 from typing import Any
 
-from torch import nn
-
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import DataError
 
 
-def capture(key: str, net: nn.Module, updater: Updater, clock: Clock) -> dict[str, Any]:
-    """The state to save.  `net` is the bare network, so that names do not depend on the number of ranks.
+def capture(lineage: list[str], stage: Any, updater: Updater, clock: Clock, observer: Observer) -> dict[str, Any]:
+    """The state to save.  Every rank must call it: what the ranks have apart is brought together.
 
-    `key` stands for all that determines the stage's result.
+    lineage: keys of all that determines the result, oldest first; more than one where a run was forced to go on under
+    another configuration.  The stage's bare network is saved: names do not depend on the number of ranks.
     """
-    return {"key": key, "net": net.state_dict(), "updater": updater.state_dict(), "clock": clock.state_dict()}
+    return {
+        "lineage": lineage,
+        "net": stage.net.state_dict(),
+        "memory": stage.memory(),
+        "updater": updater.state_dict(),
+        "clock": clock.state_dict(),
+        "observer": observer.state_dict(clock),
+    }
 
 
-def restore(checkpoints: Checkpoints, key: str, net: nn.Module, updater: Updater, clock: Clock) -> bool:
-    """Load the newest valid checkpoint into all three.  False when there is none.
+def restore(
+    checkpoints: Checkpoints,
+    key: str,
+    force: bool,
+    stage: Any,
+    updater: Updater,
+    clock: Clock,
+    observer: Observer,
+) -> list[str]:
+    """Load the newest valid checkpoint into all four, if there is one; returns the lineage to go on with.
 
-    Raises DataError when it was made under another `key`: going on would mix two experiments.
+    Raises DataError when it was made under another `key`, unless `force`d: going on mixes two experiments.  Raises it
+    in any case when the network is another one.
     """
     state = checkpoints.load_newest()
     if state is None:
-        return False
-    if state["key"] != key:
-        raise DataError(
-            f"{checkpoints.folder}: made from other images, labels or settings (key {state['key']}, now {key}): "
-            "choose another name=, or move the folder away"
-        )
-    net.load_state_dict(state["net"])
-    updater.load_state_dict(state["updater"])
+        return [key]
+    lineage = state["lineage"]
+    if lineage[-1] != key:
+        if not force:
+            raise DataError(
+                f"{checkpoints.folder}: made from other images, labels or settings (key {lineage[-1]}, now {key}): "
+                "choose another name=, move the folder away, or go on all the same with --force"
+            )
+        lineage = [*lineage, key]
+    try:
+        stage.net.load_state_dict(state["net"])
+        updater.load_state_dict(state["updater"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{checkpoints.folder}: made for another network ({reason}): choose another name=") from None
+    for name, tensor in stage.memory().items():
+        tensor.copy_(state["memory"][name])
     clock.load_state_dict(state["clock"])
-    return True
+    observer.load_state_dict(state["observer"], updater.device)
+    return lineage

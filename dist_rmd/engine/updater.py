@@ -1,10 +1,12 @@
 """One optimizer step: learning rate, backward, gradient scaling, clipping, SGD."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dist_rmd.config import Optimization
 from dist_rmd.engine import schedule
@@ -14,14 +16,19 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """bf16, fp16 or fp32: `auto` is bf16 on GPUs and fp32 on CPUs."""
+    """bf16, fp16, fp32 or fp64: `auto` is bf16 on GPUs and fp32 on CPUs."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" else "fp32"
 
 
+def parameter_dtype(precision: str) -> torch.dtype:
+    """Of weights and views: autocast chooses the type of each operation."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
 class Updater:
-    """SGD with everything around it.  `precision` is bf16, fp16 (with a GradScaler) or fp32."""
+    """SGD with everything around it.  `precision` is bf16, fp16 (with a GradScaler), fp32 or fp64."""
 
     def __init__(
         self,
@@ -49,16 +56,31 @@ class Updater:
         """The context in which the forward pass runs."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
-    def __call__(self, loss: Tensor, clock: Clock) -> None:
-        """Differentiate `loss` (0-d) and move the parameters once."""
+    def __call__(self, loss: Tensor, clock: Clock, verify: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
+        """Differentiate `loss` (0-d) and move the parameters once.  `verify` is called in between, and may raise.
+
+        Returns what a curve should show of the step, 0-d each: {"grad_norm": of all parameters before clipping}, and
+        with fp16 {"amp_skipped": 1 where infinite gradients made the scaler skip the step, else 0}.
+        """
         self._set_lr(clock)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm([p.grad for p in self._parameters() if p.grad is not None])
         if self.config.grad_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.grad_clip)
+            clip_grads_with_norm_(self._parameters(), self.config.grad_clip, norm)
+        verify()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if not self.scaler.is_enabled():
+            return {"grad_norm": norm}
+        skipped = ~norm.isfinite()
+        return {"grad_norm": norm.masked_fill(skipped, 0.0), "amp_skipped": skipped.float()}
+
+    def readings(self) -> dict[str, float]:
+        """What a curve should show of the optimizer as it stands.  Waits for the device with fp16."""
+        lr = {"train/lr": self.optimizer.param_groups[0]["lr"]}
+        return lr | {"train/amp_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else lr
 
     def _set_lr(self, clock: Clock) -> None:
         scaled = self.base_lr * schedule.factor(self.config, clock.step, self.steps_per_epoch)
@@ -67,11 +89,6 @@ class Updater:
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the last step (of the first parameter group)."""
-        return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}

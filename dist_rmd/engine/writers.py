@@ -1,6 +1,7 @@
 """What a run leaves for people to read: metrics.jsonl and TensorBoard.  Only rank 0 writes."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,27 @@ from dist_rmd.files import write_atomically
 class Writers:
     """Scalars and pictures of one stage: lines of <folder>/metrics.jsonl and the TensorBoard run <folder>/tb/<stage>.
 
-    What an earlier attempt wrote after optimizer step `resumed_at` is removed, so that each step stands there once.
+    `open` comes first, `close` last.
     """
 
-    def __init__(self, folder: Path, stage: str, rank: int, resumed_at: int = 0):
-        self.stage = stage
+    def __init__(self, folder: Path, stage: str, rank: int):
+        self.folder, self.stage = folder, stage
         self.active = rank == 0
+        self.path = folder / "metrics.jsonl"
+
+    def open(self, resumed_at: Clock) -> None:
+        """Remove what an earlier attempt wrote after `resumed_at`, so that each step stands there once, and go on."""
         if not self.active:
             return
-        self.path = folder / "metrics.jsonl"
-        self._forget_after(resumed_at)
+        kept = self._forget_after(resumed_at)
         try:
             self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 (by the line; closed in close)
-            self.board = SummaryWriter(str(folder / "tb" / stage), purge_step=resumed_at + 1)
+            self.board = SummaryWriter(str(self.folder / "tb" / self.stage), purge_step=resumed_at.step)
         except OSError as error:
-            raise CannotCreate(f"{folder}: cannot write metrics ({error.strerror})") from None
+            raise CannotCreate(f"{self.folder}: cannot write metrics ({error.strerror})") from None
+        for record in kept:  # TensorBoard forgets whole steps: what was known at this one is told again
+            if record["step"] == resumed_at.step:
+                self._show({tag: value for tag, value in record.items() if "/" in tag}, resumed_at.step)
 
     def scalars(self, clock: Clock, values: Mapping[str, float]) -> None:
         """Write `values` (tag -> number) at optimizer step clock.step."""
@@ -41,13 +48,18 @@ class Writers:
             self.file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise WriteFailed(f"{self.path}: cannot be written ({error.strerror})") from None
-        for tag, value in values.items():
-            self.board.add_scalar(tag, value, clock.step)
+        self._show(values, clock.step)
 
     def image(self, clock: Clock, tag: str, pixels: Tensor) -> None:
         """Write one picture, 3 x H x W in [0, 1]."""
         if self.active:
             self.board.add_image(tag, pixels, clock.step)
+
+    def flush(self) -> None:
+        """Return when all of it is in the files: before a checkpoint, from which on it is not written again."""
+        if self.active:
+            os.fsync(self.file.fileno())
+            self.board.flush()
 
     def close(self) -> None:
         """Flush and close both."""
@@ -55,12 +67,20 @@ class Writers:
             self.file.close()
             self.board.close()
 
-    def _forget_after(self, step: int) -> None:
+    def _show(self, values: Mapping[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self.board.add_scalar(tag, value, step)
+
+    def _forget_after(self, clock: Clock) -> list[dict[str, Any]]:
+        """Drop what stands in metrics.jsonl of this stage from after `clock`; returns what stays of the stage."""
         if not self.path.exists():
-            return
-        kept = [r for r in read_metrics(self.path) if r["stage"] != self.stage or r["step"] <= step]
+            return []
+        # The evaluation after an epoch's last step has the same step, and the next epoch's number.
+        now = (clock.epoch, clock.step)
+        kept = [r for r in read_metrics(self.path) if r["stage"] != self.stage or (r["epoch"], r["step"]) <= now]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
+        return [record for record in kept if record["stage"] == self.stage]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -65,6 +65,13 @@ class Stage:
         """Networks that only serve the losses; they are moved to the device and stay in evaluation mode."""
         return []
 
+    def memory(self) -> dict[str, Tensor]:
+        """Tensors that the stage itself changes as it trains (a value for each sample, a queue): the same on all ranks.
+
+        They are saved with the network, and written back in place when a run goes on.
+        """
+        return {}
+
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Loss terms of this rank (0-d): "loss" is differentiated, every other is logged under its name.
 

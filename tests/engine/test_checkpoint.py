@@ -295,25 +295,25 @@ def test_no_history_loses_the_last_valid_one(keep, history):
 def check_history(folder, keep, history):
     checkpoints, valid, step = Checkpoints(folder, keep), {}, 0
     for number, (what, *details) in enumerate(history):
-        finished = [p for p in sorted(folder.glob("*.pt")) if p.with_suffix(".json").exists()]
         if what == "save":
+            before = set(folder.glob("*.json"))
             advance, score = details
             step += advance  # 0 saves the same step again
             scored = [facts for path, facts in valid.items() if facts["step"] != step and facts["score"] is not None]
             checkpoints.save(step, {"number": number}, score=score)
             checkpoints.wait()
             remaining = {path: facts for path, facts in valid.items() if path.exists()}
-            (new,) = [p for p in folder.glob("*.pt") if p not in finished and p.with_suffix(".json").exists()]
-            valid = remaining | {new: {"step": step, "score": score, "number": number}}
+            (sidecar,) = set(folder.glob("*.json")) - before
+            valid = remaining | {sidecar.with_suffix(".pt"): {"step": step, "score": score, "number": number}}
             assert len(steps(folder)) <= keep + 1
             # The best of all valid ones has survived, unless a broken one with a better score hides it.
             best = checkpoints.best()
             assert not scored or best[1] >= max(facts["score"] for facts in scored)
         elif what == "restart":
             checkpoints = Checkpoints(folder, keep)
-        elif finished:
-            path = finished[details[0] % len(finished)]
-            valid.pop(path, None)
+        elif valid:
+            path = sorted(valid)[details[0] % len(valid)]
+            del valid[path]
             harm(what, path)
         newest = max(valid.values(), key=lambda facts: (facts["step"], facts["number"]), default=None)
         if what != "save" and newest is None:

@@ -1,3 +1,6 @@
+import contextlib
+import json
+
 import pytest
 
 from dist_rmd.engine.clock import Clock
@@ -6,8 +9,8 @@ from dist_rmd.engine.console import Console, duration
 METRICS = {"train/loss": 0.5, "perf/images_per_s": 1234.5}
 
 
-def test_plain_lines_where_there_is_no_terminal(capsys):
-    console = Console(rank=0, every=0)
+def test_plain_lines_where_there_is_no_terminal(capsys, tmp_path):
+    console = Console(rank=0, every=0, folder=tmp_path)
     console.start("rgrl", done=10, steps=30)
     console.evaluated({"test/top1": 87.654})
     console.step(Clock(step=20, epoch=1), METRICS)
@@ -19,16 +22,38 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     assert "\x1b" not in line
 
 
-def test_lines_keep_their_distance(capsys):
-    console = Console(rank=0, every=3600)
+def test_the_status_is_there_for_programs(tmp_path):
+    console = Console(rank=0, every=0, folder=tmp_path)
+    console.start("rgrl", done=10, steps=30)
+    console.step(Clock(step=20, epoch=1), METRICS)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert {key: status[key] for key in ("stage", "epoch", "step", "steps")} == {
+        "stage": "rgrl", "epoch": 1, "step": 20, "steps": 30,
+    }  # fmt: skip
+    assert status["seconds_left"] >= 0
+
+
+def test_a_terminal_that_has_gone_ends_nothing(monkeypatch, tmp_path):
+    console = Console(rank=0, every=0, folder=tmp_path)
+    with open("/dev/full", "w") as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+        console.say("hello")
+        console.say("hello again")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            gone.close()
+
+
+def test_lines_keep_their_distance(capsys, tmp_path):
+    console = Console(rank=0, every=3600, folder=tmp_path)
     console.start("rgrl", done=0, steps=30)
     for step in range(30):
         console.step(Clock(step=step), METRICS)
     assert capsys.readouterr().out == ""
 
 
-def test_other_ranks_are_silent(capsys):
-    console = Console(rank=1, every=0)
+def test_other_ranks_are_silent(capsys, tmp_path):
+    console = Console(rank=1, every=0, folder=tmp_path)
     console.start("rgrl", done=0, steps=30)
     console.step(Clock(step=1), METRICS)
     console.say("hello")
@@ -41,9 +66,9 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_live_bar_on_a_terminal(monkeypatch, capsys):
+def test_a_live_bar_on_a_terminal(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich's own switch: behave as on a terminal
-    console = Console(rank=0, every=3600)
+    console = Console(rank=0, every=3600, folder=tmp_path)
     assert console.rich.is_terminal
     console.start("simsiam", done=0, steps=4)
     console.step(Clock(step=2, epoch=0), METRICS)

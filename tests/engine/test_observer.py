@@ -12,16 +12,18 @@ from dist_rmd.errors import NonFiniteLoss
 def observed(tmp_path):
     warn = lambda metrics: "too large" if metrics["train/loss"] > 5 else None  # noqa: E731
     writers = Writers(tmp_path, "rgrl", rank=0)
-    console = Console(rank=0, every=3600)
+    writers.open(Clock())
+    console = Console(rank=0, every=3600, folder=tmp_path)
     console.start("rgrl", done=0, steps=4)
-    observer = Observer("rgrl", writers, console, every=2, batch_size=8, warn=warn)
+    readings = lambda: {"train/lr": 0.1}  # noqa: E731
+    observer = Observer("rgrl", writers, console, every=2, batch_size=8, readings=readings, warn=warn)
     yield observer, lambda: read_metrics(tmp_path / "metrics.jsonl")
     writers.close()
 
 
 def run(observer, values):
     for step, value in enumerate(values, start=1):
-        observer.step(Clock(step=step), {"loss": torch.tensor(value)}, lr=0.1)
+        observer.step(Clock(step=step), {"loss": torch.tensor(value)})
 
 
 def test_means_are_written_every_n_steps(observed):
@@ -50,7 +52,25 @@ def test_nothing_is_saved_unchecked(observed):
     observer, _ = observed
     run(observer, [1.0, 1.0, float("nan")])
     with pytest.raises(NonFiniteLoss, match="up to 3"):
-        observer.flush(Clock(step=3))
+        observer.state_dict(Clock(step=3))
+
+
+def test_only_a_record_is_a_score(observed):
+    observer, _ = observed
+    scores = [observer.evaluated(Clock(), {"test/top1": top1, "test/other": 99.0}) for top1 in (50.0, 50.0, 40.0, 60.0)]
+    assert scores == [50.0, None, None, 60.0]
+
+
+def test_another_observer_goes_on_with_the_same_means_and_record(observed, tmp_path):
+    observer, records = observed
+    run(observer, [1.0])
+    observer.evaluated(Clock(step=1), {"test/top1": 50.0})
+    state = observer.state_dict(Clock(step=1))
+    other = Observer("rgrl", observer.writers, observer.console, 2, 8, dict, observer.warn)
+    other.load_state_dict(state, torch.device("cpu"))
+    other.step(Clock(step=2), {"loss": torch.tensor(4.0)})
+    assert records()[-1]["train/loss"] == 2.5
+    assert other.evaluated(Clock(step=2), {"test/top1": 45.0}) is None
 
 
 def test_the_stages_warning_is_said(observed, capsys):

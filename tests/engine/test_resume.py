@@ -6,36 +6,77 @@ from dist_rmd.config import Optimization
 from dist_rmd.engine import resume
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.console import Console
+from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.updater import Updater
+from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError
 
 
-def parts(seed):
-    torch.manual_seed(seed)
-    net = nn.Linear(3, 2)
-    updater = Updater([{"params": list(net.parameters())}], Optimization(), 5, torch.device("cpu"), "fp32")
-    return net, updater, Clock()
+class Stage:
+    """A network, and a value for each of 5 samples that training changes."""
+
+    def __init__(self, seed, inputs=3):
+        torch.manual_seed(seed)
+        self.net = nn.Linear(inputs, 2)
+        self.seen = torch.zeros(5)
+
+    def memory(self):
+        return {"seen": self.seen}
+
+
+def parts(folder, seed, inputs=3):
+    stage = Stage(seed, inputs)
+    updater = Updater([{"params": list(stage.net.parameters())}], Optimization(), 5, torch.device("cpu"), "fp16")
+    writers, console = Writers(folder, "stage", 0), Console(0, 3600, folder)
+    observer = Observer("stage", writers, console, 50, 4, updater.readings, lambda metrics: None)
+    return stage, updater, Clock(), observer
+
+
+def trained(folder):
+    stage, updater, clock, observer = made = parts(folder, 0)
+    for _ in range(3):
+        terms = updater(stage.net(torch.ones(1, 3)).sum(), clock)
+        clock.tick()
+        observer.meters.add(terms, 4)
+        stage.seen += 1
+    observer.best = 70.0
+    return made
+
+
+def save(checkpoints, lineage, made):
+    checkpoints.save(made[2].step, resume.capture(lineage, *made))
+    checkpoints.wait()
 
 
 def test_everything_comes_back(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    net, updater, clock = parts(0)
-    assert not resume.restore(checkpoints, "key", net, updater, clock)
-    for _ in range(3):
-        updater(net(torch.ones(1, 3)).sum(), clock)
-        clock.tick()
-    checkpoints.save(clock.step, resume.capture("key", net, updater, clock))
-    other, other_updater, other_clock = parts(1)
-    assert resume.restore(checkpoints, "key", other, other_updater, other_clock)
-    assert other_clock == clock
-    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
-    mine, theirs = (u.state_dict()["optimizer"]["state"][0]["momentum_buffer"] for u in (updater, other_updater))
-    assert torch.equal(mine, theirs)
+    assert resume.restore(checkpoints, "key", False, *parts(tmp_path, 0)) == ["key"]
+    stage, updater, clock, observer = made = trained(tmp_path)
+    save(checkpoints, ["key"], made)
+    other, other_updater, other_clock, other_observer = others = parts(tmp_path, 1)
+    assert resume.restore(checkpoints, "key", False, *others) == ["key"]
+    assert other_clock == clock == Clock(step=3, batch=3)
+    assert all(torch.equal(a, b) for a, b in zip(stage.net.parameters(), other.net.parameters(), strict=True))
+    mine, theirs = (u.state_dict() for u in (updater, other_updater))
+    buffers = [state["optimizer"]["state"][0]["momentum_buffer"] for state in (mine, theirs)]
+    assert torch.equal(*buffers)
+    assert mine["scaler"] == theirs["scaler"]
+    assert other.seen.tolist() == [3.0] * 5
+    assert other_observer.best == 70
+    assert other_observer.meters.reduce()["train/grad_norm"] == observer.meters.reduce()["train/grad_norm"]
 
 
-def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+def test_a_checkpoint_of_other_data_is_refused_unless_forced(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    net, updater, clock = parts(0)
-    checkpoints.save(0, resume.capture("key", net, updater, clock))
-    with pytest.raises(DataError, match="other images, labels or settings"):
-        resume.restore(checkpoints, "another", net, updater, clock)
+    save(checkpoints, ["key"], trained(tmp_path))
+    with pytest.raises(DataError, match=r"other images, labels or settings .*--force"):
+        resume.restore(checkpoints, "another", False, *parts(tmp_path, 0))
+    assert resume.restore(checkpoints, "another", True, *parts(tmp_path, 0)) == ["key", "another"]
+
+
+def test_another_network_is_refused_even_by_force(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, ["key"], trained(tmp_path))
+    with pytest.raises(DataError, match="another network"):
+        resume.restore(checkpoints, "another", True, *parts(tmp_path, 0, inputs=4))

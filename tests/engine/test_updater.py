@@ -39,13 +39,34 @@ def test_clipping_bounds_the_step():
     assert weight.detach().norm() == pytest.approx(0.5, abs=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_norm_shown_is_that_before_clipping(precision):
+    weight = nn.Parameter(torch.zeros(4))
+    updater = Updater([{"params": [weight]}], Optimization(grad_clip=0.5), 1, CPU, precision)
+    assert updater((3 * weight).sum(), Clock())["grad_norm"].item() == pytest.approx(6)
+
+
+def test_an_objection_comes_before_the_weights_move():
+    weight = nn.Parameter(torch.ones(4))
+    updater = Updater([{"params": [weight]}], Optimization(), 1, CPU, "fp32")
+
+    def object_to():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        updater(weight.sum(), Clock(), object_to)
+    assert weight.tolist() == [1, 1, 1, 1]
+
+
 def test_fp16_skips_a_step_with_infinite_gradients_and_lowers_the_scale():
     weight = nn.Parameter(torch.ones(1))
     updater = Updater([{"params": [weight]}], Optimization(schedule="constant"), 1, CPU, "fp16")
     before = updater.scaler.get_scale()
-    updater((weight * float("inf")).sum(), Clock())
+    counted = updater((weight * float("inf")).sum(), Clock())
+    assert {name: value.item() for name, value in counted.items()} == {"grad_norm": 0, "amp_skipped": 1}
     assert weight.item() == 1
     assert updater.scaler.get_scale() == before / 2
+    assert updater.readings()["train/amp_scale"] == before / 2
 
 
 def test_a_skipped_first_step_leaves_no_trace_in_the_momentum():

@@ -1,4 +1,8 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -16,7 +20,8 @@ def steps_on_board(folder, tag="train/loss"):
 
 
 def write(folder, steps, resumed_at=0, stage="rgrl"):
-    writers = Writers(folder, stage, rank=0, resumed_at=resumed_at)
+    writers = Writers(folder, stage, rank=0)
+    writers.open(Clock(step=resumed_at))
     for step in steps:
         writers.scalars(Clock(step=step), {"train/loss": step / 10})
     writers.close()
@@ -32,10 +37,41 @@ def test_jsonl_and_tensorboard_agree(tmp_path):
 def test_each_step_stands_once_after_a_resume(tmp_path):
     write(tmp_path, [5], stage="simsiam")
     write(tmp_path, [1, 2, 3, 4])
+    time.sleep(1.1)  # TensorBoard reads files in the order of the second in their names
     write(tmp_path, [3, 4, 5], resumed_at=2)
     steps = [(r["stage"], r["step"]) for r in read_metrics(tmp_path / "metrics.jsonl")]
     assert steps == [("simsiam", 5), *(("rgrl", s) for s in (1, 2, 3, 4, 5))]
     assert steps_on_board(tmp_path / "tb" / "rgrl") == [1, 2, 3, 4, 5]
+
+
+def test_an_evaluation_that_is_still_due_is_forgotten(tmp_path):
+    """It has its epoch's last step, like the curve's point before it, which stays."""
+    writers = Writers(tmp_path, "rgrl", rank=0)
+    writers.open(Clock())
+    writers.scalars(Clock(step=4, epoch=0, batch=4), {"train/loss": 0.5})
+    writers.scalars(Clock(step=4, epoch=1), {"test/top1": 90.0})
+    writers.close()
+    time.sleep(1.1)
+    again = Writers(tmp_path, "rgrl", rank=0)
+    again.open(Clock(step=4, epoch=0, batch=4))
+    again.scalars(Clock(step=4, epoch=1), {"test/top1": 80.0})
+    again.close()
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r.get("train/loss", r.get("test/top1")) for r in records] == [0.5, 80.0]
+    assert steps_on_board(tmp_path / "tb" / "rgrl") == steps_on_board(tmp_path / "tb" / "rgrl", "test/top1") == [4]
+
+
+def test_what_was_flushed_survives_a_kill(tmp_path):
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from dist_rmd.engine.clock import Clock; from dist_rmd.engine.writers import Writers\n"
+        "writers = Writers(Path(sys.argv[1]), 'rgrl', rank=0); writers.open(Clock())\n"
+        "writers.scalars(Clock(step=1), {'train/loss': 0.5}); writers.flush()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == -signal.SIGKILL
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+    assert steps_on_board(tmp_path / "tb" / "rgrl") == [1]
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
@@ -48,6 +84,7 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 
 def test_pictures_reach_tensorboard(tmp_path):
     writers = Writers(tmp_path, "simsiam", rank=0)
+    writers.open(Clock())
     writers.image(Clock(), "train/views", torch.rand(3, 20, 30))
     writers.close()
     board = EventAccumulator(str(tmp_path / "tb" / "simsiam"))
@@ -58,6 +95,7 @@ def test_pictures_reach_tensorboard(tmp_path):
 
 def test_other_ranks_write_nothing(tmp_path):
     writers = Writers(tmp_path, "rgrl", rank=1)
+    writers.open(Clock())
     writers.scalars(Clock(step=1), {"train/loss": 1.0})
     writers.image(Clock(), "train/views", torch.rand(3, 2, 2))
     writers.close()
@@ -67,4 +105,4 @@ def test_other_ranks_write_nothing(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "run").write_text("a file in the way")
     with pytest.raises(CannotCreate, match="run"):
-        Writers(tmp_path / "run", "rgrl", rank=0)
+        Writers(tmp_path / "run", "rgrl", rank=0).open(Clock())

@@ -1,0 +1,88 @@
+"""train --dry-run: everything but training and writing."""
+
+import io
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dist_rmd import artefacts
+from dist_rmd.data.keyed import shard
+from dist_rmd.data.source import Source
+from dist_rmd.engine import distributed
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.peers import Peers
+from dist_rmd.engine.updater import Updater, parameter_dtype
+from dist_rmd.plan import Plan
+from dist_rmd.stages.base import Stage
+
+
+def dry_run(plan: Plan, peers: Peers) -> None:
+    """Build every stage and make one step of it on two samples a rank; print the layout, the steps and the disk needed.
+
+    Writes nothing.  Raises what training would raise at its start.
+    """
+    config, world = plan.config, plan.world
+    source = Source(
+        plan.dataset, config.data, config.augment, config.seed,
+        world.rank, world.size, world.device, world.cores, parameter_dtype(plan.precision),
+    )  # fmt: skip
+    ranks = peers.gather(f"{platform.node()}, {world.device}, {torch.get_num_threads()} threads")
+    stages = Table("stage", "epochs x steps", "batch", "of each rank", "parameters", "checkpoint", "loss of 2 samples")
+    made: dict[str, dict[str, Any]] = {}
+    disk = 0
+    for name, stage_class in plan.stages.items():
+        torch.manual_seed(config.seed)
+        stage = stage_class(config, plan.shape, {needed: made[needed] for needed in stage_class.needs})
+        loss, size = _try(plan, stage, source)
+        made[name] = stage.artefact()
+        recipe = stage.optimization
+        parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
+        done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
+        disk += 0 if done else size * (config.checkpoint.keep + 1)
+        stages.add_row(
+            f"{name} (finished before)" if done else name,
+            f"{recipe.epochs} x {len(plan.labels) // recipe.batch_size}",
+            str(recipe.batch_size),
+            " ".join(map(str, sorted(set(parts), reverse=True))),
+            f"{sum(p.numel() for p in stage.net.parameters()):,}",
+            f"{size / 1e6:.1f} MB",
+            f"{loss:.4f}",
+        )
+    if world.leads:
+        _print(plan, ranks, stages, disk)
+
+
+def _try(plan: Plan, stage: Stage, source: Source) -> tuple[float, int]:
+    """The loss of two samples on each rank, and the bytes of a checkpoint."""
+    config, world, dtype = plan.config, plan.world, parameter_dtype(plan.precision)
+    stage.net = distributed.place(stage.net, world, config.dist.sync_batchnorm, dtype)
+    for frozen in stage.frozen():
+        distributed.place(frozen, world, sync_batchnorm=False, dtype=dtype)
+    updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
+    batch = next(source.training(plan.labels, stage.views, 2 * world.size).epoch(0))
+    net = distributed.parallel(stage.net, world)
+    with updater.autocast():
+        loss = stage.losses(net, batch)["loss"]
+    updater(loss, Clock())
+    file = io.BytesIO()
+    torch.save({"net": stage.net.state_dict(), "updater": updater.state_dict(), "memory": stage.memory()}, file)
+    return loss.item(), file.tell()
+
+
+def _print(plan: Plan, ranks: list[str], stages: Table, disk: int) -> None:
+    console = Console(highlight=False)
+    console.print(f"{plan.folder}: {len(plan.labels)} images, {plan.shape.classes} classes, {plan.precision}")
+    for change in plan.changes:
+        console.print(f"changed since the last start: {change}", markup=False)
+    for rank, where in enumerate(ranks):
+        console.print(f"rank {rank} of {len(ranks)}: {where}", markup=False)
+    console.print(stages)
+    parent = next(folder for folder in (plan.folder.absolute(), *plan.folder.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(parent).free
+    console.print(f"disk for checkpoints: {disk / 1e6:,.1f} MB, of {free / 1e6:,.0f} MB free")
+    console.print("dry run: nothing was written")

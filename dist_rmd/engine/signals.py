@@ -1,0 +1,61 @@
+"""Requests to stop: SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP, and the death of the launcher.
+
+A handler only notes the request, once or many times: the training loop asks at every optimizer step, saves and leaves.
+"""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+POLL, GRACE = 0.5, 8.0
+"""seconds: between two looks at the launcher; from its death to the end of a rank that cannot stop by itself"""
+
+
+def ignore() -> None:
+    """From now on none of them ends the process: torchrun sends SIGTERM to ranks that are just leaving."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class StopRequest:
+    """Within `with StopRequest() as request`, signals set `request.signal` in place of ending the process.
+
+    Signals that the process was started to ignore (nohup) stay ignored.  Only for the main thread.
+    """
+
+    signal = 0
+    """number of the first signal received, 0 for none"""
+
+    def __enter__(self) -> "StopRequest":
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() == self._process:
+            self.signal = self.signal or number
+        else:  # a forked child has this handler too: it is to end as if it had none
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def follow(self, parent: int) -> None:
+        """Take the death of process `parent`, the launcher, as SIGTERM; leave no orphan even where a rank is stuck."""
+        threading.Thread(target=self._follow, args=(parent,), daemon=True, name="launcher watch").start()
+
+    def _follow(self, parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        self.signal = self.signal or signal.SIGTERM
+        time.sleep(GRACE)
+        os._exit(1)

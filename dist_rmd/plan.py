@@ -1,0 +1,121 @@
+"""A checked configuration together with what it names: all that can be found wrong before work begins."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dist_rmd import __version__, artefacts, run_folder
+from dist_rmd import config as configuration
+from dist_rmd.config import Config, to_dict
+from dist_rmd.data.beton import Dataset, open_dataset
+from dist_rmd.data.labels import LabelView, given_view, noisy_view
+from dist_rmd.engine import distributed
+from dist_rmd.engine.distributed import World
+from dist_rmd.engine.updater import resolve_precision
+from dist_rmd.errors import ConfigError
+from dist_rmd.registry import lookup
+from dist_rmd.stages.base import DataShape, Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.  Nothing has been written or trained yet."""
+
+    config: Config
+    world: World
+    dataset: Dataset
+    labels: LabelView
+    stages: dict[str, type[Stage]]
+    """in the order of training"""
+    precision: str
+    force: bool
+    changes: list[str]
+    """`key: old -> new` since the folder's last start"""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.out) / self.config.name
+
+    @property
+    def shape(self) -> DataShape:
+        return DataShape(len(self.dataset.classes), self.dataset.side)
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """For each stage, a hash of all that determines its result (up to rounding: neither ranks nor readers)."""
+        keys: dict[str, str] = {}
+        for name in self.stages:
+            keys[name] = self.key(name, keys)
+        return keys
+
+    def key(self, name: str, inputs: dict[str, str]) -> str:
+        """The hash of one stage, given those of the stages that it needs."""
+        stage, config = self.stages[name], to_dict(self.config)
+        return artefacts.key_of(
+            {
+                "stage": name,
+                "version": __version__,
+                "sections": {section: config[section] for section in (*stage.sections, "model", "augment")},
+                "seed": config["seed"],
+                "precision": self.precision,
+                # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
+                "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
+                "images": [self.dataset.hashes["train"], hashlib.sha256(self.labels.indices.tobytes()).hexdigest()],
+                "labels": self.labels.digest if stage.uses_labels else None,
+                "inputs": [inputs[needed] for needed in stage.needs],
+            }
+        )
+
+    def artefact(self, stage: Stage, key: str) -> dict[str, Any]:
+        """What a finished stage leaves for later ones and for users."""
+        return {
+            "stage": stage.name,
+            "key": key,
+            "classes": list(self.dataset.classes),
+            "side": self.dataset.side,
+            "mean": list(self.dataset.mean),
+            "std": list(self.dataset.std),
+            "model": to_dict(self.config.model),
+            "config": configuration.to_yaml(self.config),
+            **stage.artefact(),
+        }
+
+
+def check(config: Config, force: bool = False) -> Plan:
+    """Check all that can be checked before work begins.  Raises ConfigError or DataError.
+
+    force: take up the folder's run although the configuration has changed in what the stages learn.
+    """
+    names = config.stages
+    stages = {name: lookup("stages", name) for name in names}
+    if not stages or len(stages) < len(names):
+        raise ConfigError(f"stages={list(names)}: name at least one stage, and each one once")
+    for position, (name, stage) in enumerate(stages.items()):
+        if missing := [needed for needed in stage.needs if needed not in names[:position]]:
+            raise ConfigError(f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}")
+    world = distributed.detect(config.device)
+    dataset = open_dataset(Path(config.data.path))
+    labels = _labels(config, dataset)
+    for stage in stages.values():
+        stage.check(config)
+        size = getattr(config, stage.recipe).batch_size
+        if not 2 * world.size <= size <= len(labels):
+            raise ConfigError(
+                f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s), "
+                f"and at most the {len(labels)} training images"
+            )
+    precision = resolve_precision(config.precision, world.device)
+    changes = run_folder.changes(Path(config.out) / config.name, config, force)
+    return Plan(config, world, dataset, labels, stages, precision, force, changes)
+
+
+def _labels(config: Config, dataset: Dataset) -> LabelView:
+    noise, true, classes = config.noise, dataset.labels("train"), len(dataset.classes)
+    if noise.kind != "file":
+        return noisy_view(true, classes, noise.kind, noise.rate, noise.seed, config.data.per_class)
+    if noise.file is None:
+        raise ConfigError("noise.kind=file needs noise.file, the labels to train on")
+    return given_view(true, classes, Path(noise.file), config.data.per_class)

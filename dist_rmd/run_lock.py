@@ -1,0 +1,43 @@
+"""One run at a time writes a run folder.
+
+The kernel holds the lock for as long as the process lives, so a killed run leaves none behind.  The file stays: it says
+who is writing, or wrote last.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from dist_rmd.errors import CannotCreate
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold <folder>/run.lock.  Raises CannotCreate, naming its holder, while another process does."""
+    path = folder / "run.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 (closed by the `with` below)
+    except OSError as error:
+        raise CannotCreate(f"{path}: cannot be created ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotCreate(
+                f"{folder}: another run is writing here ({file.read()}): wait for it, stop it, or choose another name="
+            ) from None
+        except OSError as error:
+            warnings.warn(f"{path}: no locks here ({error.strerror}): see that no other run writes there", stacklevel=2)
+        file.truncate(0)
+        owner = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+        json.dump(owner | {"since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, file)
+        file.flush()
+        yield
