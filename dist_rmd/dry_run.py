@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         world.rank, world.size, world.device, world.cores, parameter_dtype(plan.precision),
     )  # fmt: skip
     ranks = peers.gather(f"{platform.node()}, {world.device}, {torch.get_num_threads()} threads")
-    stages = Table("stage", "epochs x steps", "batch", "of each rank", "parameters", "checkpoint", "loss of 2 samples")
+    stages = Table("stage", "epochs x steps", "batch", "per rank", "parameters", "checkpoint", "loss", box=SIMPLE)
     made: dict[str, dict[str, Any]] = {}
     disk = 0
     for name, stage_class in plan.stages.items():
@@ -45,7 +46,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
         disk += 0 if done else size * (config.checkpoint.keep + 1)
         stages.add_row(
-            f"{name} (finished before)" if done else name,
+            f"{name} *" if done else name,
             f"{recipe.epochs} x {len(plan.labels) // recipe.batch_size}",
             str(recipe.batch_size),
             " ".join(map(str, sorted(set(parts), reverse=True))),
@@ -85,4 +86,4 @@ def _print(plan: Plan, ranks: list[str], stages: Table, disk: int) -> None:
     parent = next(folder for folder in (plan.folder.absolute(), *plan.folder.absolute().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     console.print(f"disk for checkpoints: {disk / 1e6:,.1f} MB, of {free / 1e6:,.0f} MB free")
-    console.print("dry run: nothing was written")
+    console.print("* finished before, would be reused; loss: of two samples a rank.  Nothing was written.")

@@ -23,9 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("--data", type=Path, metavar="DIR", help="other prepared images than those of the run")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: the GPU, if any")
+    parser.add_argument(
+        "--best", action="store_true", help="the checkpoints that scored best on the test images, not the last epoch's"
+    )
     arguments = parser.parse_args(argv)
     try:
-        for line in evaluate(arguments.run, arguments.data, arguments.device):
+        for line in evaluate(arguments.run, arguments.data, arguments.device, arguments.best):
             print(line)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluate(folder: Path, data: Path | None, device: str) -> list[str]:
+def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -> list[str]:
     """One line per finished stage and metric; empty on all ranks but the first."""
     run = Trained(folder)
     world = distributed.detect(device)
@@ -55,8 +58,9 @@ def evaluate(folder: Path, data: Path | None, device: str) -> list[str]:
     lines = []
     for stage in run.stages:
         measure = lookup("evaluation", lookup("stages", stage).evaluation)
-        metrics = measure(run.network(stage, dataset, world.device), splits)
-        lines += [f"{stage}  {tag} {value:.2f}" for tag, value in metrics.items()]
+        metrics = measure(run.network(stage, dataset, world.device, best), splits)
+        which = "  (best epoch)" if best else ""
+        lines += [f"{stage}  {tag} {value:.2f}{which}" for tag, value in metrics.items()]
     return lines if world.leads else []
 
 

@@ -13,6 +13,7 @@ from dist_rmd.config import Config
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
+from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.distributed import World
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.encoder import encoder
@@ -57,20 +58,31 @@ class Trained:
             dataset, config.data, config.augment, config.seed, world.rank, world.size, world.device, world.cores
         )
 
-    def network(self, stage: str, dataset: Dataset, device: torch.device) -> nn.Module:
+    def network(self, stage: str, dataset: Dataset, device: torch.device, best: bool = False) -> nn.Module:
         """The stage's network in evaluation mode, with `.encoder`, and a classifier where the stage trained a head.
 
-        Raises DataError when it was trained for other classes or another image size than `dataset` has.
+        It is that of the last epoch, or with `best` that of the best one.  Raises DataError when it was trained for
+        other classes or another image size than `dataset` has, or no checkpoint of the best epoch is here.
         """
         artefact = artefacts.load(self.folder / stage / "artefact.pt")
         _check(self.folder / stage / "artefact.pt", artefact, dataset)
+        weights = {part: artefact[part] for part in ("encoder", "head") if part in artefact}
+        if best:
+            state = Checkpoints(self.folder / stage / "checkpoints", keep=1).load_best()["net"]
+            weights = {part: _below(state, part) for part in weights}
         body = encoder(artefact["model"]["name"], artefact["model"]["width"])
-        body.load_state_dict(artefact["encoder"])
+        body.load_state_dict(weights["encoder"])
         net: nn.Module = nn.ModuleDict({"encoder": body})
-        if "head" in artefact:
+        if "head" in weights:
             net = Classifier(body, len(artefact["classes"]))
-            net.head.load_state_dict(artefact["head"])
+            net.head.load_state_dict(weights["head"])
         return net.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def _below(state: dict[str, Any], part: str) -> dict[str, Any]:
+    """The state_dict of one submodule within that of the whole network."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _check(path: Path, artefact: dict[str, Any], dataset: Dataset) -> None:

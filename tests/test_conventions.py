@@ -23,7 +23,7 @@ ROOMS = {
     "run_folder": "config files",
     "artefacts": "engine.checkpoint",
     "run_lock": "",
-    "trained": "artefacts config data engine.distributed models sections",
+    "trained": "artefacts config data engine.checkpoint engine.distributed models sections",
     "plan": "artefacts config data engine registry run_folder stages.base",
     "dry_run": "artefacts data engine plan stages.base",
     "data.datasets": "data.datasets",
