@@ -54,7 +54,8 @@ class Peers:
     def explain(self, error: Exception) -> Exception:
         """The error to raise in place of `error`: LostPeer, naming the ranks, if it came of ranks that died or hang."""
         text = " ".join(str(error).split())
-        if self.size == 1 or not any(word in text.lower() for word in LOST):
+        of_torch = isinstance(error, RuntimeError)  # a file system's "connection timed out" is an OSError
+        if self.size == 1 or not of_torch or not any(word in text.lower() for word in LOST):
             return error
         missing = self._roll_call()
         if missing:
