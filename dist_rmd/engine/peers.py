@@ -14,9 +14,9 @@ import torch.distributed as dist
 
 from dist_rmd.errors import LostPeer
 
-ROLL_CALL = 5.0  # seconds in which every rank that lives notices a failure, since all of them wait for the same rank
-LOST = ("timed out", "timeout", "closed by peer", "reset by peer", "broken pipe", "connection refused")
-"""how torch's messages speak of a rank that died or hangs: it has no exception of its own for gloo"""
+LOST = {"closed by peer": 2.0, "reset by peer": 2.0, "broken pipe": 2.0, "timed out": 5.0, "timeout": 5.0}
+"""how torch's messages speak of a rank that died or hangs (it has no exception of its own for gloo), and the seconds
+in which every rank that lives has noticed, since all of them wait for the same rank"""
 
 
 class Peers:
@@ -55,9 +55,10 @@ class Peers:
         """The error to raise in place of `error`: LostPeer, naming the ranks, if it came of ranks that died or hang."""
         text = " ".join(str(error).split())
         of_torch = isinstance(error, RuntimeError)  # a file system's "connection timed out" is an OSError
-        if self.size == 1 or not of_torch or not any(word in text.lower() for word in LOST):
+        patience = [seconds for words, seconds in LOST.items() if words in text.lower()]
+        if self.size == 1 or not of_torch or not patience:
             return error
-        missing = self._roll_call()
+        missing = self._roll_call(max(patience))
         if missing:
             who = f"rank {', '.join(map(str, missing))} of {self.size} does not answer: it died, or hangs"
         else:
@@ -65,13 +66,13 @@ class Peers:
         cause = re.sub(r"\[[^]]*\]:?\d* *", "", text).partition(". ")[0]  # without files and addresses
         return LostPeer(f"{who}; start again to go on from the newest checkpoint ({cause})")
 
-    def _roll_call(self) -> list[int]:
-        """The ranks that do not report within ROLL_CALL seconds."""
+    def _roll_call(self, seconds: float) -> list[int]:
+        """The ranks that do not report within so many seconds."""
         assert self._store is not None
         missing = list(range(self.size))
         try:
             self._store.set(f"roll call/{self.rank}", "here")
-            deadline = time.monotonic() + ROLL_CALL
+            deadline = time.monotonic() + seconds
             while missing and time.monotonic() < deadline:
                 missing = [rank for rank in missing if not self._store.check([f"roll call/{rank}"])]
                 time.sleep(0.1)
