@@ -155,7 +155,9 @@ def _gram(
     edge = (g_t.square() + g_s.square() - 2 * c.square()).sum().clamp_min(0).sqrt()
     node = ((g_t * g_s).sum() - 2 * c.trace() + sum(sizes)).clamp_min(0).sqrt()
     to_edge, to_node = 2 * edge_weight * _inverse(edge, eps), node_weight * _inverse(node, eps)
-    gradient = z_s @ (to_edge * g_s + to_node * g_t) - z_t @ (to_edge * c) - to_node * z_t  # b x D
+    from_s, from_t = to_edge * g_s + to_node * g_t, to_edge * c  # D x D
+    from_t.diagonal().add_(to_node)
+    gradient = (z_s @ from_s).addmm_(z_t, from_t, alpha=-1)  # b x D
     return node.to(dtype), edge.to(dtype), gradient.to(dtype)
 
 
