@@ -84,7 +84,7 @@ def finished(folder: Path, keys: dict[str, str]) -> bool:
         ended = json.loads((folder / "exit.json").read_text())
     except (OSError, ValueError):
         return False
-    trained = ended["code"] == 0 and keys.items() <= ended["keys"].items()
+    trained = ended["code"] == 0 and keys.items() <= ended.get("keys", {}).items()
     return trained and all((folder / name / "artefact.pt").exists() for name in keys)
 
 

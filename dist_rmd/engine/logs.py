@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dist_rmd.errors import CannotCreate
 
@@ -20,13 +22,18 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
     except OSError as error:
         raise CannotCreate(f"{path}: cannot be created ({error.strerror})") from None
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank}: %(message)s"))
-    loggers = (logger, logging.getLogger("py.warnings"))
-    for source in loggers:
-        source.addHandler(handler)
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    show = warnings.showwarning
+
+    def show_and_log(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        show(message, category, *where)
+        logger.warning("%s: %s", category.__name__, message)
+
+    warnings.showwarning = show_and_log  # logging.captureWarnings would take them from the terminal
     try:
         yield
     finally:
-        for source in loggers:
-            source.removeHandler(handler)
+        warnings.showwarning = show
+        logger.removeHandler(handler)
         handler.close()

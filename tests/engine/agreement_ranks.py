@@ -1,0 +1,64 @@
+"""Three ranks: what guard and peers agree on, then one of them dies.  usage: agreement_ranks.py FOLDER"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from dist_rmd.engine import distributed
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.guard import Guard
+from dist_rmd.engine.signals import StopRequest
+from dist_rmd.errors import NonFiniteLoss
+
+folder = Path(sys.argv[1])
+world = distributed.detect("cpu")
+peers = distributed.start(world, timeout=30)
+rank, seen = world.rank, {}
+
+seen["highest"] = peers.highest([rank, 5 - rank, 7])
+seen["gathered"] = peers.gather({"rank": rank})
+seen["leads"] = peers.leads
+
+request = StopRequest()
+guard = Guard("rgrl", peers, request, minutes=60 if rank else 1e-9)
+samples = torch.arange(12 * rank, 12 * rank + 12)
+fine = {"loss": torch.tensor(1.0), "loss_edge": torch.tensor(2.0)}
+
+
+def look(terms: dict) -> None:
+    guard.look(terms, samples)
+    guard.verify(Clock(step=4))
+
+
+look(fine)
+seen["nothing"] = [guard.stop_signal, guard.save_due]  # but the leading rank's ten minutes are over
+guard.saved()
+guard._next = 0 if rank else time.monotonic() + 60
+look(fine)
+seen["not the leading rank's clock"] = guard.save_due
+request.signal = 12 if rank == 2 else 0
+look(fine)
+seen["asked"] = [guard.stop_signal, guard.save_due]
+request.signal = 0
+try:
+    look(fine | {"loss_edge": torch.tensor(float("inf")), "loss": torch.tensor(float("nan"))} if rank == 1 else fine)
+except NonFiniteLoss as error:
+    seen["not finite"] = [str(error), error.agreed, error.facts]
+
+(folder / f"agreed{rank}.json").write_text(json.dumps(seen))
+if rank == 1:
+    os._exit(0)
+began = time.monotonic()
+try:
+    peers.gather(rank)
+except Exception as error:
+    explained = peers.explain(error)
+    lost = {"type": type(explained).__name__, "text": str(explained), "seconds": time.monotonic() - began}
+    others = [RuntimeError("shapes differ"), OSError("Connection timed out")]
+    lost["not explained"] = [peers.explain(other) is other for other in others]
+    (folder / f"lost{rank}.json").write_text(json.dumps(lost))
+os._exit(0)
