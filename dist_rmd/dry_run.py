@@ -76,13 +76,13 @@ def _try(plan: Plan, stage: Stage, source: Source) -> tuple[float, int]:
 
 
 def _print(plan: Plan, ranks: list[str], stages: Table, disk: int) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{plan.folder}: {len(plan.labels)} images, {plan.shape.classes} classes, {plan.precision}")
     for change in plan.changes:
-        console.print(f"changed since the last start: {change}", markup=False)
+        console.print(f"changed since the last start: {change}")
     for rank, where in enumerate(ranks):
-        console.print(f"rank {rank} of {len(ranks)}: {where}", markup=False)
-    console.print(stages)
+        console.print(f"rank {rank} of {len(ranks)}: {where}")
+    console.print(stages, soft_wrap=False)
     parent = next(folder for folder in (plan.folder.absolute(), *plan.folder.absolute().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     console.print(f"disk for checkpoints: {disk / 1e6:,.1f} MB, of {free / 1e6:,.0f} MB free")

@@ -26,8 +26,8 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     show = warnings.showwarning
 
-    def show_and_log(message: Warning | str, category: type[Warning], *where: Any) -> None:
-        show(message, category, *where)
+    def show_and_log(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        show(message, category, *where, **more)
         logger.warning("%s: %s", category.__name__, message)
 
     warnings.showwarning = show_and_log  # logging.captureWarnings would take them from the terminal

@@ -1,0 +1,121 @@
+import dataclasses
+
+import pytest
+import small
+import torch
+
+from dist_rmd import plan, run_folder, sections
+from dist_rmd.engine.distributed import World
+from dist_rmd.errors import ConfigError
+
+STAGES = ("simsiam", "classifier", "rgrl")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small.prepare(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def planned(data, tmp_path):
+    def planned(*overrides, force=False):
+        arguments = [*small.RECIPE, f"data.path={data}", f"out={tmp_path}", f"stages=[{','.join(STAGES)}]", *overrides]
+        return plan.check(sections.parse(None, arguments), force)
+
+    return planned
+
+
+def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
+    made = planned("name=b")
+    assert made.folder == tmp_path / "b"
+    assert tuple(made.stages) == STAGES
+    assert (made.shape.classes, made.shape.side, len(made.labels)) == (10, 8, 150)
+    assert made.precision == "fp32"
+    assert made.changes == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "other"),
+    [
+        ("seed=1", STAGES),
+        ("model.width=16", STAGES),
+        ("data.per_class=14", STAGES),
+        ("precision=fp16", STAGES),
+        ("augment.flip=false", STAGES),
+        ("simsiam.lr=0.5", ("simsiam", "rgrl")),  # the network that rgrl learns from is another one
+        ("task.lr=0.5", ("classifier", "rgrl")),
+        ("noise.rate=0.1", ("classifier", "rgrl")),
+        ("noise.seed=1", ("classifier", "rgrl")),
+        ("relation.k=0.5", ("rgrl",)),
+        ("log.every=7", ()),
+        ("checkpoint.minutes=1", ()),
+        ("data.reader=memory", ()),
+        ("dist.sync_batchnorm=false", ()),  # with one rank
+        ("stages=[simsiam,rgrl]", ("classifier",)),
+    ],
+)
+def test_keys_follow_what_determines_a_result_and_nothing_else(planned, override, other):
+    before, after = planned().keys, planned(override).keys
+    assert tuple(name for name in STAGES if before[name] != after.get(name)) == other
+
+
+def test_keys_do_not_follow_the_number_of_ranks(planned):
+    made = planned()
+    for world in (World(0, 2, 0, 2, torch.device("cpu")), World(1, 3, 1, 3, torch.device("cpu"))):
+        assert dataclasses.replace(made, world=world).keys == made.keys
+
+
+def test_keys_follow_it_where_the_statistics_of_batches_do(planned):
+    made = planned("dist.sync_batchnorm=false")
+    worlds = [World(0, size, 0, size, torch.device("cpu")) for size in (1, 2, 3)]
+    keys = [dataclasses.replace(made, world=world).keys for world in worlds]
+    assert all(len({key[name] for key in keys}) == 3 for name in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stages=[]", r"stages=\[\]: name at least one"),
+        ("stages=[simsiam,simsiam]", "each one once"),
+        ("stages=[rgrl,simsiam]", "stage rgrl needs simsiam before it"),
+        ("task.batch_size=151", r"task\.batch_size=151.*at most the 150 training images"),
+        ("simsiam.batch_size=1", r"simsiam\.batch_size=1: must be at least 2"),
+        ("loss.options.q=2", r"loss\.options of ce"),
+        ("noise.kind=file", r"needs noise\.file"),
+    ],
+)
+def test_what_cannot_work_is_found_before_work(planned, override, words):
+    with pytest.raises(ConfigError, match=words):
+        planned(override)
+
+
+def test_every_rank_needs_two_samples(planned, monkeypatch):
+    environment = {"RANK": 2, "WORLD_SIZE": 3, "LOCAL_RANK": 2, "LOCAL_WORLD_SIZE": 3, "MASTER_ADDR": "x"}
+    for name, value in (environment | {"MASTER_PORT": 1}).items():
+        monkeypatch.setenv(name, str(value))
+    assert planned("task.batch_size=6", "simsiam.batch_size=6").world.size == 3
+    with pytest.raises(ConfigError, match=r"task\.batch_size=5: must be at least 2 for each of 3 rank"):
+        planned("task.batch_size=5")
+
+
+def test_a_folder_of_another_run_is_refused_or_forced(planned):
+    made = planned()
+    run_folder.describe(made.folder, made.config, 1, "cpu")
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 3"):
+        planned("seed=3")
+    forced = planned("seed=3", force=True)
+    assert forced.force
+    assert forced.changes == ["seed: 0 -> 3"]
+
+
+def test_an_artefact_says_what_it_is(planned):
+    made = planned()
+    torch.manual_seed(0)
+    stage = made.stages["classifier"](made.config, made.shape, {})
+    artefact = made.artefact(stage, "0a1b")
+    assert (artefact["stage"], artefact["key"]) == ("classifier", "0a1b")
+    assert artefact["classes"] == [str(digit) for digit in range(10)]
+    assert artefact["model"] == {"name": "resnet10", "width": 8}
+    assert "lr: 0.05" in artefact["config"]
+    assert set(artefact["encoder"]) == set(stage.net.encoder.state_dict())
