@@ -11,16 +11,21 @@ class GCE:
     """L = (1 - p_y^q) / q, p = softmax(logits): cross entropy for q -> 0, 1 - p_y for q = 1.
 
     q: in (0, 1]; the larger, the more robust and the slower to fit.  0.7 in the paper.
+    k: in [0, 1); truncated where p_y <= k: the loss is that of p_y = k and its gradient zero.  0 (never) by default,
+    0.5 in the paper, which begins with it after some tens of epochs.
     """
 
-    def __init__(self, q: float = 0.7):
+    def __init__(self, q: float = 0.7, k: float = 0.0):
         if not 0 < q <= 1:
             raise ValueError(f"gce q must be in (0, 1], got {q}")
-        self.q = q
+        if not 0 <= k < 1:
+            raise ValueError(f"gce k must be in [0, 1), got {k}")
+        self.q, self.k = q, k
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits N x C (any float type), labels N int64 in [0, C) -> N losses in [0, 1/q], float32 or wider."""
         logits = logits.float() if logits.itemsize < 4 else logits
         log_p = -F.cross_entropy(logits, labels, reduction="none")
         # 1 - p^q from log p, without the cancellation at p ~ 1 and finite in gradient at p ~ 0
-        return -torch.expm1(self.q * log_p) / self.q
+        loss = -torch.expm1(self.q * log_p) / self.q
+        return torch.where(log_p.exp() > self.k, loss, (1 - self.k**self.q) / self.q) if self.k else loss

@@ -30,6 +30,23 @@ def test_finite_at_extreme_logits_in_half_precision(dtype, q):
     assert values.max() <= 1 / q + 1e-6
 
 
+def test_truncated_below_k():
+    values, plain = GCE(0.7, k=0.5)(logits, labels), GCE(0.7)(logits, labels)
+    assert (p_y <= 0.5).any()
+    assert (p_y > 0.5).any()
+    torch.testing.assert_close(values, torch.where(p_y > 0.5, plain, (1 - 0.5**0.7) / 0.7))
+    moving = logits.clone().requires_grad_()
+    GCE(0.7, k=0.5)(moving, labels).sum().backward()
+    assert not moving.grad[p_y <= 0.5].any()
+    assert moving.grad[p_y > 0.5].any(dim=1).all()
+
+
+@pytest.mark.parametrize("k", [-0.1, 1.0, float("nan")])
+def test_k_outside_its_range_is_refused(k):
+    with pytest.raises(ValueError, match="k must be in"):
+        GCE(0.7, k)
+
+
 def test_gradient():
     few = logits[:5].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: GCE()(x, labels[:5]), few)
