@@ -6,6 +6,8 @@ torchrun, srun (one task per rank) and a plain `python` start are told apart by 
 import gc
 import os
 import subprocess
+import time
+import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,7 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_rmd.engine import batchnorm
 from dist_rmd.engine.peers import Peers
-from dist_rmd.errors import ConfigError
+from dist_rmd.errors import ConfigError, LostPeer
+
+START = 600.0
+"""seconds within which all ranks must have started, however slow the disk that they are loaded from"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def start(world: World, timeout: float) -> Peers:
     if world.size == 1:
         return Peers(0, 1, timeout)
     gpu = world.device.type == "cuda"
-    store, _, _ = next(dist.rendezvous("env://", world.rank, world.size))
+    served, _, _ = next(dist.rendezvous("env://", world.rank, world.size))
+    store = unused(served, world.rank, world.size)
     dist.init_process_group(
         "nccl" if gpu else "gloo",
         store=store,
@@ -85,6 +91,38 @@ def start(world: World, timeout: float) -> Peers:
         device_id=world.device if gpu else None,
     )
     return Peers(world.rank, world.size, timeout, store)
+
+
+def unused(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """A part of `store` that is the same on all ranks, and new.  Raises LostPeer when one has not come after START s.
+
+    torchrun serves one store to all its restarts, with the addresses of ranks that are long dead.  Restarts have no
+    number that all machines agree on.  So the leading rank offers a name; every other answers with it and a name of
+    its own, and believes the offer once that is confirmed: only the leading rank of this start can know it.
+    """
+    own, deadline = uuid.uuid4().hex, time.monotonic() + START
+
+    def wait(who: str) -> None:
+        if time.monotonic() > deadline:
+            raise LostPeer(f"{who} of {size} has not started within {START:g} s")
+        time.sleep(0.02)
+
+    def read(key: str) -> str:
+        return store.get(key).decode() if store.check([key]) else ""
+
+    if rank == 0:
+        store.set("offer", own)
+        for other in range(1, size):
+            while not (answer := read(f"answer/{other}")).startswith(own):
+                wait(f"rank {other}")
+            store.set(f"confirmed/{answer}", "")
+        return dist.PrefixStore(own, store)
+    while True:
+        offer = read("offer")
+        store.set(f"answer/{rank}", f"{offer}/{own}")
+        if store.check([f"confirmed/{offer}/{own}"]):
+            return dist.PrefixStore(offer, store)
+        wait("rank 0")
 
 
 def stop() -> None:

@@ -1,14 +1,17 @@
 """How a process learns its place, from torchrun, srun or nothing."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchrun import on_ranks
 
 from dist_rmd.engine import distributed
-from dist_rmd.errors import ConfigError
+from dist_rmd.errors import ConfigError, LostPeer
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -110,3 +113,29 @@ def test_ranks_agree(tmp_path):
         "distributed.stop()\n"
     )
     on_ranks(2, script)
+
+
+def test_a_restart_does_not_see_what_the_ranks_before_it_left():
+    """torchrun's store outlives the ranks.  Whoever comes first finds everything that the dead ones wrote."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+
+    def start(rank: int, delay: float) -> dist.Store:
+        client = dist.TCPStore("127.0.0.1", store.port, is_master=False)
+        time.sleep(delay)
+        return distributed.unused(client, rank, 3)
+
+    for delays in [(0, 0, 0), (0, 0.2, 0.1), (0.3, 0.1, 0), (0.1, 0, 0.2)]:
+        with ThreadPoolExecutor(3) as ranks:
+            parts = list(ranks.map(start, range(3), delays))
+        assert not parts[0].check(["address/1"])
+        parts[1].set("address/1", "here")
+        assert [part.get("address/1") for part in parts] == [b"here"] * 3
+
+
+def test_a_rank_that_does_not_come_is_named(monkeypatch):
+    monkeypatch.setattr(distributed, "START", 0.1)
+    store = dist.HashStore()
+    with pytest.raises(LostPeer, match=r"rank 1 of 2 has not started within 0\.1 s"):
+        distributed.unused(store, 0, 2)
+    with pytest.raises(LostPeer, match="rank 0 of 2 has not started"):
+        distributed.unused(store, 1, 2)
