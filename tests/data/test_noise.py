@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_rmd.data.noise import corrupt
+from dist_rmd.data.noise import corrupt, transitions
 
 
 @settings(max_examples=100, deadline=None)
@@ -60,6 +60,58 @@ def test_the_same_seed_gives_the_same_labels_for_ever():
     assert (corrupt(clean, "symmetric", 0.4, 10, seed=8) != noisy).any()
 
 
+def test_symmetric_may_include_the_true_class():
+    """DivideMix's convention: a tenth of the chosen stays right."""
+    clean = np.repeat(np.arange(10), 4000)
+    noisy = corrupt(clean, "symmetric", 0.5, 10, seed=3, include_true=True)
+    assert abs((noisy != clean).mean() - 0.45) < 0.01
+    counts = np.bincount(noisy[corrupt(clean, "pairflip", 0.5, 10, seed=3) != clean], minlength=10)
+    assert ((counts - 2000) ** 2 / 2000).sum() < 33.7  # of the same chosen; chi-square, 9 degrees of freedom, p = 1e-4
+
+
+@settings(max_examples=50, deadline=None)
+@given(labels=st.lists(st.integers(0, 6), max_size=300), rate=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_pairflip_and_asymmetric_move_an_exact_count_to_one_class(labels, rate, seed):
+    clean = np.array(labels, np.int64)
+    flipped = corrupt(clean, "pairflip", rate, 7, seed)
+    mapped = corrupt(clean, "asymmetric", rate, 7, seed, class_map={2: 0, 3: 5, 5: 3})
+    for label in range(7):
+        count = round(rate * (clean == label).sum())
+        assert (flipped[clean == label] == (label + 1) % 7).sum() == count
+        assert (flipped[clean == label] == label).sum() == (clean == label).sum() - count
+        target = {2: 0, 3: 5, 5: 3}.get(label, label)
+        assert (mapped[clean == label] == target).sum() == (count if target != label else (clean == label).sum())
+    # Both ways at once, from the clean labels: a cat made dog is not made cat again.
+    assert ((mapped == flipped) | np.isin(clean, (2, 3, 5)) | (mapped == clean)).all()
+
+
+def test_each_label_by_itself():
+    """Counts fluctuate as a binomial's do, over seeds and classes, and their mean is the rate."""
+    clean = np.repeat(np.arange(10), 100)
+    counts = np.array([
+        [(corrupt(clean, "pairflip", 0.3, 10, seed, exact=False) != clean)[clean == label].sum() for label in range(10)]
+        for seed in range(100)
+    ])  # fmt: skip
+    assert abs(counts.mean() - 30) < 5 * np.sqrt(21 / 1000)
+    assert 18 < counts.var() < 24.5  # 21, with a standard error of 0.95
+    assert (corrupt(clean, "pairflip", 1.0, 10, 0, exact=False) != clean).all()
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric", "pairflip"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_higher_rate_moves_more_of_the_same(kind, exact):
+    clean = np.arange(1000) % 10
+    low, high = (corrupt(clean, kind, rate, 10, 1, {0: 1, 1: 0}, exact) for rate in (0.2, 0.6))
+    changed = low != clean
+    assert changed.any()
+    np.testing.assert_array_equal(low[changed], high[changed])
+    assert (high != clean).sum() > changed.sum()
+
+
+def test_transitions_are_counted():
+    np.testing.assert_array_equal(transitions([0, 0, 1, 2], [0, 1, 1, 0], 3), [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
+
+
 def test_none_and_rate_zero_change_nothing():
     clean = np.array([2, 0, 1, 1])
     for kind, rate in (("none", 0.5), ("symmetric", 0.0)):
@@ -80,6 +132,10 @@ def test_none_and_rate_zero_change_nothing():
         (([0.0, 1.0], "none", 0.1, 2, 0), "integers"),
         (([[0, 1]], "none", 0.1, 2, 0), "integers"),
         (([0, 0], "symmetric", 0.1, 1, 0), "at least 2 classes"),
+        (([0, 0], "asymmetric", 0.1, 2, 0), "needs a class_map"),
+        (([0, 0], "asymmetric", 0.1, 2, 0, {0: 2}), r"class 2, which is outside 0..1"),
+        (([0, 0], "asymmetric", 0.1, 2, 0, {-1: 0}), r"class -1, which is outside 0..1"),
+        (([0, 0], "asymmetric", 0.1, 2, 0, {1: 1}), "class 1 to itself"),
     ],
 )
 def test_values_outside_their_range(arguments, message):

@@ -1,0 +1,61 @@
+"""Which class is taken for which, in asymmetric noise: the maps of the literature, by the names of the classes."""
+
+from collections.abc import Callable, Sequence
+
+from dist_rmd.errors import ConfigError
+
+CIFAR10 = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
+"""Patrini et al. 2017, https://arxiv.org/abs/1609.03683: only these classes have wrong labels, half of all images"""
+
+COARSE = (
+    "beaver dolphin otter seal whale", "aquarium_fish flatfish ray shark trout", "orchid poppy rose sunflower tulip",
+    "bottle bowl can cup plate", "apple mushroom orange pear sweet_pepper", "clock keyboard lamp telephone television",
+    "bed chair couch table wardrobe", "bee beetle butterfly caterpillar cockroach", "bear leopard lion tiger wolf",
+    "bridge castle house road skyscraper", "cloud forest mountain plain sea",
+    "camel cattle chimpanzee elephant kangaroo", "fox porcupine possum raccoon skunk", "crab lobster snail spider worm",
+    "baby boy girl man woman", "crocodile dinosaur lizard snake turtle", "hamster mouse rabbit shrew squirrel",
+    "maple_tree oak_tree palm_tree pine_tree willow_tree", "bicycle bus motorcycle pickup_truck train",
+    "lawn_mower rocket streetcar tank tractor",
+)  # fmt: skip
+"""the 20 coarse classes of CIFAR-100 (Krizhevsky 2009)"""
+
+
+def class_map(name: str, classes: Sequence[str]) -> dict[int, int]:
+    """The map called `name` for `classes`, in numbers.
+
+    "cifar10": truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
+    "blocks": within each block of five consecutive classes the next one; often called CIFAR-100's superclasses, which
+    they are not.
+    "coarse": within each of CIFAR-100's coarse classes the next one.
+
+    Raises ConfigError for an unknown name, and where the classes are not those that the map speaks of.
+    """
+    if name not in MAPS:
+        raise ConfigError(f"noise.class_map={name}: choose from {', '.join(MAPS)}, or give one such as {{9: 1, 2: 0}}")
+    return MAPS[name](classes)
+
+
+def _cifar10(classes: Sequence[str]) -> dict[int, int]:
+    return {_number(source, classes): _number(target, classes) for source, target in CIFAR10.items()}
+
+
+def _blocks(classes: Sequence[str]) -> dict[int, int]:
+    if len(classes) % 5:
+        raise ConfigError(f"noise.class_map=blocks needs a multiple of five classes, not {len(classes)}")
+    return {label: label // 5 * 5 + (label + 1) % 5 for label in range(len(classes))}
+
+
+def _coarse(classes: Sequence[str]) -> dict[int, int]:
+    groups = [sorted(_number(name, classes) for name in names.split()) for names in COARSE]
+    return {label: following for g in groups for label, following in zip(g, [*g[1:], g[0]], strict=True)}
+
+
+def _number(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise ConfigError(
+            f"noise.class_map speaks of a class {name}, which these images do not have: give a map of yours"
+        )
+    return classes.index(name)
+
+
+MAPS: dict[str, Callable[[Sequence[str]], dict[int, int]]] = {"cifar10": _cifar10, "blocks": _blocks, "coarse": _coarse}

@@ -1,0 +1,44 @@
+import pytest
+
+from dist_rmd.data.class_maps import COARSE, class_map
+from dist_rmd.errors import ConfigError
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = tuple(sorted(name for names in COARSE for name in names.split()))
+
+
+def test_cifar10():
+    assert class_map("cifar10", CIFAR10) == {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
+
+
+def test_blocks_of_five():
+    table = class_map("blocks", CIFAR100)
+    assert [table[label] for label in (0, 3, 4, 5, 98, 99)] == [1, 4, 0, 6, 99, 95]
+
+
+def test_coarse_classes():
+    table = class_map("coarse", CIFAR100)
+    assert sorted(table) == sorted(table.values()) == list(range(100))
+    assert CIFAR100[table[CIFAR100.index("beaver")]] == "dolphin"
+    assert CIFAR100[table[CIFAR100.index("whale")]] == "beaver"
+
+
+def test_only_six_moves_within_blocks_stay_in_a_coarse_class():
+    """A block of five is not a superclass, as is often said."""
+    coarse = {name: number for number, names in enumerate(COARSE) for name in names.split()}
+    blocks = class_map("blocks", CIFAR100)
+    assert sum(coarse[CIFAR100[a]] == coarse[CIFAR100[b]] for a, b in blocks.items()) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        ("cifra10", CIFAR10, "choose from cifar10, blocks, coarse"),
+        ("cifar10", ("a", "b"), "a class truck, which these images do not have"),
+        ("coarse", CIFAR10, "a class beaver"),
+        ("blocks", ("a", "b"), "multiple of five"),
+    ],
+)
+def test_maps_of_other_classes(name, classes, message):
+    with pytest.raises(ConfigError, match=message):
+        class_map(name, classes)
