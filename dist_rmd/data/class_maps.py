@@ -52,9 +52,7 @@ def _coarse(classes: Sequence[str]) -> dict[int, int]:
 
 def _number(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
-        raise ConfigError(
-            f"noise.class_map speaks of a class {name}, which these images do not have: give a map of yours"
-        )
+        raise ConfigError(f"noise.class_map speaks of a class {name}, which these images do not have: give another")
     return classes.index(name)
 
 

@@ -28,7 +28,7 @@ def corrupt(
 
     kind: "none" leaves all labels as they are.  The others choose labels, and then give each of them
         "symmetric": one of the other classes with equal probability ("onto the labels of the other classes", RMDNet);
-            with `include_true`, one of all classes: a fraction 1/num_classes of the chosen stays right (DivideMix, ELR),
+            with `include_true`, one of all classes, so that a fraction 1/num_classes of them stays right (DivideMix),
         "asymmetric": the class to which `class_map` sends its own; classes that are not in it keep all their labels,
         "pairflip": the next class, and the last one class 0.
     rate: the fraction of labels chosen, in [0, 1].
