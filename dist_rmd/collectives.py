@@ -53,3 +53,18 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def global_moments(mean: Tensor, var: Tensor, count: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C), biased variance (C) and number of values (0-d) of all ranks, from those of this rank; no gradient.
+
+    Each variance is around its rank's own mean, and is shifted to the common one (Chan, Golub & LeVeque 1979): large
+    means cancel nothing.
+    """
+    own = torch.cat([mean, var, mean.new_full((1,), count)])
+    ranks = all_gather_rows(own[None], [1] * world_size())  # W x (2C + 1)
+    means, variances, counts = ranks.split([len(mean), len(mean), 1], dim=1)
+    total = counts.sum()
+    share = counts / total
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean).square())).sum(0), total

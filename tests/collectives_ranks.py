@@ -18,6 +18,11 @@ def rows(rank: int, size: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randint(-99, 99, (3, 2, size), generator=draw).to(dtype).permute(2, 1, 0)
 
 
+def far_from_zero(rank: int) -> torch.Tensor:
+    """1 + 2 * rank rows of 4 float32 around 1000, whose squares would leave nothing of a variance of 1."""
+    return 1000 + torch.randn(1 + 2 * rank, 4, generator=torch.Generator().manual_seed(rank))
+
+
 def sizes(world: int) -> list[list[int]]:
     """Rows of each rank: even, uneven, and some rank without any."""
     return [[2] * world, [1 + 3 * rank for rank in range(world)], [5 * (rank == world - 1) for rank in range(world)]]
@@ -34,5 +39,7 @@ if __name__ == "__main__":
             result["gathered"].append((known, collectives.all_gather_rows(own, known)))
     own = torch.full((2,), 10.0**rank, requires_grad=True)
     result["sum"], result["own"] = collectives.all_reduce_sum(own), own.detach()
+    var, mean = torch.var_mean(far_from_zero(rank), dim=0, correction=0)
+    result["moments"] = collectives.global_moments(mean, var, 1 + 2 * rank)
     torch.save(result, Path(sys.argv[1]) / f"rank{rank}.pt")
     dist.destroy_process_group()

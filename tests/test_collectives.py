@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from collectives_ranks import rows, sizes
+from collectives_ranks import far_from_zero, rows, sizes
 from torchrun import on_ranks
 
 from dist_rmd import collectives
@@ -27,6 +27,11 @@ def test_every_rank_holds_the_whole_in_rank_order(world, tmp_path):
         assert result["sum"].tolist() == [sum(10.0**r for r in range(world))] * 2
         assert not result["sum"].requires_grad
         assert result["own"].tolist() == [10.0**rank] * 2  # the caller's tensor is left alone
+        mean, var, count = result["moments"]
+        whole = torch.cat([far_from_zero(r) for r in range(world)]).double()
+        assert count.item() == len(whole)
+        torch.testing.assert_close(mean.double(), whole.mean(0), rtol=1e-6, atol=0)
+        torch.testing.assert_close(var.double(), whole.var(0, correction=0), rtol=1e-4, atol=0)
 
 
 def test_one_process_needs_no_group():

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dist_rmd.collectives import all_gather_rows, all_reduce_sum, world_size
+from dist_rmd.collectives import all_reduce_sum, global_moments, world_size
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -54,19 +54,9 @@ def convert(net: nn.Module) -> nn.Module:
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Mean (C), biased variance (C) and number of values per channel, over all ranks.
-
-    Each rank's variance is taken around its own mean in a second pass, then shifted to the common mean (Chan, Golub
-    & LeVeque 1979), so that large means cancel nothing.
-    """
+    """Mean (C), biased variance (C) and number of values per channel, over all ranks."""
     mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-    own = torch.cat([mean, var, mean.new_tensor([x.numel() / len(mean)])])
-    ranks = all_gather_rows(own[None], [1] * world_size())  # W x (2C + 1)
-    means, variances, counts = ranks.split([len(mean), len(mean), 1], dim=1)
-    count = counts.sum()
-    share = counts / count
-    mean = (share * means).sum(0)
-    var = (share * (variances + (means - mean).square())).sum(0)
+    mean, var, count = global_moments(mean, var, x.numel() / len(mean))
     return mean, var, count.item()
 
 

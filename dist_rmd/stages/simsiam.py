@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from dist_rmd.collectives import global_moments
 from dist_rmd.config import Config, Optimization
 from dist_rmd.data.batch import Batch
 from dist_rmd.models.encoder import encoder
@@ -89,8 +91,7 @@ class SimSiam(Stage):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         p1, p2, z1, z2 = (out.float() if out.itemsize < 4 else out for out in net(*batch.views))
         per_sample = -(F.cosine_similarity(p1, z2) + F.cosine_similarity(p2, z1)) / 2
-        spread = F.normalize(z1).var(dim=0).mean().sqrt()
-        return {"loss": batch_mean(per_sample, batch), "feature_std": spread.detach()}
+        return {"loss": batch_mean(per_sample, batch), "feature_std": spread(z1)}
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
         std = metrics["train/feature_std"]
@@ -104,3 +105,10 @@ class SimSiam(Stage):
     def artefact(self) -> dict[str, Any]:
         net = self.net
         return {part: getattr(net, part).state_dict() for part in ("encoder", "projector", "predictor")}
+
+
+def spread(z: Tensor) -> Tensor:
+    """Standard deviation (0-d) of the coordinates of all ranks' rows (b_r x D) on the unit sphere, without gradient."""
+    var, mean = torch.var_mean(F.normalize(z.detach()), dim=0, correction=0)
+    _, var, rows = global_moments(mean, var, len(z))
+    return (var.mean() * rows / (rows - 1)).sqrt()

@@ -47,9 +47,9 @@ def assert_equal(ours, theirs) -> None:
         assert all(map(torch.equal, one, two))
 
 
-def over_ranks(reader, labels, world, epoch, **options) -> list[tuple[torch.Tensor, ...]]:
+def over_ranks(reader, labels, world, epoch, start=0, **options) -> list[tuple[torch.Tensor, ...]]:
     """The global batches, put together from loaders of all ranks."""
-    ranks = [list(make(reader, labels, rank=r, world=world, **options).epoch(epoch)) for r in range(world)]
+    ranks = [list(make(reader, labels, rank=r, world=world, **options).epoch(epoch, start)) for r in range(world)]
     return [tuple(map(torch.cat, zip(*map(tensors, parts), strict=True))) for parts in zip(*ranks, strict=True)]
 
 
@@ -83,9 +83,15 @@ def test_ffcv_and_memory_serve_the_same_bits(memory, labels, beton):
         assert_equal(map(tensors, make(BetonReader(beton[0], workers, CPU), labels).epoch(3)), expected)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_the_same_global_batches(memory, labels, world):
-    assert_equal(over_ranks(memory, labels, world, epoch=4), over_ranks(memory, labels, 1, epoch=4))
+@pytest.mark.parametrize("reader", ["memory", "ffcv"])
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_share_the_same_global_batches(memory, labels, beton, world, reader):
+    """Batches of 50, which three and four ranks share unevenly; also from the middle of an epoch on."""
+    source = memory if reader == "memory" else BetonReader(beton[0], 1, CPU)
+    whole = list(map(tensors, make(memory, labels, batch_size=50).epoch(4)))
+    assert len(whole) == 3
+    assert_equal(over_ranks(source, labels, world, epoch=4, batch_size=50), whole)
+    assert_equal(over_ranks(source, labels, world, epoch=4, start=2, batch_size=50), whole[2:])
 
 
 def test_real_ranks_share_the_same_global_batches(memory, labels, beton, tmp_path):
