@@ -220,7 +220,7 @@ def _type_name(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " | ".join(get_args(hint))
     names = [getattr(part, "__name__", str(part)).replace("NoneType", "null") for part in get_args(hint) or (hint,)]
-    return {tuple: f"list of {names[0]}", dict: "name: number"}.get(get_origin(hint), " | ".join(names))
+    return {tuple: f"list of {names[0]}", dict: "name: value"}.get(get_origin(hint), " | ".join(names))
 
 
 def to_dict(config: Any) -> Any:
@@ -288,12 +288,17 @@ def _items(tree: Mapping, prefix: str = "") -> list[tuple[str, Any]]:
 def _check_key(key: str, checker: ArgumentParser, where: str) -> None:
     known = [action.dest for action in checker._actions]
     leaves = [name for name in known if not any(other.startswith(f"{name}.") for other in known)]
-    is_free = any(key.startswith(f"{name}.options.") for name in known)  # the hyper-parameters of a plug-in
+    tables = [action.dest for action in checker._actions if _holds_a_table(getattr(action, "_typehint", None))]
+    is_free = any(key.startswith(f"{name}.") for name in tables)  # such as the hyper-parameters of a plug-in
     if key in leaves or is_free:
         return
     near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else "`--help` lists all keys"
     raise ConfigError(f"unknown key {key!r} in {where}: {hint}")
+
+
+def _holds_a_table(hint: Any) -> bool:
+    return get_origin(hint) is dict or any(get_origin(part) is dict for part in get_args(hint))
 
 
 def _check_nulls(tree: Mapping, checker: ArgumentParser) -> None:

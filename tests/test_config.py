@@ -101,7 +101,7 @@ def test_help_lists_every_key_with_type_and_meaning():
         "task.milestones=[]  (list of NonNegativeInt)",
         "device=auto  (auto | cuda | cpu)",
         "data.workers=null  (PositiveInt | null)",
-        "loss.options={}  (name: number)",
+        "loss.options={}  (name: value)",
     ):
         assert words in text
 

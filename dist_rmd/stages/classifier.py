@@ -1,7 +1,7 @@
 """The baseline: an encoder and a linear head trained on the given labels with one robust loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from dist_rmd.config import Config, Optimization
 from dist_rmd.data.batch import Batch
-from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.registry import lookup
+from dist_rmd.robust_loss import LossConfig, robust_loss
 from dist_rmd.stages.base import DataShape, Stage, batch_mean
 
 __all__ = ["Classifier"]
@@ -30,16 +29,6 @@ class TaskConfig(Optimization):
     """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
     milestones: tuple[int, ...] = (150, 180, 210)
     """epochs after which schedule=step lowers the learning rate"""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The robust loss."""
-
-    name: str = "ce"
-    """a file of dist_rmd/losses"""
-    options: dict[str, float] = field(default_factory=dict)
-    """its hyper-parameters, such as loss.options.q=0.7"""
 
 
 class Classifier(Stage):
@@ -64,11 +53,3 @@ class Classifier(Stage):
 
     def artefact(self) -> dict[str, Any]:
         return {part: getattr(self.net, part).state_dict() for part in ("encoder", "head")}
-
-
-def robust_loss(config: LossConfig) -> Any:
-    """The configured loss, (logits N x C, labels N) -> N values.  Raises ConfigError for wrong names or values."""
-    try:
-        return lookup("losses", config.name)(**config.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"loss.options of {config.name}: {error}") from None

@@ -1,0 +1,74 @@
+"""The robust loss that a configuration asks for: one file of dist_rmd/losses, or a weighted sum of several."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dist_rmd.errors import ConfigError
+from dist_rmd.registry import lookup
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The robust loss."""
+
+    name: str = "ce"
+    """a file of dist_rmd/losses, or a sum of several such as nce+agce"""
+    weights: dict[str, float] = field(default_factory=dict)
+    """of the terms of a sum, such as loss.weights.agce=4 (1 where there is none)"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """hyper-parameters, such as loss.options.q=0.7; within a sum loss.options.agce.q=1.5"""
+    preset: Literal["cifar10", "cifar100"] | None = None
+    """take the constants published for this dataset wherever weights and options do not say otherwise"""
+
+
+PRESETS: dict[str, dict[str, dict[str, dict[str, float]]]] = {
+    "cifar10": {
+        "sce": {"sce": {"a": 0.1, "b": 1}},
+        "nce+rce": {"nce": {"weight": 1}, "rce": {"weight": 1}},
+        "nce+mae": {"nce": {"weight": 1}, "mae": {"weight": 0.5}},
+        "nce+agce": {"nce": {"weight": 1}, "agce": {"weight": 4, "a": 6, "q": 1.5}},
+        "nce+aul": {"nce": {"weight": 1}, "aul": {"weight": 4, "a": 6.3, "q": 1.5}},
+        "nce+ael": {"nce": {"weight": 1}, "ael": {"weight": 4, "a": 5}},
+    },
+    "cifar100": {
+        "sce": {"sce": {"a": 6, "b": 0.1}},
+        "nce+rce": {"nce": {"weight": 10}, "rce": {"weight": 0.1}},
+        "nce+mae": {"nce": {"weight": 10}, "mae": {"weight": 0.5}},
+        "nce+agce": {"nce": {"weight": 10}, "agce": {"weight": 0.1, "a": 1.8, "q": 3}},
+        "nce+aul": {"nce": {"weight": 10}, "aul": {"weight": 0.015, "a": 6, "q": 3}},
+        "nce+ael": {"nce": {"weight": 10}, "ael": {"weight": 0.1, "a": 1.5}},
+    },
+}
+"""dataset -> name -> term -> its weight and hyper-parameters.  NCE+RCE, NCE+MAE: Ma et al. 2020 (whose MAE is half of
+ours: hence 0.5); NCE+AGCE, AUL, AEL: Zhou et al. 2021; SCE: both.  The other losses have one published default."""
+
+
+def robust_loss(config: LossConfig) -> Loss:
+    """The configured loss, (logits N x C, labels N) -> N values.  Raises ConfigError for wrong names or values."""
+    names = config.name.split("+")
+    published: Mapping[str, Mapping[str, float]] = PRESETS.get(config.preset or "", {}).get(config.name, {})
+    options = config.options if len(names) > 1 else {config.name: config.options}
+    for what, given in (("weights", config.weights), ("options", options)):
+        if unknown := given.keys() - set(names):
+            raise ConfigError(f"loss.{what}.{min(unknown)}: loss.name={config.name} has no such term")
+    terms = []
+    for name in names:
+        constants = {"weight": 1.0, **published.get(name, {})}
+        weight = config.weights.get(name, constants.pop("weight"))
+        try:
+            terms.append((weight, lookup("losses", name)(**{**constants, **options.get(name, {})})))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"loss.options of {name}: {error}") from None
+    if len(terms) == 1 and terms[0][0] == 1:
+        return terms[0][1]
+
+    def weighted_sum(logits: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack([weight * loss(logits, labels) for weight, loss in terms]).sum(dim=0)
+
+    return weighted_sum
