@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dist_rmd import artefacts
 from dist_rmd.data.keyed import shard
@@ -33,7 +33,8 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         world.rank, world.size, world.device, world.cores, parameter_dtype(plan.precision),
     )  # fmt: skip
     ranks = peers.gather(f"{platform.node()}, {world.device}, {torch.get_num_threads()} threads")
-    stages = Table("stage", "epochs x steps", "batch", "per rank", "parameters", "checkpoint", "loss", box=SIMPLE)
+    columns = ("epochs x steps", "batch", "per rank", "parameters", "on disk", "loss")
+    stages = Table(Column("stage", no_wrap=True), *columns, box=SIMPLE, pad_edge=False)
     made: dict[str, dict[str, Any]] = {}
     disk = 0
     for name, stage_class in plan.stages.items():

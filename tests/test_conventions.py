@@ -56,7 +56,7 @@ ROOMS = {
 RANK_AWARE = {"engine/distributed.py", "engine/writers.py", "engine/console.py", "engine/peers.py", "collectives.py"}
 VAGUE = {"utils", "util", "misc", "common", "helpers", "helper"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
-MIRROR_NOTHING = {Path("test_conventions.py"), Path("test_elastic.py")}
+MIRROR_NOTHING = {Path(f"test_{name}.py") for name in ("conventions", "disturbed_runs", "elastic", "exact_resume")}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -1,0 +1,74 @@
+"""A dry run finds what would go wrong, says what would be done, and leaves no trace."""
+
+import re
+
+import pytest
+import small
+from torchrun import torchrun
+from whole_runs import stopped, tree
+
+from dist_rmd.train import main
+
+COMMAND = [*small.RECIPE, "stages=[simsiam,classifier,rgrl]", "data.reader=memory", "name=a"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small.prepare(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def command(data, tmp_path):
+    return [*COMMAND, f"data.path={data}", f"out={tmp_path / 'out'}"]
+
+
+def rows(output: str) -> dict[str, list[str]]:
+    """Of the table: stage -> the other columns."""
+    cells = [re.split(r"\s{2,}", line.strip()) for line in output.splitlines()]
+    return {row[0]: row[1:] for row in cells if len(row) == 7 and row[0] != "stage"}
+
+
+def test_it_says_what_would_be_done_and_writes_nothing(command, tmp_path, capsys):
+    assert main(["--dry-run", *command]) == 0
+    output = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [], "not even out"
+    assert f"{tmp_path / 'out' / 'a'}: 150 images, 10 classes, fp32\n" in output
+    assert "rank 0 of 1: " in output
+    assert list(rows(output)) == ["simsiam", "classifier", "rgrl"]
+    for steps, batch, part, *_, loss in rows(output).values():
+        assert (steps, batch, part) == ("2 x 4", "32", "32")
+        assert float(loss) < 100
+    assert "MB free" in output
+
+
+def test_it_tells_the_size_of_checkpoints_and_what_is_finished(command, tmp_path, capsys):
+    assert stopped(command, "rgrl", 2) == 75
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert main(["--dry-run", *command, "log.every=7"]) == 0
+    output = capsys.readouterr().out
+    assert tree(tmp_path) == before
+    assert list(rows(output)) == ["simsiam *", "classifier *", "rgrl"]
+    assert "changed since the last start: log.every: 1 -> 7" in output
+    for stage, row in rows(output).items():
+        checkpoint = next((tmp_path / "out" / "a" / stage.rstrip(" *") / "checkpoints").glob("*.pt"))
+        assert row[4] == f"{checkpoint.stat().st_size / 1e6:.1f} MB"
+
+
+def test_it_refuses_what_training_refuses(command, tmp_path, capsys):
+    assert main(["--dry-run", *command, "task.lr=fast"]) == 2
+    assert main(["--dry-run", *command, "data.path=/nowhere"]) == 65
+    assert stopped(command, "simsiam", 1) == 75
+    assert main(["--dry-run", *command, "seed=3"]) == 2
+    assert "seed: 0 -> 3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks(command, tmp_path):
+    done = torchrun(2, "-m", "dist_rmd.train", "--dry-run", *command, "task.batch_size=33")
+    assert done.returncode == 0, done.stdout
+    assert list(tmp_path.iterdir()) == []
+    for rank in range(2):
+        assert done.stdout.count(f"rank {rank} of 2: ") == 1
+    assert rows(done.stdout)["simsiam"][:3] == ["2 x 4", "32", "16"]
+    assert rows(done.stdout)["rgrl"][:3] == ["2 x 4", "33", "17 16"]

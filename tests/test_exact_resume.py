@@ -1,0 +1,132 @@
+"""A run stopped or killed at any optimizer step, and started again, ends with the bits of one that never was."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small
+import torch
+from torchrun import ROOT
+from whole_runs import assert_same, fault, stopped
+
+from dist_rmd import plan
+from dist_rmd.engine.checkpoint import Checkpoints
+from dist_rmd.stages.base import batch_mean
+from dist_rmd.stages.classifier import Classifier
+from dist_rmd.train import main
+
+STAGES = ("simsiam", "classifier", "rgrl")
+# Two epochs of 4 steps; points of the curve and checkpoints that do not fall on epochs' ends.
+COMMAND = [*small.RECIPE, f"stages=[{','.join(STAGES)}]", "log.every=3", "checkpoint.every=2", "name=a"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small.prepare(tmp_path_factory.mktemp("data"))
+
+
+def finished(arguments: list[str], out: Path) -> Path:
+    """The folder of a run that nothing happened to."""
+    assert main([*arguments, f"out={out}"]) == 0
+    return out / "a"
+
+
+@pytest.fixture(scope="module")
+def command(data):
+    return [*COMMAND, f"data.path={data}", "data.reader=memory"]
+
+
+@pytest.fixture(scope="module")
+def straight(command, tmp_path_factory):
+    return finished(command, tmp_path_factory.mktemp("straight"))
+
+
+def test_stopped_twice_in_every_stage(command, straight, tmp_path):
+    """Within an epoch, after its last step before the evaluation, and after the last step of all."""
+    arguments = [*command, f"out={tmp_path}"]
+    for stage, step in (("simsiam", 2), ("simsiam", 4), ("classifier", 5), ("classifier", 8), ("rgrl", 1), ("rgrl", 7)):
+        assert stopped(arguments, stage, step) == 75
+        state = Checkpoints(tmp_path / "a" / stage / "checkpoints", 2).load_newest()
+        assert state
+        assert state["clock"] == {"step": step, "epoch": (step - 1) // 4, "batch": (step - 1) % 4 + 1}
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", straight, *STAGES)
+
+
+def test_stopped_with_scaled_losses(command, tmp_path):
+    """fp16: the scaler's state goes on too, and steps that it skips are counted once."""
+    arguments = [*command, "stages=[classifier]", "precision=fp16"]
+    straight = finished(arguments, tmp_path / "straight")
+    arguments.append(f"out={tmp_path}")
+    assert [stopped(arguments, "classifier", step) for step in (2, 4)] == [75, 75]
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", straight, "classifier")
+    newest = Checkpoints(tmp_path / "a" / "classifier" / "checkpoints", 2).load_newest()
+    assert newest
+    assert newest["updater"]["scaler"]["scale"] > 0
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+@pytest.mark.slow
+def test_stopped_after_any_step(command, straight, tmp_path, step):
+    for stage in STAGES:
+        assert stopped([*command, f"out={tmp_path}"], stage, step) == 75
+    assert main([*command, f"out={tmp_path}"]) == 0
+    assert_same(tmp_path / "a", straight, *STAGES)
+
+
+def test_stopped_while_ffcv_reads(command, straight, tmp_path):
+    """The reader may even be another one after each start."""
+    arguments = [*command, "stages=[simsiam]", f"out={tmp_path}"]
+    assert [stopped([*arguments, "data.reader=ffcv"], "simsiam", step) for step in (2, 4)] == [75, 75]
+    assert main([*arguments, "data.reader=ffcv"]) == 0
+    assert_same(tmp_path / "a", straight, "simsiam")
+
+
+def test_killed_between_checkpoints_within_an_epoch(command, straight, tmp_path):
+    """kill -9 of a run that saves after every step."""
+    arguments = [*command, "stages=[simsiam]", f"out={tmp_path}"]
+    with fault("kind=SIGKILL,rank=0,step=6"):
+        process = [sys.executable, "-m", "dist_rmd.train", *arguments, "checkpoint.minutes=1e-9"]
+        killed = subprocess.run(process, cwd=ROOT, capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    state = Checkpoints(tmp_path / "a" / "simsiam" / "checkpoints", 2).load_newest()
+    assert state
+    assert state["clock"]["step"] in (5, 6)  # the last one may not have been written yet
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", straight, "simsiam")
+
+
+class Remembering(Classifier):
+    """Weighs every sample by what its loss was when it was last seen."""
+
+    name = "classifier"
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.last, self.seen = torch.ones(1437), torch.zeros(1437, dtype=torch.int64)
+
+    def memory(self):
+        return {"last": self.last, "seen": self.seen}
+
+    def losses(self, net, batch):
+        logits, _ = net(batch.views[0])
+        values = self.loss(logits, batch.labels)
+        weights = self.last[batch.indices] / (1 + self.last[batch.indices])
+        self.last[batch.indices] = values.detach()
+        self.seen[batch.indices] += 1
+        return {"loss": batch_mean(weights * values, batch)}
+
+
+def test_a_stages_memory_of_every_sample_goes_on(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "lookup", lambda kind, name: Remembering)
+    arguments = [*command, "stages=[classifier]"]
+    straight = finished(arguments, tmp_path / "straight")
+    arguments.append(f"out={tmp_path}")
+    assert [stopped(arguments, "classifier", step) for step in (2, 5)] == [75, 75]
+    memory = Checkpoints(tmp_path / "a" / "classifier" / "checkpoints", 2).load_newest()["memory"]
+    assert memory["seen"].sum() == 5 * 32
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", straight, "classifier")
