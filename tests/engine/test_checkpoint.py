@@ -45,7 +45,7 @@ def names(folder):
 
 def steps(folder):
     """Steps of the finished checkpoints."""
-    return sorted(int(path.stem[5:13]) for path in folder.glob("step-*.json"))
+    return sorted(int(path.stem[5:13]) for path in folder.glob("step-*.pt") if path.with_suffix(".json").exists())
 
 
 def tree_hash(folder):
@@ -263,6 +263,26 @@ def test_broken_ones_do_not_count(tmp_path):
     assert steps(tmp_path) == [2, 5]
 
 
+def test_a_name_is_not_broken_for_ever(tmp_path):
+    filled(tmp_path, 1, 3)
+    flip(tmp_path / "step-00000003.pt", 1000)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.warns(UserWarning, match="SHA-256"):
+        checkpoints.load_newest()
+    checkpoints.save(2, state(2))  # the broken one goes
+    checkpoints.save(3, state(3))
+    assert checkpoints.load_newest()["clock"] == {"step": 3}
+    assert names(tmp_path) == ["step-00000003.json", "step-00000003.pt"]
+
+
+def test_later_ones_that_nobody_found_broken_stay(tmp_path):
+    filled(tmp_path, 1, 2, 4)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(3, state(3))
+    checkpoints.wait()
+    assert steps(tmp_path) == [3, 4]
+
+
 def test_a_failed_delete_is_survived(tmp_path):
     checkpoints = filled(tmp_path, 1, keep=1)
     stubborn = tmp_path / "step-00000001.pt"
@@ -315,11 +335,15 @@ def check_history(folder, keep, history):
             path = sorted(valid)[details[0] % len(valid)]
             del valid[path]
             harm(what, path)
-        newest = max(valid.values(), key=lambda facts: (facts["step"], facts["number"]), default=None)
-        if what != "save" and newest is None:
+        if not valid:
+            if steps(folder):  # all broken: the run ends here
+                with pytest.raises(DataError, match="is valid"):
+                    checkpoints.load_newest()
+                return
+            assert checkpoints.load_newest() is None
             continue
-        loaded = checkpoints.load_newest()
-        assert loaded == {"number": newest["number"]}
+        newest = max(valid.values(), key=lambda facts: (facts["step"], facts["number"]))
+        assert checkpoints.load_newest() == {"number": newest["number"]}
         step = newest["step"]  # a run goes on from what it found
 
 
