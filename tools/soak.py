@@ -28,7 +28,7 @@ from dist_rmd.engine.writers import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("simsiam", "rgrl")
-EPOCHS_PER_KILL = 8  # of each stage: enough for the run not to end before its last kill
+EPOCHS_PER_KILL = 3  # of each stage: enough for the run not to end before its last kill
 RECIPE = (
     "data.compile_views=false", "data.per_class=15", "data.reader=memory", "noise.rate=0.4",
     "model.name=resnet10", "model.width=8",
@@ -114,7 +114,7 @@ def soak(folder: Path, kills: int, seed: int) -> tuple[dict[str, Tally], float]:
         if number % 10:  # every tenth is ended at any moment of its start
             while _newest(harried / "run") == before and attempt.agent.poll() is None:
                 time.sleep(0.02)
-            time.sleep(chance.uniform(0, 1.5))
+            time.sleep(chance.uniform(0, 1))
         else:
             time.sleep(chance.uniform(0, 8))
         if attempt.agent.poll() is not None:
