@@ -62,14 +62,41 @@ class Augment:
 class Noise:
     """Which labels the training sees.  Accuracies are always measured on the clean labels of the test images."""
 
-    kind: Literal["symmetric", "file"] = "symmetric"
-    """symmetric: flip to any other class with equal probability; file: the labels in `noise.file`"""
+    kind: Literal["symmetric", "asymmetric", "pairflip", "file"] = "symmetric"
+    """symmetric: any other class with equal probability; asymmetric: the class that `class_map` says; pairflip: the
+    next class; file: the labels in `noise.file`, where rate and seed say nothing"""
     rate: ClosedUnitInterval = 0.0
-    """fraction of the labels of every class that are flipped"""
+    """fraction of the labels of every class (asymmetric: of every class in the map) that are changed"""
     seed: NonNegativeInt = 0
-    """seed of the flips; apart from `seed`, so that several runs share one set of labels"""
+    """seed of the changes; apart from `seed`, so that several runs share one set of labels"""
+    class_map: dict[int, int] | str | None = None
+    """kind=asymmetric: which class is taken for which, such as {9: 1, 2: 0}, or cifar10, blocks, coarse (the usual one
+    when null: cifar10 for CIFAR-10, blocks for CIFAR-100)"""
+    exact: bool = True
+    """change exactly round(rate * n) of a class's n labels; false: each label by itself with probability rate"""
+    include_true: bool = False
+    """kind=symmetric: draw from all classes, so that 1 / classes of the labels drawn stay right"""
     file: str | None = None
-    """kind=file: .npy with one class number per training image, or the labels.npz of another run"""
+    """kind=file: .npy, .csv, CIFAR-10N's .pt, or the labels.npz of another run (docs/noise.md)"""
+    column: str | None = None
+    """kind=file: the column of a .csv (label when null) or of a .pt"""
+
+    def __post_init__(self) -> None:
+        if self.kind == "file" and self.file is None:
+            raise ConfigError("noise.kind=file needs noise.file, the labels to train on")
+        if self.kind != "asymmetric" and self.class_map is not None:
+            raise ConfigError(f"noise.class_map is for noise.kind=asymmetric, but the kind is {self.kind}")
+        if self.class_map == {}:
+            raise ConfigError("noise.class_map={} changes no class: leave it out, or give one such as {9: 1, 2: 0}")
+        if self.kind != "symmetric" and self.include_true:
+            raise ConfigError(f"noise.include_true=true is for noise.kind=symmetric, but the kind is {self.kind}")
+        if self.kind == "file" and not self.exact:
+            raise ConfigError(
+                "noise.exact=false is for labels that are changed, but noise.kind=file takes them as given"
+            )
+        if self.kind != "file" and (self.file or self.column):
+            key = "file" if self.file else "column"
+            raise ConfigError(f"noise.{key} is for noise.kind=file, but the kind is {self.kind}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from dist_rmd import __version__, artefacts, run_folder
 from dist_rmd import config as configuration
 from dist_rmd.config import Config, to_dict
 from dist_rmd.data.beton import Dataset, open_dataset
-from dist_rmd.data.labels import LabelView, given_view, noisy_view
+from dist_rmd.data.class_maps import class_map
+from dist_rmd.data.given_labels import given_view
+from dist_rmd.data.labels import LabelView, noisy_view
 from dist_rmd.engine import distributed
 from dist_rmd.engine.distributed import World
 from dist_rmd.engine.updater import resolve_precision
@@ -113,9 +115,11 @@ def check(config: Config, force: bool = False) -> Plan:
 
 
 def _labels(config: Config, dataset: Dataset) -> LabelView:
-    noise, true, classes = config.noise, dataset.labels("train"), len(dataset.classes)
-    if noise.kind != "file":
-        return noisy_view(true, classes, noise.kind, noise.rate, noise.seed, config.data.per_class)
-    if noise.file is None:
-        raise ConfigError("noise.kind=file needs noise.file, the labels to train on")
-    return given_view(true, classes, Path(noise.file), config.data.per_class)
+    noise, per_class = config.noise, config.data.per_class
+    if noise.kind == "file":
+        return given_view(dataset, Path(noise.file), noise.column, per_class)
+    table = class_map(noise.class_map, dataset.name, dataset.classes) if noise.kind == "asymmetric" else None
+    return noisy_view(
+        dataset.labels("train"), len(dataset.classes), noise.kind, noise.rate, noise.seed, per_class,
+        table, noise.exact, noise.include_true,
+    )  # fmt: skip

@@ -36,6 +36,22 @@ def test_yaml_then_overrides(tmp_path):
     assert result.stages == ("a", "b")
 
 
+def test_a_class_map_in_every_way(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("noise: {kind: asymmetric, class_map: {9: 1}}\n")
+
+    def table(file, *overrides):
+        return parse(file, ["noise.kind=asymmetric", *overrides], SECTIONS).noise.class_map
+
+    assert table(file) == table(None, "noise.class_map={9: 1}") == table(None, "noise.class_map.9=1") == {9: 1}
+    assert table(file, "noise.class_map.9=2", "noise.class_map.4=7") == {9: 2, 4: 7}
+    assert table(file, "noise.class_map={4: 7}") == {4: 7}
+    assert table(file, "noise.class_map=coarse") == "coarse"
+    assert table(file, "noise.class_map=null") is table(None) is None
+    file.write_text(to_yaml(parse(file, [], SECTIONS)))
+    assert table(file) == {9: 1}
+
+
 def test_values_are_builtin():
     result = parse(None, ["task.milestones=[3]", "task.grad_clip=2", "data.workers=2"], SECTIONS)
     values = [result.seed, result.task.lr, result.task.grad_clip, result.task.milestones[0], result.data.workers]
@@ -66,11 +82,24 @@ def test_printed_configuration_reads_back_equal(tmp_path):
         ("data=3", ["data"]),
         ("rate", ["key=value"]),
         ("data.path.more=1", ["data.path.more"]),
+        ("noise.class_map.9=1", ["noise.class_map", "noise.kind=asymmetric", "symmetric"]),
+        ("noise.kind=asymmetric noise.class_map={}", ["noise.class_map={}"]),
+        ("noise.kind=asymmetric noise.class_map.a=1", ["noise.class_map", "'a'"]),
+        ("noise.kind=asymmetric noise.class_map.9=1.5", ["noise.class_map", "1.5"]),
+        ("noise.kind=pairflip noise.include_true=true", ["noise.include_true", "noise.kind=symmetric", "pairflip"]),
+        ("noise.kind=file", ["noise.kind=file", "needs noise.file"]),
+        ("noise.kind=file noise.file=a.npy noise.exact=false", ["noise.exact=false", "noise.kind=file"]),
+        (
+            "noise.kind=file noise.file=a.npy noise.class_map=blocks",
+            ["noise.class_map", "noise.kind=asymmetric", "file"],
+        ),
+        ("noise.file=a.npy", ["noise.file", "noise.kind=file", "symmetric"]),
+        ("noise.column=label", ["noise.column", "noise.kind=file", "symmetric"]),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(override, words):
     with pytest.raises(ConfigError) as caught:
-        parse(None, [override], SECTIONS)
+        parse(None, override.split(), SECTIONS)
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

@@ -47,6 +47,11 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
         ("task.lr=0.5", ("classifier", "rgrl")),
         ("noise.rate=0.1", ("classifier", "rgrl")),
         ("noise.seed=1", ("classifier", "rgrl")),
+        ("noise.kind=pairflip", ("classifier", "rgrl")),
+        ("noise.kind=asymmetric noise.class_map.9=1", ("classifier", "rgrl")),
+        ("noise.kind=asymmetric noise.class_map=blocks", ("classifier", "rgrl")),
+        ("noise.exact=false", ("classifier", "rgrl")),
+        ("noise.include_true=true", ("classifier", "rgrl")),
         ("relation.k=0.5", ("rgrl",)),
         ("log.every=7", ()),
         ("checkpoint.minutes=1", ()),
@@ -56,7 +61,7 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
     ],
 )
 def test_keys_follow_what_determines_a_result_and_nothing_else(planned, override, other):
-    before, after = planned().keys, planned(override).keys
+    before, after = planned().keys, planned(*override.split()).keys
     assert tuple(name for name in STAGES if before[name] != after.get(name)) == other
 
 
@@ -83,11 +88,31 @@ def test_keys_follow_it_where_the_statistics_of_batches_do(planned):
         ("simsiam.batch_size=1", r"simsiam\.batch_size=1: must be at least 2"),
         ("loss.options.q=2", r"loss\.options of ce"),
         ("noise.kind=file", r"needs noise\.file"),
+        ("noise.kind=asymmetric", r"of digits needs a noise\.class_map"),
+        ("noise.kind=asymmetric noise.class_map=cifar10", r"noise\.class_map speaks of a class truck"),
+        ("noise.kind=asymmetric noise.class_map.9=10", r"noise\.class_map={9: 10}: the classes are 0\.\.9"),
     ],
 )
 def test_what_cannot_work_is_found_before_work(planned, override, words):
     with pytest.raises(ConfigError, match=words):
-        planned(override)
+        planned(*override.split())
+
+
+def test_labels_of_a_file_are_found_again_by_content(planned, tmp_path):
+    """Whoever is given the labels of a run reuses its artefacts; what stands in one column is not another's."""
+    made = planned("noise.kind=pairflip")
+    made.labels.save(tmp_path / "shared.npz")
+    again = planned("noise.kind=file", f"noise.file={tmp_path / 'shared.npz'}")
+    assert again.keys == made.keys
+    assert again.labels.origin == made.labels.origin
+    rows = [f"{file},{number % 10},{number % 7}" for number, file in enumerate(made.dataset.files("train"))]
+    (tmp_path / "mine.csv").write_text("\n".join(["file,one,two", *rows]))
+    one, two = (
+        planned("noise.kind=file", f"noise.file={tmp_path / 'mine.csv'}", f"noise.column={c}").keys
+        for c in ("one", "two")
+    )
+    assert one["simsiam"] == two["simsiam"] == made.keys["simsiam"]
+    assert len({one["rgrl"], two["rgrl"], made.keys["rgrl"]}) == 3
 
 
 def test_every_rank_needs_two_samples(planned, monkeypatch):

@@ -1,6 +1,6 @@
 """Which class is taken for which, in asymmetric noise: the maps of the literature, by the names of the classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dist_rmd.errors import ConfigError
 
@@ -20,19 +20,35 @@ COARSE = (
 """the 20 coarse classes of CIFAR-100 (Krizhevsky 2009)"""
 
 
-def class_map(name: str, classes: Sequence[str]) -> dict[int, int]:
-    """The map called `name` for `classes`, in numbers.
+def class_map(wanted: Mapping[int, int] | str | None, dataset: str, classes: Sequence[str]) -> dict[int, int]:
+    """The configured map for `classes`, in numbers.
 
-    "cifar10": truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
-    "blocks": within each block of five consecutive classes the next one; often called CIFAR-100's superclasses, which
-    they are not.
-    "coarse": within each of CIFAR-100's coarse classes the next one.
+    wanted: the map itself, or the name of one, or None for the usual one of `dataset`: "cifar10" or "blocks".
+        "cifar10": truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
+        "blocks": within each block of five consecutive classes the next one; often called CIFAR-100's superclasses,
+            which they are not.
+        "coarse": within each of CIFAR-100's coarse classes the next one.
 
-    Raises ConfigError for an unknown name, and where the classes are not those that the map speaks of.
+    Raises ConfigError for an unknown name, where the classes are not those that the map speaks of, and where there is
+    no usual one.
     """
+    name = USUAL.get(dataset) if wanted is None else wanted
+    if name is None:
+        raise ConfigError(f"noise.kind=asymmetric of {dataset} needs a noise.class_map, {CHOICES}")
+    if isinstance(name, Mapping):
+        return _checked(name, len(classes))
     if name not in MAPS:
-        raise ConfigError(f"noise.class_map={name}: choose from {', '.join(MAPS)}, or give one such as {{9: 1, 2: 0}}")
+        raise ConfigError(f"noise.class_map={name}: there is no such map, give one {CHOICES}")
     return MAPS[name](classes)
+
+
+def _checked(table: Mapping[int, int], count: int) -> dict[int, int]:
+    for source, target in table.items():
+        if not (0 <= source < count and 0 <= target < count):
+            raise ConfigError(f"noise.class_map={{{source}: {target}}}: the classes are 0..{count - 1}")
+        if source == target:
+            raise ConfigError(f"noise.class_map={{{source}: {target}}} sends a class to itself: leave it out")
+    return dict(table)
 
 
 def _cifar10(classes: Sequence[str]) -> dict[int, int]:
@@ -57,3 +73,5 @@ def _number(name: str, classes: Sequence[str]) -> int:
 
 
 MAPS: dict[str, Callable[[Sequence[str]], dict[int, int]]] = {"cifar10": _cifar10, "blocks": _blocks, "coarse": _coarse}
+USUAL = {"cifar10": "cifar10", "cifar100": "blocks"}
+CHOICES = f"such as {{9: 1, 2: 0}}, or one of {', '.join(MAPS)}"

@@ -2,8 +2,10 @@
 setting shares one beton."""
 
 import hashlib
+import json
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dist_rmd.data.noise import corrupt
+from dist_rmd.data.noise import corrupt, transitions
 from dist_rmd.errors import DataError
 from dist_rmd.files import write_atomically
 
@@ -23,6 +25,7 @@ class LabelView:
     indices: M distinct positions in the beton.
     given: M labels that the training sees, in 0..num_classes-1.
     true: M correct labels where they are known, else None.  Only measurements may look at them.
+    origin: how the given labels came about, as JSON can say it; empty where that is not known.
 
     Raises ValueError when the arrays contradict this.
     """
@@ -31,13 +34,14 @@ class LabelView:
     given: NDArray[np.int64]
     true: NDArray[np.int64] | None
     num_classes: int
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("indices", "given", "true"):
             values = getattr(self, name)
             if values is None and name == "true":
                 continue
-            values = _integers(name, values)
+            values = integers(name, values)
             if len(values) != len(self.indices):
                 raise ValueError(f"{len(values)} {name} labels for {len(self.indices)} indices")
             if name != "indices" and values.size and not 0 <= values.min() <= values.max() < self.num_classes:
@@ -62,6 +66,17 @@ class LabelView:
             raise ValueError("the correct labels are unknown")
         return LabelView(self.indices, self.true, self.true, self.num_classes)
 
+    def first(self, per_class: int | None) -> "LabelView":
+        """The first `per_class` images of every true class (all when None); a class with fewer gives all it has.
+
+        Raises ValueError for less than 1, and where the correct labels are unknown.
+        """
+        if per_class is None:
+            return self
+        true = self.clean().given
+        chosen = _first(true, per_class)
+        return replace(self, indices=self.indices[chosen], given=self.given[chosen], true=true[chosen])
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -70,9 +85,14 @@ class LabelView:
         """Fraction of the given labels that are wrong, None where the correct ones are unknown (or there are none)."""
         return float(np.mean(self.given != self.true)) if self.true is not None and len(self) else None
 
+    @property
+    def transitions(self) -> NDArray[np.int64] | None:
+        """num_classes x num_classes: how many labels of true class (row) are given as which class (column)."""
+        return None if self.true is None else transitions(self.true, self.given, self.num_classes)
+
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 over the arrays and the number of classes."""
+        """Hexadecimal SHA-256 over the arrays and the number of classes; how they came about does not count."""
         known = self.true is not None
         digest = hashlib.sha256(f"{len(self)} {self.num_classes} {known}".encode())
         for values in (self.indices, self.given, self.true):
@@ -80,76 +100,71 @@ class LabelView:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write an .npz that `load` and `given_view` read.  Raises CannotCreate, WriteFailed."""
-        known: dict[str, Any] = {} if self.true is None else {"true": self.true}
-        arrays = {"indices": self.indices, "given": self.given, "num_classes": np.int64(self.num_classes), **known}
+        """Write an .npz that `load` reads, and numpy without pickle.  Raises CannotCreate, WriteFailed.
+
+        indices, given, true (where known): as above.  num_classes: 0-d.  origin: JSON.  digest: text.
+        transitions (where the true labels are known): as above.
+        """
+        arrays: dict[str, Any] = {
+            "indices": self.indices,
+            "given": self.given,
+            "num_classes": np.int64(self.num_classes),
+            "origin": np.array(json.dumps(dict(self.origin))),
+            "digest": np.array(self.digest),
+        }
+        if self.true is not None:
+            arrays |= {"true": self.true, "transitions": self.transitions}
         write_atomically(Path(path), lambda file: np.savez(file, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> "LabelView":
-        """Read what `save` wrote.  Raises DataError."""
-        content = _load(path)
+        """Read what `save` wrote.  Raises DataError, also when the labels were altered since."""
+        content = read_arrays(path)
         if not isinstance(content, dict):
             raise DataError(f"{path}: a plain array, not the labels of a run (.npz with indices, given, num_classes)")
         try:
-            return cls(content["indices"], content["given"], content.get("true"), int(content["num_classes"]))
+            origin = json.loads(str(content.get("origin", "{}")))
+            count = int(content["num_classes"])
+            view = cls(content["indices"], content["given"], content.get("true"), count, origin)
         except KeyError as error:
             raise DataError(f"{path}: no array {error}, so not the labels of a run") from None
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}: {error}") from None
+        if str(content.get("digest", view.digest)) != view.digest:
+            raise DataError(f"{path}: altered since it was written, its labels do not have the digest that it records")
+        return view
 
 
 def noisy_view(
-    true_labels: ArrayLike, num_classes: int, kind: str, rate: float, seed: int, per_class: int | None = None
+    true_labels: ArrayLike,
+    num_classes: int,
+    kind: str,
+    rate: float,
+    seed: int,
+    per_class: int | None = None,
+    class_map: Mapping[int, int] | None = None,
+    exact: bool = True,
+    include_true: bool = False,
 ) -> LabelView:
     """The first `per_class` images of every class (all when None) under labels corrupted by `noise.corrupt`.
 
     A class with fewer images than `per_class` gives all it has.  Raises ValueError for values outside their range.
     """
-    true = _integers("true", true_labels)
-    indices = _first(true, per_class)
-    return LabelView(indices, corrupt(true[indices], kind, rate, num_classes, seed), true[indices], num_classes)
+    clean = LabelView.of(true_labels, num_classes).first(per_class)
+    origin = {
+        "kind": kind,
+        "rate": rate,
+        "seed": seed,
+        "exact": exact,
+        "include_true": include_true,
+        "class_map": {str(source): target for source, target in class_map.items()} if class_map else None,
+    }
+    given = corrupt(clean.given, kind, rate, num_classes, seed, class_map, exact, include_true)
+    return replace(clean, given=given, origin=origin)
 
 
-def given_view(true_labels: ArrayLike, num_classes: int, file: Path, per_class: int | None = None) -> LabelView:
-    """The first `per_class` images of every true class (all when None) under the labels that the user's `file` gives.
-
-    file: an .npy with one integer in 0..num_classes-1 per image of the dataset, in the dataset's order; or an .npz that
-    `LabelView.save` wrote for the same dataset, whose images are then the only ones.
-
-    Raises DataError, which names the file, when it is unreadable or does not fit the dataset.
-    """
-    true = _integers("true", true_labels)
-    content = _load(file)
-    try:
-        if isinstance(content, dict):
-            indices, given = _of_this_dataset(LabelView.load(file), true, num_classes)
-        else:
-            indices, given = np.arange(len(true)), _integers("given", content)
-            if len(given) != len(true):
-                raise ValueError(f"{len(given)} labels, but the dataset has {len(true)} images")
-        chosen = _first(true[indices], per_class)
-        return LabelView(indices[chosen], given[chosen], true[indices[chosen]], num_classes)
-    except ValueError as error:
-        raise DataError(f"{file}: {error}") from None
-
-
-def _of_this_dataset(
-    view: LabelView, true: NDArray[np.int64], num_classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if view.num_classes != num_classes:
-        raise ValueError(f"made for {view.num_classes} classes, but the dataset has {num_classes}")
-    if len(view) and view.indices.max() >= len(true):
-        raise ValueError(f"names image {view.indices.max()}, but the dataset has {len(true)} images")
-    if view.true is not None and not np.array_equal(view.true, true[view.indices]):
-        raise ValueError("its true labels are not those of the dataset, so it was made for another one")
-    return view.indices, view.given
-
-
-def _first(labels: NDArray[np.int64], per_class: int | None) -> NDArray[np.int64]:
+def _first(labels: NDArray[np.int64], per_class: int) -> NDArray[np.int64]:
     """Ascending positions of the first `per_class` entries of every label."""
-    if per_class is None:
-        return np.arange(len(labels))
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}, but must be at least 1")
     order = np.argsort(labels, kind="stable")
@@ -158,15 +173,16 @@ def _first(labels: NDArray[np.int64], per_class: int | None) -> NDArray[np.int64
     return np.sort(order[rank < per_class])
 
 
-def _integers(name: str, values: Any) -> NDArray[np.int64]:
+def integers(name: str, values: Any) -> NDArray[np.int64]:
+    """`values`, a list of N integers called `name`, as N int64.  Raises ValueError for anything else."""
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a list of integers, not {array.dtype} of shape {array.shape}")
     return np.ascontiguousarray(array, np.int64)
 
 
-def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
-    """One array of an .npy, all arrays of an .npz.  Never unpickles, so nothing inside the file is run."""
+def read_arrays(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    """The array of an .npy, all arrays of an .npz.  Raises DataError.  Nothing in the file is run."""
     try:
         content = np.load(path, allow_pickle=False)
         return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content

@@ -1,0 +1,181 @@
+"""Labels that the user gives in a file, instead of noise made on purpose: noise.kind=file."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.serialization import safe_globals
+
+from dist_rmd.data.beton import Dataset
+from dist_rmd.data.labels import LabelView, integers, read_arrays
+from dist_rmd.errors import ConfigError, DataError
+
+# All that a pickle needs to make arrays of integers.  It is named numpy.core in files from before numpy 2.
+RECONSTRUCT = np.empty(0).__reduce__()[0]
+SAFE: list[Any] = [
+    (RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
+    (RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in np.typecodes["AllInteger"]),
+]
+
+
+def given_view(dataset: Dataset, file: Path, column: str | None = None, per_class: int | None = None) -> LabelView:
+    """The first `per_class` training images of every true class (all when None) under the labels that `file` gives.
+
+    file: an .npy with one class number per image, in the dataset's order; an .npz that `LabelView.save` wrote; a .csv
+        with a column "file" (names as in the dataset's train.csv) and one of class numbers or names; a .pt such as
+        CIFAR-10N's, a dictionary of columns with one class number per image.  Images that an .npz or a .csv does not
+        list are left out.
+    column: which one of a .csv ("label" when None) or of a .pt.
+
+    Raises DataError, which names the file and the place in it, when it is unreadable or does not fit the dataset;
+    ConfigError when it must be said which column of a .pt, or one is named in a file that has none.
+    """
+    kind = file.suffix.lower()
+    if kind not in READERS:
+        raise DataError(
+            f"{file}: labels are read from {', '.join(READERS)}, not from {kind or 'a file without suffix'}"
+        )
+    try:
+        return READERS[kind](dataset, file, column).first(per_class)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+        raise DataError(f"{file}: {reason}") from None
+
+
+def _npy(dataset: Dataset, file: Path, column: str | None) -> LabelView:
+    _refuse(column, file)
+    return _whole(dataset, read_arrays(file), _origin(file, None))
+
+
+def _npz(dataset: Dataset, file: Path, column: str | None) -> LabelView:
+    _refuse(column, file)
+    view, true, count = LabelView.load(file), dataset.labels("train"), len(dataset.classes)
+    if view.num_classes != count:
+        raise ValueError(f"made for {view.num_classes} classes, but the dataset has {count}")
+    if len(view) and view.indices.max() >= len(true):
+        raise ValueError(f"names image {view.indices.max()}, but the dataset has {len(true)} images")
+    if view.true is not None and not np.array_equal(view.true, true[view.indices]):
+        raise ValueError("its true labels are not those of the dataset, so it was made for another one")
+    return LabelView(view.indices, view.given, true[view.indices], count, view.origin or _origin(file, None))
+
+
+def _csv(dataset: Dataset, file: Path, column: str | None) -> LabelView:
+    column = column or "label"
+    images = {name: index for index, name in enumerate(dataset.files("train"))}
+    classes = _meanings(dataset.classes)
+    given: dict[int, int] = {}
+    lines: dict[int, int] = {}
+    with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
+        rows = csv.DictReader(text)
+        for needed in ("file", column):
+            _require(needed, rows.fieldnames or ())
+        for row in rows:
+            name, label, line = row["file"], (row[column] or "").strip(), rows.line_num
+            if name not in images:
+                raise ValueError(f"line {line}, column file: no image {name!r} in {dataset.folder / 'train.csv'}")
+            image = images[name]
+            if image in lines:
+                raise ValueError(f"line {line}, column file: {name!r} stands on line {lines[image]} already")
+            if label not in classes:
+                last = len(dataset.classes) - 1
+                raise ValueError(f"line {line}, column {column}: no class has the name or number {label!r} (0..{last})")
+            number = classes[label]
+            if number is None:
+                raise ValueError(
+                    f"line {line}, column {column}: {label!r} is the name of one class and the number of another, so "
+                    "it may mean either; give the numbers as an .npy"
+                )
+            given[image], lines[image] = number, line
+    if not given:
+        raise ValueError("lists no image")
+    indices = np.array(sorted(given))
+    labels = np.array([given[image] for image in indices.tolist()])
+    true = dataset.labels("train")[indices]
+    return LabelView(indices, labels, true, len(dataset.classes), _origin(file, column))
+
+
+def _pt(dataset: Dataset, file: Path, column: str | None) -> LabelView:
+    columns = _read_pt(file)
+    if column is None:
+        raise ConfigError(f"noise.column: which column of {file}? It has {_listing(columns)}")
+    _require(column, columns)
+    # CIFAR-100N has the labels of the 20 coarse classes too: they must not pass for those of the first 20 fine ones.
+    reference = "clean_coarse_label" if "coarse" in column else "clean_label"
+    if reference in columns:
+        clean = _whole_column(dataset, file, reference, columns[reference])
+        if clean.noise_rate:
+            first = int(np.flatnonzero(clean.given != clean.true)[0])
+            raise ValueError(
+                f"column {reference}: class {clean.given[first]} for image {first}, which is not its label in "
+                f"{dataset.folder}, so it was made for other images, other classes or another order"
+            )
+    return _whole_column(dataset, file, column, columns[column])
+
+
+READERS: Mapping[str, Callable[[Dataset, Path, str | None], LabelView]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".csv": _csv,
+    ".pt": _pt,
+}
+
+
+def _read_pt(file: Path) -> dict[str, Any]:
+    """The columns of a pickle that torch.save wrote.  Nothing but containers, numbers, tensors and arrays is made."""
+    try:
+        with safe_globals(SAFE):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, BadZipFile ... for broken files
+        raise ValueError(f"not readable as columns of numbers ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"holds a {type(content).__name__}, not columns by name")
+    return content
+
+
+def _whole_column(dataset: Dataset, file: Path, column: str, values: Any) -> LabelView:
+    try:
+        return _whole(dataset, values, _origin(file, column))
+    except (ValueError, TypeError, RuntimeError) as error:  # the latter two from odd tensors
+        raise ValueError(f"column {column}: {error}") from None
+
+
+def _whole(dataset: Dataset, values: Any, origin: Mapping[str, Any]) -> LabelView:
+    """All images of the dataset under `values`, one for each in their order."""
+    true, given = dataset.labels("train"), integers("given", values)
+    if len(given) != len(true):
+        raise ValueError(f"{len(given)} labels, but the dataset has {len(true)} images")
+    return LabelView(np.arange(len(true)), given, true, len(dataset.classes), origin)
+
+
+def _meanings(classes: Sequence[str]) -> dict[str, int | None]:
+    """The class that a text means by name or number; None where it is the name of one and the number of another."""
+    meanings: dict[str, int | None] = {str(number): number for number in range(len(classes))}
+    for number, name in enumerate(classes):
+        meanings[name] = number if meanings.get(name, number) == number else None
+    return meanings
+
+
+def _origin(file: Path, column: str | None) -> dict[str, Any]:
+    return {"kind": "file", "file": file.name, "column": column}
+
+
+def _refuse(column: str | None, file: Path) -> None:
+    if column is not None:
+        raise ConfigError(f"noise.column={column}: {file} holds one label per image and no columns, leave it out")
+
+
+def _require(column: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
+    if column not in columns:
+        raise ValueError(f"no column {column!r} (noise.column chooses), it has {_listing(columns)}")
+
+
+def _listing(columns: Sequence[str] | Mapping[str, Any]) -> str:
+    return ", ".join(map(str, columns)) or "none"
