@@ -1,0 +1,115 @@
+"""Which labels a run was trained on: realised noise rates, and the transition matrix from true to given labels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
+
+from dist_rmd.data.labels import LabelView
+from dist_rmd.errors import DataError
+from dist_rmd.trained import Trained
+
+__all__ = ["noise"]
+
+MOST_NUMBERS = 20  # classes up to which there is room for a number in every cell
+
+
+def noise(runs: Sequence[Path]) -> str:
+    """Realised noise rates per class, and a picture of how often each true class is given as which.
+
+    Writes <run>/figures/noise.png and the same to TensorBoard; returns tables and paths.
+    """
+    pages = []
+    for folder in runs:
+        run = Trained(folder)
+        classes = run.dataset().classes
+        if run.labels.true is None:
+            raise DataError(f"{folder}: the true labels are not known, so neither are the noise rates")
+        figure = draw(run.labels, classes)
+        path = folder / "figures" / "noise.png"
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path)
+        with SummaryWriter(str(folder / "tb" / "figures")) as board:
+            board.add_figure("figures/noise", figure)
+        pages.append(f"{_table(folder, run.labels, classes)}\n{path}")
+    return "\n\n".join(pages)
+
+
+def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
+    """The transition matrix: per row, how many percent of a true class are given as which class."""
+    percent = _percent(labels)
+    count = len(classes)
+    has_numbers = count <= MOST_NUMBERS
+    side = max(5.0, 3.0 + 0.36 * count) if has_numbers else 3.0 + 0.12 * count
+    figure, axis = plt.subplots(figsize=(side + 0.8, side), dpi=150)
+    # Spread over many classes, a percent or less falls to each: the root makes it visible beside the diagonal.
+    image = axis.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
+    size = 9 if has_numbers else 6
+    axis.set_xticks(range(count), classes, rotation=90, fontsize=size)
+    axis.set_yticks(range(count), classes, fontsize=size)
+    axis.tick_params(length=2)
+    if has_numbers:
+        for (row, column), value in np.ndenumerate(percent):
+            colour = "white" if value > 45 else "black"
+            axis.text(column, row, _number(value), ha="center", va="center", fontsize=8, color=colour)
+    else:
+        for edge in range(10, count, 10):  # to find one's way from a name to a cell
+            axis.axhline(edge - 0.5, color="0.8", linewidth=0.5)
+            axis.axvline(edge - 0.5, color="0.8", linewidth=0.5)
+    axis.set_xlabel("given label")
+    axis.set_ylabel("true class")
+    axis.set_title(f"{_origin(labels.origin)}\n{100 * (labels.noise_rate or 0):.1f} % of {len(labels):,} labels wrong")
+    figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03, ticks=[0, 1, 5, 10, 20, 40, 60, 80, 100], format="%g %%")
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def _table(folder: Path, labels: LabelView, classes: Sequence[str]) -> str:
+    counts, percent = labels.transitions, _percent(labels)
+    assert counts is not None  # the true labels are known
+    lines = [
+        f"{folder}: {_origin(labels.origin)}; {100 * (labels.noise_rate or 0):.2f} % of {len(labels)} labels are wrong",
+        "",
+        "| true class | images | wrong | most often given as |",
+        "|---|---|---|---|",
+    ]
+    for label, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        others = np.where(np.arange(len(classes)) == label, 0, row)
+        wrong, worst = others.sum(), int(others.argmax())
+        most = f"{classes[worst]} ({percent[label, worst]:.2f} %)" if wrong else "-"
+        lines.append(f"| {name} | {row.sum()} | {100 * wrong / max(1, row.sum()):.2f} % | {most} |")
+    return "\n".join(lines)
+
+
+def _percent(labels: LabelView) -> NDArray[np.float64]:
+    """The transition counts in percent of their row; 0 in the rows of classes without images."""
+    counts = labels.transitions
+    assert counts is not None  # the true labels are known
+    return 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+
+
+def _number(percent: float) -> str:
+    """As short as a cell asks for: nothing for nothing, no fraction from 10 on."""
+    return "" if percent == 0 else f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}"
+
+
+def _origin(origin: Mapping[str, Any]) -> str:
+    """How the labels came about, in a few words."""
+    if not origin:
+        return "labels of unrecorded origin"
+    if origin["kind"] == "file":
+        column = f", column {origin['column']}" if origin["column"] else ""
+        return f"{origin['file']}{column}"
+    drawn = "" if origin["exact"] else ", each label by itself"
+    included = ", true class included" if origin["include_true"] else ""
+    return f"{origin['kind']} {origin['rate']:g}{drawn}{included}, seed {origin['seed']}"
