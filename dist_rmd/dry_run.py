@@ -45,7 +45,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         recipe = stage.optimization
         parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
         done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
-        disk += 0 if done else size * (config.checkpoint.keep + 1)
+        disk += 0 if done else size * (config.checkpoint.keep + 2)  # the newest, the best, and the one being written
         stages.add_row(
             f"{name} *" if done else name,
             f"{recipe.epochs} x {len(plan.labels) // recipe.batch_size}",
