@@ -3,17 +3,13 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import small
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torchrun import ROOT, torchrun
+from torchrun import torchrun
 
 from dist_rmd import evaluate, report
 from dist_rmd.artefacts import load
@@ -130,28 +126,6 @@ def test_report_draws_the_representations(run, capsys):
     board = EventAccumulator(str(folder / "tb" / "figures"))
     board.Reload()
     assert board.Tags()["images"] == ["figures/tsne"]
-
-
-@pytest.mark.parametrize("stage", ["simsiam", "classifier"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bits(arguments, tmp_path, stage):
-    """kill -9 after some checkpoint; started again, it is the run that nothing happened to."""
-    command = [*arguments, f"stages=[{stage}]", "simsiam.epochs=8", "task.epochs=8", "name=a"]
-    straight = [*command, f"out={tmp_path / 'straight'}"]
-    assert main(straight) == 0
-    process = subprocess.Popen([sys.executable, "-m", "dist_rmd.train", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
-    checkpoints = tmp_path / "a" / stage / "checkpoints"
-    deadline = time.monotonic() + 100
-    while len(list(checkpoints.glob("*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    assert main(command) == 0
-    ours, undisturbed = (load(folder / "a" / stage / "artefact.pt") for folder in (tmp_path, tmp_path / "straight"))
-    for name, tensor in undisturbed["encoder"].items():
-        assert torch.equal(ours["encoder"][name], tensor), name
-    records = [r for r in read_metrics(tmp_path / "a" / "metrics.jsonl") if "train/loss" in r]
-    assert [r["step"] for r in records] == list(range(1, 33))  # each step once
-    assert losses(tmp_path / "a", stage) == losses(tmp_path / "straight" / "a", stage)
 
 
 def test_fp16_and_bf16_train(arguments, tmp_path):
