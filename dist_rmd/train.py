@@ -284,4 +284,7 @@ def _headline(plan: Plan) -> str:
 if __name__ == "__main__":
     code = record(main)()  # record: torchrun reports the first failing rank's traceback
     signals.ignore()  # the outcome is settled
-    sys.exit(code)
+    if code:  # Python's own end takes torch seconds, and torchrun restarts, or a scheduler grants, no sooner
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
