@@ -330,8 +330,9 @@ def _holds_a_table(hint: Any) -> bool:
 
 def _check_nulls(tree: Mapping, checker: ArgumentParser) -> None:
     """jsonargparse takes null for any type; here only a key whose default is null may be null."""
+    known = {action.dest for action in checker._actions}  # what stands within a table is not
     for key, value in _items(tree):
-        if value is None and checker.get_default(key) is not None:
+        if value is None and (key not in known or checker.get_default(key) is not None):
             raise ConfigError(f"key {key!r} cannot be null")
 
 

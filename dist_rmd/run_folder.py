@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dist_rmd import __version__
+from dist_rmd import __version__, sections
 from dist_rmd import config as configuration
 from dist_rmd.config import Config
 from dist_rmd.errors import ConfigError, UserError
@@ -36,7 +36,8 @@ def changes(folder: Path, config: Config, force: bool) -> list[str]:
     path = folder / "config.yaml"
     if not path.exists():
         return []
-    changed = configuration.differences(configuration.read_yaml(path), configuration.to_dict(config))
+    before = sections.parse(path)  # fills in what an older version did not have yet
+    changed = configuration.differences(configuration.to_dict(before), configuration.to_dict(config))
     harmful = [change for change in changed if not change.startswith(HARMLESS)]
     if harmful and not force:
         raise ConfigError(

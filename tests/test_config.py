@@ -118,6 +118,12 @@ def test_broken_files_are_named(tmp_path, text, words):
     assert all(word in str(caught.value) for word in [*words, "broken.yaml"]), caught.value
 
 
+@pytest.mark.parametrize("override", ["loss.options.q=null", "noise.class_map={9:1}", "task.lr=null"])
+def test_nothing_is_no_value(override):
+    with pytest.raises(ConfigError, match="cannot be null"):
+        parse(None, [override], SECTIONS)
+
+
 def test_missing_file_is_named():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse(Path("nowhere.yaml"), [], SECTIONS)

@@ -21,7 +21,7 @@ ROOMS = {
     "config": "",
     "sections": "config registry",
     "robust_loss": "registry",
-    "run_folder": "config files",
+    "run_folder": "config files sections",
     "artefacts": "engine.checkpoint",
     "run_lock": "",
     "trained": "artefacts config data engine.checkpoint engine.distributed models sections",

@@ -88,7 +88,9 @@ def _method(stage: str, config: dict[str, Any]) -> str:
 
 def _noise(config: dict[str, Any]) -> str:
     noise = config["noise"]
-    return Path(noise["file"]).name if noise["kind"] == "file" else f"{noise['kind']} {noise['rate']:g}"
+    if noise["kind"] == "file":
+        return " ".join(filter(None, (Path(noise["file"]).name, noise["column"])))
+    return f"{noise['kind']} {noise['rate']:g}"
 
 
 def _spread(values: Sequence[float]) -> str:
