@@ -81,8 +81,8 @@ class RelationLoss:
 def auto(rows: int, width: int) -> str:
     """The method for a global batch of `rows` (B) and `width` features (D).
 
-    Gram's products grow like B D^2 in float64, gather's like B^2 D in float32: measured on CPUs, they cost the same at
-    about B = 2.5 D.  Ranks do not count, so that a run takes the same form on any number of them.
+    Gram's products grow like B D^2 in float64, gather's like B^2 D in float32: measured on CPUs, they cost the same
+    between B = 2 D and 3 D.  Ranks do not count, so that a run takes the same form on any number of them.
     """
     return "gram" if rows >= 3 * width else "gather"
 
@@ -147,7 +147,7 @@ def _gram(
         edge^2 = ||G_t||^2 + ||G_s||^2 - 2 ||C||^2,  node^2 = <G_t, G_s> - 2 tr C + B
 
     edge^2 is a small difference of large numbers once the student is near the teacher.  In float32 it is noise there,
-    negative half of the time.  The products themselves must be float64; wider sums of float32 products do not help.
+    even negative.  The products themselves must be float64; wider sums of float32 products do not help.
     """
     dtype, (z_t, z_s) = z_s.dtype, (z_t.double(), z_s.double())
     # One collective.  Products of one layout: equal features give three equal matrices, so that edge is exactly zero.
