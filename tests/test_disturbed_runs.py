@@ -150,7 +150,7 @@ def test_a_bug_on_one_rank_is_the_root_cause_that_torchrun_names(command, tmp_pa
     assert "rank 1 of 2 does not answer" in (tmp_path / "a" / "logs" / "rank0.log").read_text()
 
 
-def test_the_death_of_torchrun_leaves_neither_orphans_nor_a_broken_checkpoint(command, tmp_path, record_property):
+def test_the_death_of_torchrun_leaves_neither_orphans_nor_a_broken_checkpoint(command, tmp_path):
     endless = [*command, "task.epochs=100000"]
     with launched(2, *RUN, *endless) as run:
         workers = run.workers(2)
@@ -158,7 +158,7 @@ def test_the_death_of_torchrun_leaves_neither_orphans_nor_a_broken_checkpoint(co
         os.kill(run.process.pid, signal.SIGKILL)
         killed = time.monotonic()
         wait_for(lambda: not any(map(state, workers)), 10)
-        record_property("seconds", time.monotonic() - killed)
+        print(f"all workers were gone after {time.monotonic() - killed:.1f} s")
     found = outcome(tmp_path)
     assert (found["status"], found["code"]) == ("stopped", 75)
     assert newest(tmp_path)["clock"]["step"] == found["step"]
@@ -172,6 +172,7 @@ def test_a_rank_that_hangs_is_named(command, tmp_path):
         began = time.monotonic()
         wait_for((tmp_path / "a" / "exit.json").exists, timeout + 10)
         seconds = time.monotonic() - began
+        print(f"named after {seconds:.1f} s")
         run.finish()
     found = outcome(tmp_path)
     assert found["reason"].startswith("rank 1 of 2 does not answer: it died, or hangs; start again")
