@@ -35,8 +35,14 @@ def save(own: Path, shared: Path, artefact: Mapping[str, Any]) -> None:
     adopt(own, shared)
 
 
+def publish(own: Path, shared: Path, key: str) -> None:
+    """Make a run's `own` artefact of this key known at `shared`, should it not be there (any more)."""
+    if own.exists() and not shared.exists() and load(own)["key"] == key:
+        adopt(shared, own)
+
+
 def adopt(own: Path, shared: Path) -> None:
-    """Give a run its own name for a shared artefact: a hard link, or a copy where the file system has none."""
+    """Give the artefact at `shared` the name `own` too: a hard link, or a copy where the file system has none."""
     own.parent.mkdir(parents=True, exist_ok=True)
     own.unlink(missing_ok=True)
     try:

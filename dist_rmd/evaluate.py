@@ -57,6 +57,9 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
     )
     lines = []
     for stage in run.stages:
+        if best and not run.has_best(stage):
+            lines.append(f"{stage}  no checkpoint of its best epoch here: another run trained it")
+            continue
         measure = lookup("evaluation", lookup("stages", stage).evaluation)
         metrics = measure(run.network(stage, dataset, world.device, best), splits)
         which = "  (best epoch)" if best else ""

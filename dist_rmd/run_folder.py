@@ -25,6 +25,9 @@ HARMLESS = (
 """keys that may change between two starts of a run: they do not change what a stage learns.  Images and labels behind
 a path are compared by content when a stage goes on."""
 
+NEVER = ("model.",)
+"""keys that cannot change even by force: the weights would not fit"""
+
 STATUS = {0: "done", 75: "stopped"}
 
 
@@ -39,6 +42,9 @@ def changes(folder: Path, config: Config, force: bool) -> list[str]:
     before = sections.parse(path)  # fills in what an older version did not have yet
     changed = configuration.differences(configuration.to_dict(before), configuration.to_dict(config))
     harmful = [change for change in changed if not change.startswith(HARMLESS)]
+    unfit = [change for change in harmful if change.startswith(NEVER)]
+    if unfit:
+        raise ConfigError(f"{folder} holds a run of another network ({'; '.join(unfit)}): choose another name=")
     if harmful and not force:
         raise ConfigError(
             f"{folder} holds another run ({'; '.join(harmful)}): choose another name=, move it away, or go on all the "
@@ -61,9 +67,9 @@ def describe(folder: Path, config: Config, world: int, device: str) -> None:
         "slurm": {name: value for name, value in os.environ.items() if name.startswith("SLURM_JOB")},
         "started": _now(),
     }
+    (folder / "exit.json").unlink(missing_ok=True)  # first: what fails from here on is told anew
     _write(folder / "config.yaml", configuration.to_yaml(config))
     _write(folder / "env.json", json.dumps(environment, indent=1))
-    (folder / "exit.json").unlink(missing_ok=True)
 
 
 def outcome(folder: Path, code: int, reason: str, rank: int, **facts: Any) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from torchvision.utils import make_grid
 
-from dist_rmd import artefacts, run_folder, sections
+from dist_rmd import LAUNCHER, artefacts, run_folder, sections
 from dist_rmd import config as configuration
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView
@@ -63,32 +63,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         plan = check(config, arguments.force)
     except UserError as error:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":  # every rank finds the same: say it once
-            print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":  # once on each machine
+            _say(str(error))
         return error.code
-    if not arguments.dry_run and run_folder.finished(plan.folder, plan.keys):
-        if plan.world.leads:
-            print(f"{plan.folder}: finished before, nothing to do")
-        return 0
-    with StopRequest() as request:
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
-            request.follow(os.getppid())
-        try:
-            peers = distributed.start(plan.world, config.dist.timeout)
-            if arguments.dry_run:
-                dry_run(plan, peers)
-                return 0
-            with _claimed(plan, peers), rank_log(plan.folder, plan.world.rank):
-                return _recorded(plan, peers, request)
-        except UserError as error:
-            _say(error, plan)
-            return error.code
-        finally:
-            distributed.stop()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
+        signals.follow(LAUNCHER)
+    try:
+        peers = distributed.start(plan.world, config.dist.timeout)  # until here a signal simply ends the process
+        if arguments.dry_run:
+            dry_run(plan, peers)
+            return 0
+        if peers.gather(run_folder.finished(plan.folder, plan.keys))[0]:
+            if plan.world.leads:
+                print(f"{plan.folder}: finished before, nothing to do")
+            return 0
+        return _run(plan, peers)
+    except UserError as error:
+        _report(error, plan)
+        return error.code
+    finally:
+        distributed.stop()
 
 
-def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) -> None:
-    """Train every stage of the plan that no earlier run has finished; `position` is kept up to date."""
+def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) -> dict[str, str]:
+    """Train every stage of the plan that no earlier run has finished; `position` is kept up to date.
+
+    Returns the key of each stage's artefact.
+    """
     config, world = plan.config, plan.world
     console = Console(world.rank, config.log.console_every, plan.folder)
     if world.leads:
@@ -108,7 +109,9 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
         keys[name] = plan.key(name, keys)
         own = plan.folder / name / "artefact.pt"
         shared = artefacts.shared_path(Path(config.out), name, keys[name])
-        if distributed.leaders(shared.exists()):
+        if world.leads:
+            artefacts.publish(own, shared, keys[name])
+        if peers.gather(shared.exists())[0]:  # what each rank sees for itself may differ for a moment
             console.say(f"{name}: finished before, reusing {shared}")
             if world.leads:
                 artefacts.adopt(own, shared)
@@ -120,8 +123,9 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
             if world.leads:
                 shared = artefacts.shared_path(Path(config.out), name, keys[name])
                 artefacts.save(own, shared, plan.artefact(stage, keys[name]))
-        distributed.barrier()  # the next stage reads this one's artefact
+        peers.gather(None)  # the next stage reads this one's artefact
     console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
+    return keys
 
 
 def _train_stage(
@@ -180,17 +184,30 @@ def _train_stage(
         guard.saved()
 
     console.start(stage.name, done=clock.step, steps=steps * stage.optimization.epochs)
-    try:
-        fit(
-            stage, net, loader, updater, clock, guard, observer,
-            evaluate, save, config.checkpoint.every,
-        )  # fmt: skip
-    finally:
-        console.stop()
-        writers.close()
-        checkpoints.wait()
-        # Whoever leaves with an error ends the others: not before the checkpoint is on the disk.
+    with contextlib.ExitStack() as leaving:
+        for leave in (writers.close, console.stop, checkpoints.wait):  # the last one first
+            leaving.callback(leave)
+        try:
+            fit(
+                stage, net, loader, updater, clock, guard, observer,
+                evaluate, save, config.checkpoint.every,
+            )  # fmt: skip
+        except UserError as error:
+            checkpoints.wait()
+            if error.agreed:  # whoever leaves ends the others: not before the leading rank's checkpoint is on the disk
+                peers.gather(None)
+            raise
     return key if len(lineage) == 1 else artefacts.key_of({"lineage": lineage})
+
+
+def _run(plan: Plan, peers: Peers) -> int:
+    """Train in the run folder, alone there and ready to stop.  Returns the exit code."""
+    with StopRequest() as request:
+        try:
+            with _claimed(plan, peers), rank_log(plan.folder, plan.world.rank):
+                return _recorded(plan, peers, request)
+        finally:
+            distributed.stop()
 
 
 @contextlib.contextmanager
@@ -213,28 +230,36 @@ def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> int:
     """Train, and let exit.json, the log and the terminal say how it ended.  Returns the exit code."""
     position = Position()
     try:
-        train(plan, peers, request, position)
+        keys = train(plan, peers, request, position)
     except Exception as raised:
         error = peers.explain(raised)
         where = {"stage": position.stage, "step": position.clock.step}
         if isinstance(error, UserError):
             run_folder.outcome(plan.folder, error.code, str(error), plan.world.rank, **where, **error.facts)
             logger.error(error)
-            _say(error, plan)
+            _report(error, plan)
             return error.code
         run_folder.outcome(plan.folder, 1, repr(error), plan.world.rank, **where)
         logger.exception("a bug")
         raise
     if plan.world.leads:
-        run_folder.outcome(plan.folder, 0, "done", plan.world.rank, keys=plan.keys)
+        forced = [name for name, key in plan.keys.items() if keys[name] != key]
+        run_folder.outcome(plan.folder, 0, "done", plan.world.rank, keys=plan.keys, forced=forced)
     return 0
 
 
-def _say(error: UserError, plan: Plan) -> None:
+def _report(error: UserError, plan: Plan) -> None:
     """One line on the terminal, from one rank if all of them have the same to say."""
-    if plan.world.leads or not error.agreed:
-        prefix = "" if error.agreed else f"rank {plan.world.rank}: "
-        print(f"error: {prefix}{error}", file=sys.stderr)
+    if error.agreed or plan.world.size == 1:
+        if plan.world.leads:
+            _say(str(error))
+    else:
+        _say(f"rank {plan.world.rank}: {error}")
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that has gone must not change the exit code
+        print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """A finished run, read back: its configuration, labels and trained networks."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,18 @@ class Trained:
         if not finished:
             raise DataError(f"{self.folder}: no stage of this run is finished")
         return finished
+
+    def has_best(self, stage: str) -> bool:
+        """The best epoch's network is here: not where the stage was reused, and trained by another run."""
+        return Checkpoints(self.folder / stage / "checkpoints", keep=1).best() is not None
+
+    @property
+    def forced(self) -> list[str]:
+        """Stages that were forced to go on under another configuration than they had begun with."""
+        try:
+            return json.loads((self.folder / "exit.json").read_text()).get("forced", [])
+        except (OSError, ValueError):
+            return []
 
     def dataset(self, path: Path | None = None) -> Dataset:
         """The images it was trained on, or those in `path`."""

@@ -24,6 +24,17 @@ def test_one_run_saves_and_another_adopts(tmp_path):
         assert torch.equal(artefacts.load(path)["encoder"]["w"], torch.ones(2))
 
 
+def test_what_a_run_has_is_known_to_others_again(tmp_path):
+    shared, own = artefacts.shared_path(tmp_path, "simsiam", "abc"), tmp_path / "first" / "artefact.pt"
+    artefacts.publish(own, shared, "abc")  # nothing there yet
+    artefacts.save(own, shared, {"key": "abc"})
+    shared.unlink()
+    artefacts.publish(own, shared, "another")
+    assert not shared.exists()
+    artefacts.publish(own, shared, "abc")
+    assert artefacts.load(shared)["key"] == "abc"
+
+
 def test_files_that_are_no_artefact_are_named(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         artefacts.load(tmp_path / "a.pt")

@@ -24,6 +24,7 @@ from dist_rmd.data.source import Source
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.observer import Observer
 from dist_rmd.plan import check
+from dist_rmd.reports.summary import summary
 from dist_rmd.sections import parse
 from dist_rmd.train import main
 
@@ -114,6 +115,26 @@ def test_a_signal_to_torchrun_sent_twice_stops_all_ranks(command, tmp_path, numb
     assert (found["status"], found["code"], found["step"]) == ("stopped", 75, 6), run.output
     assert newest(tmp_path)["clock"] == {"step": 6, "epoch": 1, "batch": 2}
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_stop_whose_checkpoint_cannot_be_written_is_no_stop(command, tmp_path):
+    """Only the leading rank knows, and the others must not tell otherwise before it does."""
+    (tmp_path / "a" / "classifier").mkdir(parents=True)
+    (tmp_path / "a" / "classifier" / "checkpoints").write_text("a file in the way")
+    done = torchrun(2, *RUN, *command, env={"DIST_RMD_FAULT": "kind=SIGUSR2,rank=1,step=1"})
+    assert done.returncode == 1
+    found = outcome(tmp_path)
+    assert (found["status"], found["code"], found["rank"]) == ("failed", 73, 0), done.stdout
+
+
+@pytest.mark.slow
+def test_the_death_of_torchrun_while_ranks_start_leaves_no_orphans(command):
+    endless = [*command, "task.epochs=100000"]
+    with launched(2, *RUN, *endless) as run:
+        workers = run.workers(2)  # as soon as they are there: they are importing
+        os.kill(run.process.pid, signal.SIGKILL)
+        wait_for(lambda: not any(map(state, workers)), 30)  # imports, half a second, and what is left of 10 s
 
 
 @pytest.mark.slow
@@ -358,6 +379,8 @@ def test_a_forced_run_goes_on_and_does_not_pass_for_an_honest_one(command, tmp_p
     assert main([*other, "name=b"]) == 0
     assert "finished before" not in capsys.readouterr().out.partition("b: classifier")[2]
     assert load(tmp_path / "b" / "classifier" / "artefact.pt")["key"] == honest
+    table = summary([tmp_path / "a", tmp_path / "b"])
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| CE, forced", "| CE"]
 
 
 def test_a_forced_run_may_be_stopped_too(command, tmp_path):

@@ -87,6 +87,10 @@ def test_another_noise_reuses_the_teacher_alone(run, data, capsys):
     assert "rgrl: finished before" not in output
     teachers = [load(folder.parent / name / "simsiam" / "artefact.pt")["key"] for name in ("a", "b")]
     assert teachers[0] == teachers[1]
+    assert evaluate.main([str(folder.parent / "b"), "--device", "cpu", "--best"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == "simsiam  no checkpoint of its best epoch here: another run trained it"
+    assert [line.split()[0] for line in others] == ["classifier", "rgrl"]
 
 
 def test_evaluate_repeats_the_last_measurement(run, capsys):

@@ -41,6 +41,7 @@ class Console:
         self._began, self._done_before = time.monotonic(), done
         self._spoken = self._began
         self.loss = self.score = ""
+        self._clock: Clock | None = None
         if self.active and self.rich.is_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}"),
@@ -58,14 +59,14 @@ class Console:
         """Show where training stands; `metrics` are the newest means, if there are new ones."""
         if not self.active:
             return
+        self._clock = clock
         if metrics:
             self.loss = f"loss {metrics['train/loss']:.4f}  {metrics['perf/images_per_s']:,.0f} images/s"
         if self.progress:
             self.progress.update(self.task, completed=clock.step, text=f"epoch {clock.epoch + 1}  {self._text()}")
         if time.monotonic() - self._spoken > self.every:
             self._spoken = time.monotonic()
-            left = self._left(clock)
-            self._write_status(clock, left)
+            left = self._write_status(clock)
             if not self.progress:
                 where = f"epoch {clock.epoch + 1}, step {clock.step}/{self.steps}"
                 self.say(f"{self.stage}: {where}  {self._text()}  {duration(left)} left")
@@ -79,19 +80,20 @@ class Console:
         if self.progress:
             self.progress.stop()
             self.progress = None
+        if self._clock:
+            self._write_status(self._clock)
 
     def _text(self) -> str:
         return "  ".join(part for part in (self.loss, self.score) if part)
 
-    def _left(self, clock: Clock) -> float:
+    def _write_status(self, clock: Clock) -> float:
+        """Write status.json, for programs that watch many runs; returns the seconds left."""
         done = clock.step - self._done_before
-        return (time.monotonic() - self._began) / max(done, 1) * (self.steps - clock.step)
-
-    def _write_status(self, clock: Clock, left: float) -> None:
-        """For programs that watch many runs."""
+        left = (time.monotonic() - self._began) / max(done, 1) * (self.steps - clock.step)
         status = {"stage": self.stage, "epoch": clock.epoch, "step": clock.step, "steps": self.steps}
         status |= {"seconds_left": round(left), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_atomically(self.status, lambda file: file.write(json.dumps(status).encode()))
+        return left
 
 
 def duration(seconds: float) -> str:

@@ -132,21 +132,6 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def barrier() -> None:
-    """Wait for all ranks."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def leaders(decision: bool) -> bool:
-    """The leading rank's `decision`, on every rank: what each sees for itself may differ for a moment."""
-    if not dist.is_initialized():
-        return decision
-    box = [decision]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def share_buffers(net: nn.Module) -> None:
     """Give all ranks the leading rank's running statistics, so that they evaluate one network."""
     if dist.is_initialized():

@@ -21,6 +21,7 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
         handler = logging.FileHandler(path)
     except OSError as error:
         raise CannotCreate(f"{path}: cannot be created ({error.strerror})") from None
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is told by what matters more
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank}: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -36,4 +37,5 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
     finally:
         warnings.showwarning = show
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()

@@ -46,16 +46,22 @@ def restore(
     if lineage[-1] != key:
         if not force:
             raise DataError(
-                f"{checkpoints.folder}: made from other images, labels or settings (key {lineage[-1]}, now {key}): "
-                "choose another name=, move the folder away, or go on all the same with --force"
+                f"{checkpoints.folder}: made from other images, labels or settings, in another precision, or with "
+                "dist.sync_batchnorm=false on another number of ranks: choose another name=, move the folder away, or "
+                "go on all the same with --force"
             )
         lineage = [*lineage, key]
-    try:
-        stage.net.load_state_dict(state["net"])
-        updater.load_state_dict(state["updater"])
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{checkpoints.folder}: made for another network ({reason}): choose another name=") from None
+        if state["clock"]["epoch"] >= stage.optimization.epochs:
+            raise DataError(
+                f"{checkpoints.folder}: this stage was finished under other settings, so there is nothing to go on "
+                "with: move the folder away to train it again"
+            )
+    for what, part in (("network", stage.net), ("optimizer or precision", updater)):
+        try:
+            part.load_state_dict(state["net" if part is stage.net else "updater"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{checkpoints.folder}: made for another {what} ({reason}): choose another name=") from None
     for name, tensor in stage.memory().items():
         tensor.copy_(state["memory"][name])
     clock.load_state_dict(state["clock"])

@@ -49,13 +49,15 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    def follow(self, parent: int) -> None:
-        """Take the death of process `parent`, the launcher, as SIGTERM; leave no orphan even where a rank is stuck."""
-        threading.Thread(target=self._follow, args=(parent,), daemon=True, name="launcher watch").start()
 
-    def _follow(self, parent: int) -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL)
-        self.signal = self.signal or signal.SIGTERM
-        time.sleep(GRACE)
-        os._exit(1)
+def follow(launcher: int) -> None:
+    """Take the death of this process's parent `launcher` as SIGTERM; leave no orphan even where a rank is stuck."""
+    threading.Thread(target=_follow, args=(launcher,), daemon=True, name="launcher watch").start()
+
+
+def _follow(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)

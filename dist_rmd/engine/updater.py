@@ -59,6 +59,8 @@ class Updater:
     def __call__(self, loss: Tensor, clock: Clock, verify: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
         """Differentiate `loss` (0-d) and move the parameters once.  `verify` is called in between, and may raise.
 
+        A gradient that is not finite moves nothing.
+
         Returns what a curve should show of the step, 0-d each: {"grad_norm": of all parameters before clipping}, and
         with fp16 {"amp_skipped": 1 where infinite gradients made the scaler skip the step, else 0}.
         """
@@ -70,11 +72,14 @@ class Updater:
         if self.config.grad_clip is not None:
             clip_grads_with_norm_(self._parameters(), self.config.grad_clip, norm)
         verify()
+        skipped = ~norm.isfinite()
+        if not self.scaler.is_enabled():
+            # The fused kernel then leaves the weights alone, without the host having to know.
+            self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+            return {"grad_norm": norm}
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if not self.scaler.is_enabled():
-            return {"grad_norm": norm}
-        skipped = ~norm.isfinite()
         return {"grad_norm": norm.masked_fill(skipped, 0.0), "amp_skipped": skipped.float()}
 
     def readings(self) -> dict[str, float]:
@@ -94,5 +99,9 @@ class Updater:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, with the weight decay and all other settings of this configuration."""
+        configured = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(settings)
         self.scaler.load_state_dict(state["scaler"])

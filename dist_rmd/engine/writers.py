@@ -1,8 +1,9 @@
 """What a run leaves for people to read: metrics.jsonl and TensorBoard.  Only rank 0 writes."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +45,36 @@ class Writers:
         if not self.active or not values:
             return
         record = {"stage": self.stage, "epoch": clock.epoch, "step": clock.step, **values}
-        try:
+        with self._writing():
             self.file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise WriteFailed(f"{self.path}: cannot be written ({error.strerror})") from None
-        self._show(values, clock.step)
+            self._show(values, clock.step)
 
     def image(self, clock: Clock, tag: str, pixels: Tensor) -> None:
         """Write one picture, 3 x H x W in [0, 1]."""
         if self.active:
-            self.board.add_image(tag, pixels, clock.step)
+            with self._writing():
+                self.board.add_image(tag, pixels, clock.step)
 
     def flush(self) -> None:
         """Return when all of it is in the files: before a checkpoint, from which on it is not written again."""
         if self.active:
-            os.fsync(self.file.fileno())
-            self.board.flush()
+            with self._writing():
+                os.fsync(self.file.fileno())
+                self.board.flush()
 
     def close(self) -> None:
         """Flush and close both."""
         if self.active:
-            self.file.close()
-            self.board.close()
+            with self._writing():
+                self.file.close()
+                self.board.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteFailed(f"{self.folder}: metrics cannot be written ({error.strerror})") from None
 
     def _show(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():

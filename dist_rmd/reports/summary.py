@@ -75,7 +75,8 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
             planned = config[lookup("stages", stage).recipe]["epochs"]
             unfinished = "" if curve[-1][1] == planned else f", unfinished: {curve[-1][1]} of {planned} epochs"
             data = Path(config["data"]["path"]).name
-            row = Row(_method(stage, config) + unfinished, data, _noise(config), tag, settings)
+            forced = ", forced" if stage in run.forced else ""
+            row = Row(_method(stage, config) + unfinished + forced, data, _noise(config), tag, settings)
             found.append((row, Result(curve[-1][0], best, epoch)))
     return found
 

@@ -16,6 +16,8 @@ from dist_rmd.errors import DataError
 class Stage:
     """A network, and a value for each of 5 samples that training changes."""
 
+    optimization = Optimization()
+
     def __init__(self, seed, inputs=3):
         torch.manual_seed(seed)
         self.net = nn.Linear(inputs, 2)
@@ -70,9 +72,19 @@ def test_everything_comes_back(tmp_path):
 def test_a_checkpoint_of_other_data_is_refused_unless_forced(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     save(checkpoints, ["key"], trained(tmp_path))
-    with pytest.raises(DataError, match=r"other images, labels or settings .*--force"):
+    with pytest.raises(DataError, match=r"other images, labels or settings.*--force"):
         resume.restore(checkpoints, "another", False, *parts(tmp_path, 0))
     assert resume.restore(checkpoints, "another", True, *parts(tmp_path, 0)) == ["key", "another"]
+
+
+def test_a_stage_that_is_finished_cannot_be_forced_to_go_on(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    stage, updater, clock, observer = trained(tmp_path)
+    clock.epoch = stage.optimization.epochs
+    save(checkpoints, ["key"], (stage, updater, clock, observer))
+    assert resume.restore(checkpoints, "key", False, *parts(tmp_path, 0)) == ["key"]
+    with pytest.raises(DataError, match="finished under other settings"):
+        resume.restore(checkpoints, "another", True, *parts(tmp_path, 0))
 
 
 def test_another_network_is_refused_even_by_force(tmp_path):

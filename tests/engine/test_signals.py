@@ -16,7 +16,7 @@ import sys, time
 from dist_rmd.engine import signals
 signals.POLL, signals.GRACE = 0.05, float(sys.argv[2])
 with signals.StopRequest() as request:
-    request.follow(int(sys.argv[1]))
+    signals.follow(int(sys.argv[1]))
     print("following", flush=True)
     while not request.signal:
         time.sleep(0.01)

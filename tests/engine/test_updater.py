@@ -46,6 +46,31 @@ def test_the_norm_shown_is_that_before_clipping(precision):
     assert updater((3 * weight).sum(), Clock())["grad_norm"].item() == pytest.approx(6)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_a_gradient_that_is_not_a_number_moves_nothing(precision):
+    weight = nn.Parameter(torch.ones(4))
+    updater = Updater([{"params": [weight]}], Optimization(schedule="constant"), 1, CPU, precision)
+    assert updater((weight * float("nan")).sum(), Clock())["grad_norm"].isnan()
+    assert weight.tolist() == [1, 1, 1, 1]
+    updater(weight.sum(), Clock())
+    assert weight.isfinite().all()
+    assert (weight != 1).all()
+
+
+def test_settings_are_those_of_the_configuration_not_of_the_state():
+    weight = nn.Parameter(torch.ones(4))
+    groups = [{"params": [weight], "constant_lr": True}]
+    old, new = (
+        Updater([dict(group) for group in groups], Optimization(weight_decay=decay, momentum=momentum), 1, CPU, "fp32")
+        for decay, momentum in ((0.1, 0.9), (0.0, 0.5))
+    )
+    old(weight.sum(), Clock())
+    new.load_state_dict(old.state_dict())
+    (group,) = new.optimizer.param_groups
+    assert (group["weight_decay"], group["momentum"]) == (0.0, 0.5)
+    assert torch.equal(new.optimizer.state[weight]["momentum_buffer"], old.optimizer.state[weight]["momentum_buffer"])
+
+
 def test_an_objection_comes_before_the_weights_move():
     weight = nn.Parameter(torch.ones(4))
     updater = Updater([{"params": [weight]}], Optimization(), 1, CPU, "fp32")

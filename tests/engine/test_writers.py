@@ -1,16 +1,18 @@
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
 
+import disks
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.writers import Writers, read_metrics
-from dist_rmd.errors import CannotCreate
+from dist_rmd.errors import CannotCreate, WriteFailed
 
 
 def steps_on_board(folder, tag="train/loss"):
@@ -100,6 +102,22 @@ def test_other_ranks_write_nothing(tmp_path):
     writers.image(Clock(), "train/views", torch.rand(3, 2, 2))
     writers.close()
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+def test_a_full_disk_is_named(tmp_path):
+    with disks.tmpfs(tmp_path / "disk", "256k") as disk:
+        writers = Writers(disk, "rgrl", rank=0)
+        writers.open(Clock())
+
+        def fill():
+            for step in range(100_000):
+                writers.scalars(Clock(step=step), {"train/loss": 0.5})
+
+        with pytest.raises(WriteFailed, match=r"disk: metrics cannot be written \(No space left"):
+            fill()
+        with contextlib.suppress(WriteFailed):
+            writers.close()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
