@@ -28,13 +28,16 @@ from dist_rmd.engine.writers import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("simsiam", "rgrl")
-EPOCHS_PER_KILL = 3  # of each stage: enough for the run not to end before its last kill
+STEPS = 6  # at most so many optimizer steps after its first checkpoint, an attempt is ended
+EPOCHS_PER_KILL = (
+    1  # of each stage, 4 steps an epoch: the kills reach both stages, and the run does not end before them
+)
 RECIPE = (
     "data.compile_views=false", "data.per_class=15", "data.reader=memory", "noise.rate=0.4",
     "model.name=resnet10", "model.width=8",
     "simsiam.batch_size=32", "simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8",
     "task.batch_size=32", "task.lr=0.01",
-    "log.every=3", "checkpoint.minutes=0.005", "checkpoint.every=5", "device=cpu", "name=run",
+    "log.every=1", "checkpoint.minutes=0.005", "checkpoint.every=5", "device=cpu", "name=run",
 )  # fmt: skip
 WAYS = {
     "kill -9 one rank": (signal.SIGKILL, "rank"),
@@ -66,7 +69,7 @@ class Attempt:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         handled = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGUSR2"]
         epochs = [f"{section}.epochs={EPOCHS_PER_KILL * kills}" for section in ("simsiam", "task")]
-        evaluations = [f"{section}.eval_every={4 * kills}" for section in ("simsiam", "task")]
+        evaluations = [f"{section}.eval_every=10" for section in ("simsiam", "task")]
         overrides = [*RECIPE, *epochs, *evaluations, "task.schedule=cosine", f"data.path={data}", f"out={folder}"]
         command = [*launcher, *handled, "-m", "dist_rmd.train", *overrides, f"stages=[{','.join(STAGES)}]"]
         self.folder, self.log = folder / "run", folder / "output.log"
@@ -115,7 +118,11 @@ def soak(folder: Path, kills: int, seed: int) -> tuple[dict[str, Tally], float]:
         if number % 10:  # every tenth is ended at any moment of its start
             while _newest(harried / "run") == before and attempt.agent.poll() is None:
                 time.sleep(0.02)
-            time.sleep(chance.uniform(0, 1))
+            stage, step = _newest(harried / "run")
+            end = (stage, step + chance.randint(0, STEPS))
+            while (stage, 0) <= _reached(harried / "run") < end and attempt.agent.poll() is None:
+                time.sleep(0.02)
+            time.sleep(chance.uniform(0, 0.3))
         else:
             time.sleep(chance.uniform(0, 8))
         if attempt.agent.poll() is not None:
