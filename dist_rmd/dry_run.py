@@ -17,7 +17,7 @@ from dist_rmd.data.source import Source
 from dist_rmd.engine import distributed
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.peers import Peers
-from dist_rmd.engine.updater import Updater, parameter_dtype
+from dist_rmd.engine.updater import Updater
 from dist_rmd.plan import Plan
 from dist_rmd.stages.base import Stage
 
@@ -28,10 +28,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
     Writes nothing.  Raises what training would raise at its start.
     """
     config, world = plan.config, plan.world
-    source = Source(
-        plan.dataset, config.data, config.augment, config.seed,
-        world.rank, world.size, world.device, world.cores, parameter_dtype(plan.precision),
-    )  # fmt: skip
+    source = plan.source()
     ranks = peers.gather(f"{platform.node()}, {world.device}, {torch.get_num_threads()} threads")
     columns = ("epochs x steps", "batch", "per rank", "parameters", "on disk", "loss")
     stages = Table(Column("stage", no_wrap=True), *columns, box=SIMPLE, pad_edge=False)
@@ -61,10 +58,8 @@ def dry_run(plan: Plan, peers: Peers) -> None:
 
 def _try(plan: Plan, stage: Stage, source: Source) -> tuple[float, int]:
     """The loss of two samples on each rank, and the bytes of a checkpoint."""
-    config, world, dtype = plan.config, plan.world, parameter_dtype(plan.precision)
-    stage.net = distributed.place(stage.net, world, config.dist.sync_batchnorm, dtype)
-    for frozen in stage.frozen():
-        distributed.place(frozen, world, sync_batchnorm=False, dtype=dtype)
+    world = plan.world
+    plan.place(stage)
     updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
     batch = next(source.training(plan.labels, stage.views, 2 * world.size).epoch(0))
     net = distributed.parallel(stage.net, world)

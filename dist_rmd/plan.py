@@ -13,9 +13,10 @@ from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.class_maps import class_map
 from dist_rmd.data.given_labels import given_view
 from dist_rmd.data.labels import LabelView, noisy_view
+from dist_rmd.data.source import Source
 from dist_rmd.engine import distributed
 from dist_rmd.engine.distributed import World
-from dist_rmd.engine.updater import resolve_precision
+from dist_rmd.engine.updater import parameter_dtype, resolve_precision
 from dist_rmd.errors import ConfigError
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape, Stage
@@ -70,6 +71,21 @@ class Plan:
                 "inputs": [inputs[needed] for needed in stage.needs],
             }
         )
+
+    def source(self) -> Source:
+        """All loaders of the run on this rank."""
+        config, world = self.config, self.world
+        return Source(
+            self.dataset, config.data, config.augment, config.seed,
+            world.rank, world.size, world.device, world.cores, parameter_dtype(self.precision),
+        )  # fmt: skip
+
+    def place(self, stage: Stage) -> None:
+        """Move the stage's networks to this rank's device, in the run's precision."""
+        dtype = parameter_dtype(self.precision)
+        stage.net = distributed.place(stage.net, self.world, self.config.dist.sync_batchnorm, dtype)
+        for frozen in stage.frozen():
+            distributed.place(frozen, self.world, sync_batchnorm=False, dtype=dtype)
 
     def artefact(self, stage: Stage, key: str) -> dict[str, Any]:
         """What a finished stage leaves for later ones and for users."""

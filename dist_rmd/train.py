@@ -33,7 +33,7 @@ from dist_rmd.engine.loop import fit
 from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
-from dist_rmd.engine.updater import Updater, parameter_dtype
+from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import CannotCreate, DataError, UserError
 from dist_rmd.evaluation.splits import Splits
@@ -95,10 +95,7 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
     if world.leads:
         run_folder.describe(plan.folder, config, world.size, str(world.device))
         plan.labels.save(plan.folder / "labels.npz")
-    source = Source(
-        plan.dataset, config.data, config.augment, config.seed,
-        world.rank, world.size, world.device, world.cores, parameter_dtype(plan.precision),
-    )  # fmt: skip
+    source = plan.source()
     began = time.monotonic()
     console.say(_headline(plan))
     for change in plan.changes:
@@ -139,10 +136,8 @@ def _train_stage(
     key: str,
 ) -> str:
     """Train `stage` from its newest checkpoint, or from the start, to its end; returns the key of what came out."""
-    config, world, dtype = plan.config, plan.world, parameter_dtype(plan.precision)
-    stage.net = distributed.place(stage.net, world, config.dist.sync_batchnorm, dtype)
-    for frozen in stage.frozen():
-        distributed.place(frozen, world, sync_batchnorm=False, dtype=dtype)
+    config, world = plan.config, plan.world
+    plan.place(stage)
     loader = source.training(plan.labels, stage.views, stage.optimization.batch_size)
     steps = len(loader)
     updater = Updater(stage.param_groups(), stage.optimization, steps, world.device, plan.precision)
