@@ -1,5 +1,12 @@
 """Tests keep to one thread: the machine's cores belong to the ranks that the distributed tests start."""
 
+import signal
+
 import torch
 
 torch.set_num_threads(1)
+
+# Whoever runs the tests in the background or under nohup has these two ignored, and every process below would inherit
+# it: the tests of signals speak of processes that were started to listen.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
