@@ -21,7 +21,7 @@ def test_base_is_no_choice():
     ("kind", "name", "hint"),
     [
         ("losses", "gcee", "did you mean 'gce'?"),
-        ("losses", "GCE", "choose from ce, gce"),
+        ("losses", "GCE", "choose from ael, agce, aul, ce, "),
         ("stages", "simsam", "did you mean 'simsiam'?"),
         ("losses", "", "choose from"),
         ("losses", "../stages/rgrl", "choose from"),
