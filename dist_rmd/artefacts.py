@@ -15,7 +15,7 @@ from typing import Any
 from dist_rmd.engine.checkpoint import load_tensors, save_tensors
 from dist_rmd.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:

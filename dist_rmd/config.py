@@ -170,6 +170,8 @@ class Run:
 class Optimization:
     """SGD and its schedule: the part of a stage's section that all stages share."""
 
+    seed: NonNegativeInt | None = None
+    """seed of this stage, where it is not the run's (null): runs of several seeds can share one teacher"""
     epochs: PositiveInt = 200
     """passes over the training images"""
     batch_size: PositiveInt = 64

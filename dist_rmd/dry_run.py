@@ -35,8 +35,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
     made: dict[str, dict[str, Any]] = {}
     disk = 0
     for name, stage_class in plan.stages.items():
-        torch.manual_seed(config.seed)
-        stage = stage_class(config, plan.shape, {needed: made[needed] for needed in stage_class.needs})
+        stage = plan.build(name, {needed: made[needed] for needed in stage_class.needs(config)})
         loss, size = _try(plan, stage, source)
         made[name] = stage.artefact()
         recipe = stage.optimization
@@ -61,7 +60,7 @@ def _try(plan: Plan, stage: Stage, source: Source) -> tuple[float, int]:
     world = plan.world
     plan.place(stage)
     updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
-    batch = next(source.training(plan.labels, stage.views, 2 * world.size).epoch(0))
+    batch = next(source.training(plan.labels, stage.views, 2 * world.size, plan.seed(type(stage))).epoch(0))
     net = distributed.parallel(stage.net, world)
     with updater.autocast():
         loss = stage.losses(net, batch)["loss"]

@@ -1,10 +1,13 @@
 """A checked configuration together with what it names: all that can be found wrong before work begins."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dist_rmd import __version__, artefacts, run_folder
 from dist_rmd import config as configuration
@@ -57,26 +60,38 @@ class Plan:
     def key(self, name: str, inputs: dict[str, str]) -> str:
         """The hash of one stage, given those of the stages that it needs."""
         stage, config = self.stages[name], to_dict(self.config)
+        del config[stage.recipe]["seed"]  # whether it is the run's or the stage's own makes no difference
         return artefacts.key_of(
             {
                 "stage": name,
                 "version": __version__,
                 "sections": {section: config[section] for section in (*stage.sections, "model", "augment")},
-                "seed": config["seed"],
+                "seed": self.seed(stage),
                 "precision": self.precision,
                 # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
                 "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
                 "images": [self.dataset.hashes["train"], hashlib.sha256(self.labels.indices.tobytes()).hexdigest()],
                 "labels": self.labels.digest if stage.uses_labels else None,
-                "inputs": [inputs[needed] for needed in stage.needs],
+                "inputs": [inputs[needed] for needed in stage.needs(self.config)],
             }
         )
+
+    def seed(self, stage: type[Stage]) -> int:
+        """The seed of a stage's weights, batches and augmentation."""
+        own = getattr(self.config, stage.recipe).seed
+        return self.config.seed if own is None else own
+
+    def build(self, name: str, inputs: Mapping[str, Any]) -> Stage:
+        """The stage with its initial weights, on the CPU, given the artefacts that it needs."""
+        stage = self.stages[name]
+        torch.manual_seed(self.seed(stage))  # the only use of torch's generator
+        return stage(self.config, self.shape, inputs)
 
     def source(self) -> Source:
         """All loaders of the run on this rank."""
         config, world = self.config, self.world
         return Source(
-            self.dataset, config.data, config.augment, config.seed,
+            self.dataset, config.data, config.augment,
             world.rank, world.size, world.device, world.cores, parameter_dtype(self.precision),
         )  # fmt: skip
 
@@ -87,8 +102,8 @@ class Plan:
         for frozen in stage.frozen():
             distributed.place(frozen, self.world, sync_batchnorm=False, dtype=dtype)
 
-    def artefact(self, stage: Stage, key: str) -> dict[str, Any]:
-        """What a finished stage leaves for later ones and for users."""
+    def artefact(self, stage: Stage, key: str, scores: list[dict[str, float]]) -> dict[str, Any]:
+        """What a finished stage leaves for later ones and for users; scores: what was measured as it trained."""
         return {
             "stage": stage.name,
             "key": key,
@@ -98,6 +113,7 @@ class Plan:
             "std": list(self.dataset.std),
             "model": to_dict(self.config.model),
             "config": configuration.to_yaml(self.config),
+            "scores": scores,
             **stage.artefact(),
         }
 
@@ -112,7 +128,7 @@ def check(config: Config, force: bool = False) -> Plan:
     if not stages or len(stages) < len(names):
         raise ConfigError(f"stages={list(names)}: name at least one stage, and each one once")
     for position, (name, stage) in enumerate(stages.items()):
-        if missing := [needed for needed in stage.needs if needed not in names[:position]]:
+        if missing := [needed for needed in stage.needs(config) if needed not in names[:position]]:
             raise ConfigError(f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}")
     world = distributed.detect(config.device)
     dataset = open_dataset(Path(config.data.path))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,13 +114,13 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
             if world.leads:
                 artefacts.adopt(own, shared)
         else:
-            inputs = {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in stage_class.needs}
-            torch.manual_seed(config.seed)  # for the initial weights, the only use of torch's generator
-            stage = stage_class(config, plan.shape, inputs)
-            keys[name] = _train_stage(plan, stage, source, peers, request, console, position.clock, keys[name])
+            needs = stage_class.needs(config)
+            inputs = {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in needs}
+            stage = plan.build(name, inputs)
+            artefact = _train_stage(plan, stage, source, peers, request, console, position.clock, keys[name])
+            keys[name] = artefact["key"]
             if world.leads:
-                shared = artefacts.shared_path(Path(config.out), name, keys[name])
-                artefacts.save(own, shared, plan.artefact(stage, keys[name]))
+                artefacts.save(own, artefacts.shared_path(Path(config.out), name, keys[name]), artefact)
         peers.gather(None)  # the next stage reads this one's artefact
     console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
     return keys
@@ -134,11 +135,11 @@ def _train_stage(
     console: Console,
     clock: Clock,
     key: str,
-) -> str:
-    """Train `stage` from its newest checkpoint, or from the start, to its end; returns the key of what came out."""
+) -> dict[str, Any]:
+    """Train `stage` from its newest checkpoint, or from the start, to its end; returns its artefact."""
     config, world = plan.config, plan.world
     plan.place(stage)
-    loader = source.training(plan.labels, stage.views, stage.optimization.batch_size)
+    loader = source.training(plan.labels, stage.views, stage.optimization.batch_size, plan.seed(type(stage)))
     steps = len(loader)
     updater = Updater(stage.param_groups(), stage.optimization, steps, world.device, plan.precision)
     writers = Writers(plan.folder, stage.name, world.rank)
@@ -192,7 +193,8 @@ def _train_stage(
             if error.agreed:  # whoever leaves ends the others: not before the leading rank's checkpoint is on the disk
                 peers.gather(None)
             raise
-    return key if len(lineage) == 1 else artefacts.key_of({"lineage": lineage})
+    key = key if len(lineage) == 1 else artefacts.key_of({"lineage": lineage})
+    return plan.artefact(stage, key, observer.scores)
 
 
 def _run(plan: Plan, peers: Peers) -> int:

@@ -16,6 +16,7 @@ from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.distributed import World
+from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
@@ -52,6 +53,18 @@ class Trained:
         """The best epoch's network is here: not where the stage was reused, and trained by another run."""
         return Checkpoints(self.folder / stage / "checkpoints", keep=1).best() is not None
 
+    def scores(self, stage: str) -> list[dict[str, Any]]:
+        """What was measured as the stage trained, by whichever run did: {"epoch": 1, "step": 78, "test/top1": 31.2}.
+
+        One for each evaluation so far.  Of a stage that is not finished, all points of its curves.
+        """
+        artefact, metrics = self.folder / stage / "artefact.pt", self.folder / "metrics.jsonl"
+        if artefact.exists():
+            return artefacts.load(artefact)["scores"]
+        if not metrics.exists():
+            return []
+        return [record for record in read_metrics(metrics) if record["stage"] == stage]
+
     @property
     def forced(self) -> list[str]:
         """Stages that were forced to go on under another configuration than they had begun with."""
@@ -67,9 +80,7 @@ class Trained:
     def source(self, dataset: Dataset, world: World) -> Source:
         """Loaders of `dataset` for this rank."""
         config = self.config
-        return Source(
-            dataset, config.data, config.augment, config.seed, world.rank, world.size, world.device, world.cores
-        )
+        return Source(dataset, config.data, config.augment, world.rank, world.size, world.device, world.cores)
 
     def network(self, stage: str, dataset: Dataset, device: torch.device, best: bool = False) -> nn.Module:
         """The stage's network in evaluation mode, with `.encoder`, and a classifier where the stage trained a head.

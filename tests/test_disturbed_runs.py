@@ -234,8 +234,8 @@ def rank_samples(command: list[str], rank: int, world: int, epoch: int, batch: i
     plan = check(parse(None, command))
     config = plan.config
     cpu = torch.device("cpu")
-    source = Source(plan.dataset, config.data, config.augment, config.seed, rank, world, cpu, 1)
-    loader = source.training(plan.labels, ("weak",), 32)
+    source = Source(plan.dataset, config.data, config.augment, rank, world, cpu, 1)
+    loader = source.training(plan.labels, ("weak",), 32, config.seed)
     return next(loader.epoch(epoch, start=batch)).indices.tolist()
 
 

@@ -39,6 +39,10 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
     ("override", "other"),
     [
         ("seed=1", STAGES),
+        ("simsiam.seed=1", ("simsiam", "rgrl")),
+        ("seed=1 simsiam.seed=0", ("classifier", "rgrl")),  # several seeds share one teacher
+        ("simsiam.seed=0 task.seed=0", ()),  # the run's own, said otherwise
+        ("relation.teacher=random", ("rgrl",)),
         ("model.width=16", STAGES),
         ("data.per_class=14", STAGES),
         ("precision=fp16", STAGES),
@@ -138,7 +142,7 @@ def test_an_artefact_says_what_it_is(planned):
     made = planned()
     torch.manual_seed(0)
     stage = made.stages["classifier"](made.config, made.shape, {})
-    artefact = made.artefact(stage, "0a1b")
+    artefact = made.artefact(stage, "0a1b", [])
     assert (artefact["stage"], artefact["key"]) == ("classifier", "0a1b")
     assert artefact["classes"] == [str(digit) for digit in range(10)]
     assert artefact["model"] == {"name": "resnet10", "width": 8}

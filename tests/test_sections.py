@@ -19,7 +19,7 @@ def test_every_configuration_of_the_project_is_valid(file):
     assert all(stage in available("stages") for stage in config.stages)
     robust_loss(config.loss)
     for position, stage in enumerate(config.stages):
-        assert set(lookup("stages", stage).needs) <= set(config.stages[:position])
+        assert set(lookup("stages", stage).needs(config)) <= set(config.stages[:position])
 
 
 @pytest.mark.parametrize(("dataset", "lr"), [("cifar10", 0.001), ("cifar100", 0.01)])

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -6,6 +8,8 @@ from dist_rmd.data.beton import Dataset
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.encoder import encoder
 from dist_rmd.trained import Trained
+
+SCORES = [{"epoch": 1, "step": 2, "test/top1": 40.0}, {"epoch": 2, "step": 4, "test/top1": 60.0}]
 
 
 @pytest.fixture
@@ -19,6 +23,7 @@ def run(tmp_path):
         "model": {"name": "resnet10", "width": 8},
         "encoder": encoder("resnet10", 8).state_dict(),
         "head": torch.nn.Linear(64, 2).state_dict(),
+        "scores": SCORES,
     }
     artefacts.save(tmp_path / "classifier" / "artefact.pt", tmp_path / "shared.pt", artefact)
     return Trained(tmp_path)
@@ -35,6 +40,15 @@ def test_networks_come_back(run, tmp_path):
     assert (logits.shape, features.shape) == ((3, 2), (3, 64))
     weights = artefacts.load(tmp_path / "classifier" / "artefact.pt")["head"]["weight"]
     assert torch.equal(net.head.weight, weights)
+
+
+def test_scores_are_the_artefacts_and_of_an_unfinished_stage_the_curves(run, tmp_path):
+    records = [{"stage": "rgrl", "epoch": 1, "step": 2, "test/top1": 50.0}, {"stage": "simsiam", "epoch": 1, "step": 2}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert run.scores("classifier") == SCORES
+    assert run.scores("rgrl") == records[:1]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert run.scores("rgrl") == []
 
 
 def test_only_finished_stages_are_listed(run):

@@ -25,32 +25,32 @@ class Source:
         dataset: Dataset,
         config: Data,
         augment: Augment,
-        seed: int,
         rank: int,
         world: int,
         device: torch.device,
         cores: int,
         dtype: torch.dtype = torch.float32,
     ):
-        self.dataset, self.config, self.augment, self.seed = dataset, config, augment, seed
+        self.dataset, self.config, self.augment = dataset, config, augment
         self.rank, self.world, self.device, self.cores, self.dtype = rank, world, device, cores, dtype
         self._readers: dict[str, ImageReader] = {}
 
-    def training(self, labels: LabelView, kinds: Sequence[str], batch_size: int) -> Loader:
+    def training(self, labels: LabelView, kinds: Sequence[str], batch_size: int, seed: int) -> Loader:
         """Augmented views of the training images in keyed order, in whole global batches of `batch_size`."""
-        views = self._views(kinds, compiled=self.config.compile_views)
-        return Loader(self._reader("train"), labels, views, batch_size, self.seed, self.rank, self.world)
+        views = self._views(kinds, seed, compiled=self.config.compile_views)
+        return Loader(self._reader("train"), labels, views, batch_size, seed, self.rank, self.world)
 
     def evaluation(self, split: str, labels: LabelView) -> Loader:
         """The test view of every image in `labels`, each once over all ranks."""
+        seed = 0  # nothing is drawn
         return Loader(
-            self._reader(split), labels, self._views(("plain",), compiled=False), EVALUATION_BATCH * self.world,
-            self.seed, self.rank, self.world, shuffle=False, drop_last=False,
+            self._reader(split), labels, self._views(("plain",), seed, compiled=False), EVALUATION_BATCH * self.world,
+            seed, self.rank, self.world, shuffle=False, drop_last=False,
         )  # fmt: skip
 
-    def _views(self, kinds: Sequence[str], compiled: bool) -> Views:
+    def _views(self, kinds: Sequence[str], seed: int, compiled: bool) -> Views:
         return Views(
-            kinds, self.dataset.side, self.dataset.mean, self.dataset.std, self.seed, compiled,
+            kinds, self.dataset.side, self.dataset.mean, self.dataset.std, seed, compiled,
             self.augment.crop_min, self.augment.flip, self.dtype,
         )  # fmt: skip
 

@@ -26,6 +26,8 @@ class Observer:
 
     best: float | None = None
     """the highest score of the stage so far"""
+    scores: list[dict[str, float]]
+    """what each evaluation so far has measured, with its epoch and step"""
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class Observer:
         self.stage, self.writers, self.console = stage, writers, console
         self.every, self.batch_size, self.readings, self.warn = every, batch_size, readings, warn
         self.meters = Meters()
+        self.scores: list[dict[str, float]] = []
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass `batches` through, counting the time that each is waited for."""
@@ -67,6 +70,7 @@ class Observer:
         """`metrics` of the network after clock.epoch epochs; returns the first, the score, if it is a record."""
         self.writers.scalars(clock, metrics)
         self.console.evaluated(metrics)
+        self.scores.append({"epoch": clock.epoch, "step": clock.step, **metrics})
         score = next(iter(metrics.values()))
         if self.best is not None and score <= self.best:
             return None
@@ -85,11 +89,11 @@ class Observer:
         meters = self.meters.state_dict()
         if meters["steps"]:
             self._check(clock, dict(zip(meters["names"], meters["sums"].sum(0).tolist(), strict=True)))
-        return {"meters": meters, "best": self.best}
+        return {"meters": meters, "best": self.best, "scores": self.scores}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.meters.load_state_dict(state["meters"], device)
-        self.best = state["best"]
+        self.best, self.scores = state["best"], list(state["scores"])
 
     def _check(self, clock: Clock, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

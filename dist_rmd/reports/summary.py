@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_rmd.config import to_dict
-from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import DataError
 from dist_rmd.registry import lookup
 from dist_rmd.trained import Trained
@@ -60,16 +59,13 @@ def summary(runs: Sequence[Path]) -> str:
 
 def _results(folder: Path) -> list[tuple[Row, Result]]:
     run = Trained(folder)
-    config, metrics = to_dict(run.config), folder / "metrics.jsonl"
-    if not metrics.exists():
-        raise DataError(f"{folder}: no metrics.jsonl, the run has not measured anything yet")
-    records = read_metrics(metrics)
+    config = to_dict(run.config)
     other = {key: value for key, value in config.items() if key not in BESIDES}
     settings = json.dumps(other | {"noise": other["noise"] | {"seed": None}}, sort_keys=True)
     found = []
     for stage in config["stages"]:
         tag = {"knn": "test/knn_top1", "accuracy": "test/top1"}[lookup("stages", stage).evaluation]
-        curve = [(record[tag], record["epoch"]) for record in records if record["stage"] == stage and tag in record]
+        curve = [(record[tag], record["epoch"]) for record in run.scores(stage) if tag in record]
         if curve:
             best, epoch = max(curve, key=lambda point: point[0])
             planned = config[lookup("stages", stage).recipe]["epochs"]
@@ -78,6 +74,8 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
             forced = ", forced" if stage in run.forced else ""
             row = Row(_method(stage, config) + unfinished + forced, data, _noise(config), tag, settings)
             found.append((row, Result(curve[-1][0], best, epoch)))
+    if not found:
+        raise DataError(f"{folder}: the run has not measured anything yet")
     return found
 
 

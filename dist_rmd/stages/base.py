@@ -32,8 +32,6 @@ class Stage:
     """sections of the configuration that determine the result: name -> frozen dataclass"""
     recipe: ClassVar[str]
     """the one of them that is an Optimization"""
-    needs: ClassVar[tuple[str, ...]] = ()
-    """stages whose artefacts this one starts from"""
     uses_labels: ClassVar[bool] = True
     """False: the result does not depend on the labels, and one artefact serves all noise settings"""
     views: tuple[str, ...] = ("weak",)
@@ -47,6 +45,11 @@ class Stage:
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         raise NotImplementedError
+
+    @classmethod
+    def needs(cls, config: Config) -> tuple[str, ...]:
+        """Stages whose artefacts this one starts from."""
+        return ()
 
     @classmethod
     def check(cls, config: Config) -> None:

@@ -22,6 +22,9 @@ __all__ = ["RGRL"]
 class RelationConfig:
     """The relation term of stage `rgrl` (RMDNet eq. 10, 11)."""
 
+    teacher: Literal["simsiam", "random"] = "simsiam"
+    """simsiam: the encoder of that stage; random: one that stays as initialised, the ablation without representation
+    learning (RMDNet table 2, CE+RGRL)"""
     k: NonNegativeFloat = 1.0
     """K, weight of the relation loss beside the robust loss; 0 is the baseline"""
     node: NonNegativeFloat = 0.8
@@ -35,19 +38,23 @@ class RelationConfig:
 class RGRL(Classifier):
     """L = robust loss + K (node ||M - I||_F + edge ||E_t - E_s||_F).
 
-    The teacher is the frozen encoder of stage `simsiam`.  It sees the student's view, in evaluation mode and without
-    gradient; both matrices are over the pooled features of the global batch.
+    The teacher is the frozen encoder of stage `simsiam`, or a random one.  It sees the student's view, in evaluation
+    mode and without gradient; both matrices are over the pooled features of the global batch.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}
-    needs = ("simsiam",)
+
+    @classmethod
+    def needs(cls, config: Config) -> tuple[str, ...]:
+        return ("simsiam",) if config.relation.teacher == "simsiam" else ()
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         super().__init__(config, shape, inputs)  # the student's weights are drawn first: the same as the baseline's
         self.k = config.relation.k
         self.relation = RelationLoss(config.relation.node, config.relation.edge, config.relation.method)
         self.teacher = encoder(config.model.name, config.model.width).requires_grad_(False).eval()
-        self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
+        if config.relation.teacher == "simsiam":
+            self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
 
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]

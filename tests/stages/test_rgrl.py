@@ -3,6 +3,7 @@ import pytest
 import torch
 from stages.recipe import batch, stage
 
+from dist_rmd import sections
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import ConfigError
@@ -54,6 +55,17 @@ def test_the_teacher_never_moves():
     assert not s.teacher.training
     assert all(p.grad is None for p in s.teacher.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in s.teacher.state_dict().items())
+
+
+def test_a_random_teacher_is_neither_simsiams_nor_the_student_and_needs_no_stage():
+    s, ordinary = stage("rgrl", "relation.teacher=random"), stage("rgrl")
+    teacher = s.teacher.state_dict()
+    assert not torch.equal(teacher["conv1.weight"], ordinary.teacher.state_dict()["conv1.weight"])
+    assert not torch.equal(teacher["conv1.weight"], s.net.encoder.state_dict()["conv1.weight"])
+    assert torch.equal(s.net.encoder.state_dict()["conv1.weight"], ordinary.net.encoder.state_dict()["conv1.weight"])
+    assert not s.teacher.training
+    needs = [type(s).needs(sections.parse(None, [f"relation.teacher={kind}"])) for kind in ("random", "simsiam")]
+    assert needs == [(), ("simsiam",)]
 
 
 def test_the_teacher_is_the_simsiam_encoder_and_the_student_is_not():
