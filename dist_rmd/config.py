@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -216,14 +217,14 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
     Raises ConfigError, in one line that names the key and where it stands.
     """
     tree = read_yaml(file) if file else {}
-    checker = parser(sections)
+    checker, keys = _parser(tuple(sections.items()))
     for key, _ in _items(tree):
-        _check_key(key, checker, str(file))
+        keys.check(key, str(file))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r} on the command line: expected one YAML file and key=value overrides")
-        _check_key(key, checker, "the command line")
+        keys.check(key, "the command line")
         _put(tree, key, _value(text))
     _check_nulls(tree, checker)
     try:
@@ -314,16 +315,30 @@ def _items(tree: Mapping, prefix: str = "") -> list[tuple[str, Any]]:
     return result
 
 
-def _check_key(key: str, checker: ArgumentParser, where: str) -> None:
-    known = [action.dest for action in checker._actions]
-    leaves = [name for name in known if not any(other.startswith(f"{name}.") for other in known)]
-    tables = [action.dest for action in checker._actions if _holds_a_table(getattr(action, "_typehint", None))]
-    is_free = any(key.startswith(f"{name}.") for name in tables)  # such as the hyper-parameters of a plug-in
-    if key in leaves or is_free:
-        return
-    near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else "`--help` lists all keys"
-    raise ConfigError(f"unknown key {key!r} in {where}: {hint}")
+class _Keys:
+    """The keys that a parser knows."""
+
+    def __init__(self, checker: ArgumentParser):
+        known = [action.dest for action in checker._actions]
+        groups = {name[:place] for name in known for place, letter in enumerate(name) if letter == "."}
+        self.leaves = [name for name in known if name not in groups]
+        hints = {action.dest: getattr(action, "_typehint", None) for action in checker._actions}
+        # What stands below is free, such as the hyper-parameters of a plug-in.
+        self.tables = tuple(f"{name}." for name, hint in hints.items() if _holds_a_table(hint))
+
+    def check(self, key: str, where: str) -> None:
+        """Raise ConfigError, naming the nearest known key, when `key` is none."""
+        if key in self.leaves or key.startswith(self.tables):
+            return
+        near = difflib.get_close_matches(key, self.leaves, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else "`--help` lists all keys"
+        raise ConfigError(f"unknown key {key!r} in {where}: {hint}")
+
+
+@cache  # a sweep reads hundreds of configurations
+def _parser(sections: tuple[tuple[str, type], ...]) -> tuple[ArgumentParser, _Keys]:
+    checker = parser(dict(sections))
+    return checker, _Keys(checker)
 
 
 def _holds_a_table(hint: Any) -> bool:
