@@ -29,8 +29,11 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 if TYPE_CHECKING:
     Width = int
-else:  # narrower convolutions corrupt memory in torch 2.15's CPU kernels for channels_last
+    Fraction = float
+else:
+    # Narrower convolutions corrupt memory in torch 2.15's CPU kernels for channels_last.
     Width = restricted_number_type("Width", int, (">=", 8))
+    Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Data:
     """folder made by `python -m dist_rmd.prepare`"""
     per_class: PositiveInt | None = None
     """train on the first N images of every class only (all when null)"""
+    holdout: Fraction = 0.0
+    """fraction of every class's labels, as given, that are not trained on but measured (val/top1): to choose settings
+    without a look at the test images"""
     reader: Literal["ffcv", "memory"] = "ffcv"
     """ffcv: read the beton as training goes; memory: hold all images on the device"""
     workers: PositiveInt | None = None

@@ -44,7 +44,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         disk += 0 if done else size * (config.checkpoint.keep + 2)  # the newest, the best, and the one being written
         stages.add_row(
             f"{name} *" if done else name,
-            f"{recipe.epochs} x {len(plan.labels) // recipe.batch_size}",
+            f"{recipe.epochs} x {len(plan.training(stage_class)) // recipe.batch_size}",
             str(recipe.batch_size),
             " ".join(map(str, sorted(set(parts), reverse=True))),
             f"{sum(p.numel() for p in stage.net.parameters()):,}",

@@ -50,6 +50,19 @@ class Plan:
         return DataShape(len(self.dataset.classes), self.dataset.side)
 
     @cached_property
+    def _split(self) -> tuple[LabelView, LabelView]:
+        return self.labels.split(self.config.data.holdout, self.config.noise.seed)
+
+    @property
+    def validation(self) -> LabelView | None:
+        """The labels held out, as they are given; None where there are none."""
+        return self._split[1] if self.config.data.holdout else None
+
+    def training(self, stage: type[Stage]) -> LabelView:
+        """What a stage is trained on: one that does not look at labels has no need to hold any out."""
+        return self._split[0] if stage.uses_labels and self.config.data.holdout else self.labels
+
+    @cached_property
     def keys(self) -> dict[str, str]:
         """For each stage, a hash of all that determines its result (up to rounding: neither ranks nor readers)."""
         keys: dict[str, str] = {}
@@ -60,6 +73,7 @@ class Plan:
     def key(self, name: str, inputs: dict[str, str]) -> str:
         """The hash of one stage, given those of the stages that it needs."""
         stage, config = self.stages[name], to_dict(self.config)
+        labels = self.training(stage)
         del config[stage.recipe]["seed"]  # whether it is the run's or the stage's own makes no difference
         return artefacts.key_of(
             {
@@ -70,8 +84,8 @@ class Plan:
                 "precision": self.precision,
                 # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
                 "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
-                "images": [self.dataset.hashes["train"], hashlib.sha256(self.labels.indices.tobytes()).hexdigest()],
-                "labels": self.labels.digest if stage.uses_labels else None,
+                "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
+                "labels": labels.digest if stage.uses_labels else None,
                 "inputs": [inputs[needed] for needed in stage.needs(self.config)],
             }
         )
@@ -118,10 +132,11 @@ class Plan:
         }
 
 
-def check(config: Config, force: bool = False) -> Plan:
+def check(config: Config, force: bool = False, dataset: Dataset | None = None) -> Plan:
     """Check all that can be checked before work begins.  Raises ConfigError or DataError.
 
     force: take up the folder's run although the configuration has changed in what the stages learn.
+    dataset: the one at config.data.path, if it is open already.
     """
     names = config.stages
     stages = {name: lookup("stages", name) for name in names}
@@ -131,19 +146,20 @@ def check(config: Config, force: bool = False) -> Plan:
         if missing := [needed for needed in stage.needs(config) if needed not in names[:position]]:
             raise ConfigError(f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}")
     world = distributed.detect(config.device)
-    dataset = open_dataset(Path(config.data.path))
+    dataset = dataset or open_dataset(Path(config.data.path))
     labels = _labels(config, dataset)
-    for stage in stages.values():
-        stage.check(config)
-        size = getattr(config, stage.recipe).batch_size
-        if not 2 * world.size <= size <= len(labels):
-            raise ConfigError(
-                f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s), "
-                f"and at most the {len(labels)} training images"
-            )
     precision = resolve_precision(config.precision, world.device)
     changes = run_folder.changes(Path(config.out) / config.name, config, force)
-    return Plan(config, world, dataset, labels, stages, precision, force, changes)
+    plan = Plan(config, world, dataset, labels, stages, precision, force, changes)
+    for stage in stages.values():
+        stage.check(config)
+        size, images = getattr(config, stage.recipe).batch_size, len(plan.training(stage))
+        if not 2 * world.size <= size <= images:
+            raise ConfigError(
+                f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s), "
+                f"and at most the {images} training images"
+            )
+    return plan
 
 
 def _labels(config: Config, dataset: Dataset) -> LabelView:

@@ -5,6 +5,7 @@ This is the one place where configuration, data, stages, engine and evaluation m
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -137,9 +138,9 @@ def _train_stage(
     key: str,
 ) -> dict[str, Any]:
     """Train `stage` from its newest checkpoint, or from the start, to its end; returns its artefact."""
-    config, world = plan.config, plan.world
+    config, world, kind, held_out = plan.config, plan.world, type(stage), plan.validation
     plan.place(stage)
-    loader = source.training(plan.labels, stage.views, stage.optimization.batch_size, plan.seed(type(stage)))
+    loader = source.training(plan.training(kind), stage.views, stage.optimization.batch_size, plan.seed(kind))
     steps = len(loader)
     updater = Updater(stage.param_groups(), stage.optimization, steps, world.device, plan.precision)
     writers = Writers(plan.folder, stage.name, world.rank)
@@ -165,6 +166,7 @@ def _train_stage(
         train=lambda: source.evaluation("train", plan.labels.clean()),
         test=lambda: source.evaluation("test", LabelView.of(plan.dataset.labels("test"), plan.shape.classes)),
         classes=plan.shape.classes,
+        validation=held_out and functools.partial(source.evaluation, "train", held_out),
     )
     net = distributed.parallel(stage.net, world)
 

@@ -43,6 +43,7 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
         ("seed=1 simsiam.seed=0", ("classifier", "rgrl")),  # several seeds share one teacher
         ("simsiam.seed=0 task.seed=0", ()),  # the run's own, said otherwise
         ("relation.teacher=random", ("rgrl",)),
+        ("data.holdout=0.1", ("classifier", "rgrl")),  # no labels, none to hold out
         ("model.width=16", STAGES),
         ("data.per_class=14", STAGES),
         ("precision=fp16", STAGES),
@@ -80,6 +81,16 @@ def test_keys_follow_it_where_the_statistics_of_batches_do(planned):
     worlds = [World(0, size, 0, size, torch.device("cpu")) for size in (1, 2, 3)]
     keys = [dataclasses.replace(made, world=world).keys for world in worlds]
     assert all(len({key[name] for key in keys}) == 3 for name in STAGES)
+
+
+def test_what_is_held_out_is_not_trained_on(planned):
+    made = planned("data.holdout=0.2")
+    assert made.validation is not None
+    simsiam, classifier = (made.training(made.stages[name]) for name in ("simsiam", "classifier"))
+    assert len(simsiam) == 150
+    assert len(classifier) + len(made.validation) == 150
+    assert not set(classifier.indices) & set(made.validation.indices)
+    assert planned().validation is None
 
 
 @pytest.mark.parametrize(

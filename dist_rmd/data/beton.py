@@ -14,7 +14,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,14 +60,17 @@ class Dataset:
     sizes: dict[str, int]
     hashes: dict[str, str]
     skipped: dict[str, list[str]]
+    _labels: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def beton(self, split: str) -> Path:
         """FFCV's file of a split."""
         return self.folder / f"{split}.beton"
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """The original label of every image, in the beton's order."""
-        return np.array([int(row["label"]) for row in self._rows(split)], np.int64)
+        """The original label of every image, in the beton's order.  The array must not be written to."""
+        if split not in self._labels:  # hundreds of runs may be planned on one dataset
+            self._labels[split] = np.array([int(row["label"]) for row in self._rows(split)], np.int64)
+        return self._labels[split]
 
     def files(self, split: str) -> list[str]:
         """The name of every image in the source, in the beton's order."""

@@ -17,6 +17,8 @@ from dist_rmd.data.noise import corrupt, transitions
 from dist_rmd.errors import DataError
 from dist_rmd.files import write_atomically
 
+HOLD_OUT = 0x6F7574  # keeps this draw apart from that of the noise, which may have the same seed
+
 
 @dataclass(frozen=True, eq=False)
 class LabelView:
@@ -74,8 +76,23 @@ class LabelView:
         if per_class is None:
             return self
         true = self.clean().given
-        chosen = _first(true, per_class)
-        return replace(self, indices=self.indices[chosen], given=self.given[chosen], true=true[chosen])
+        return self._only(_first(true, per_class))
+
+    def split(self, fraction: float, seed: int) -> tuple["LabelView", "LabelView"]:
+        """(the rest, the part held out): of every given label, round(fraction * n) of its n images are held out.
+
+        Which ones is drawn from `seed`; both keep their order.  fraction: in 0..1.
+        """
+        generator = np.random.default_rng([seed, HOLD_OUT])
+        held_out = np.zeros(len(self), bool)
+        for label in range(self.num_classes):
+            rows = np.flatnonzero(self.given == label)
+            held_out[generator.permutation(rows)[: round(fraction * len(rows))]] = True
+        return self._only(~held_out), self._only(held_out)
+
+    def _only(self, chosen: NDArray[Any]) -> "LabelView":
+        true = None if self.true is None else self.true[chosen]
+        return replace(self, indices=self.indices[chosen], given=self.given[chosen], true=true)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -15,3 +15,5 @@ class Splits:
     train: Callable[[], Any]
     test: Callable[[], Any]
     classes: int
+    validation: Callable[[], Any] | None = None
+    """images held out of training, with the labels that are given to them, right or wrong"""

@@ -186,6 +186,27 @@ def test_the_first_images_of_every_class():
         LabelView(view.indices, view.given, None, 3).first(1)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_part_held_out_has_its_share_of_every_given_label(known):
+    labels = np.repeat([0, 1, 2], [40, 25, 3])
+    true = np.roll(labels, 5) if known else None
+    view = LabelView(np.arange(68) * 2, labels, true, 3, {"kind": "file"})
+    rest, held_out = view.split(0.2, seed=3)
+    assert np.bincount(held_out.given, minlength=3).tolist() == [8, 5, 1]
+    for part in (rest, held_out):
+        rows = part.indices // 2
+        assert (np.diff(rows) > 0).all()
+        np.testing.assert_array_equal(part.given, labels[rows])
+        if known:
+            np.testing.assert_array_equal(part.true, true[rows])
+        assert part.origin == view.origin
+    assert sorted([*rest.indices, *held_out.indices]) == view.indices.tolist()
+    again, other = view.split(0.2, seed=3)[1], view.split(0.2, seed=4)[1]
+    np.testing.assert_array_equal(again.indices, held_out.indices)
+    assert not np.array_equal(other.indices, held_out.indices)
+    assert len(view.split(0, seed=3)[1]) == 0
+
+
 def test_files_that_are_no_labels(tmp_path):
     with pytest.raises(DataError, match=r"none.npz: no such file"):
         LabelView.load(tmp_path / "none.npz")
