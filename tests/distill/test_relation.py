@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distill.relation_ranks import SHARDS
+from distill.relation_ranks import FORMS, WIDTHS, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,14 +12,21 @@ from torchrun import on_ranks
 from dist_rmd.distill.relation import RelationLoss, auto
 
 both_methods = pytest.mark.parametrize("method", ["gather", "gram"])
+every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form.values()))
 
 
-def numpy_relation(teacher, student, node=0.8, edge=0.35):
+def counts(i, j, node_pairs, labels):
+    """The pair's entry of M - I belongs to the node term."""
+    return i == j or node_pairs == "all" or (node_pairs == "other_label" and labels[i] != labels[j])
+
+
+def numpy_relation(teacher, student, node=0.8, edge=0.35, norm="fro", node_pairs="all", labels=None):
     """Loss, node and edge: one corrcoef of teacher and student rows together holds E_t, E_s and M."""
     n = len(teacher)
     pairs = np.corrcoef(teacher, student)
-    edge_norm = np.linalg.norm(pairs[:n, :n] - pairs[n:, n:])
-    node_norm = np.linalg.norm(pairs[:n, n:] - np.eye(n))
+    misses = [pairs[i, n + j] - (i == j) for i in range(n) for j in range(n) if counts(i, j, node_pairs, labels)]
+    norms = np.array([np.linalg.norm(misses), np.linalg.norm(pairs[:n, :n] - pairs[n:, n:])])
+    node_norm, edge_norm = norms / (n if norm == "rms" else 1)
     return [node * node_norm + edge * edge_norm, node_norm, edge_norm]
 
 
@@ -27,11 +34,15 @@ def frobenius(matrix):
     return matrix.square().sum().sqrt()  # .norm() of float32 loses up to two more digits on CPUs
 
 
-def naive_loss(teacher, student, node=0.8, edge=0.35):
+def naive_loss(teacher, student, node=0.8, edge=0.35, norm="fro", node_pairs="all", labels=None):
     """The loss of the whole batch as the paper writes it, left to autograd."""
+    n = len(teacher)
     centred = [x - x.mean(1, keepdim=True) for x in (teacher, student)]
     z_t, z_s = (x / x.norm(dim=1, keepdim=True) for x in centred)
-    return node * frobenius(z_t @ z_s.T - torch.eye(len(z_t))) + edge * frobenius(z_t @ z_t.T - z_s @ z_s.T)
+    keep = torch.tensor([[counts(i, j, node_pairs, labels) for j in range(n)] for i in range(n)])
+    nodes = torch.where(keep, z_t @ z_s.T - torch.eye(n), 0)
+    whole = node * frobenius(nodes) + edge * frobenius(z_t @ z_t.T - z_s @ z_s.T)
+    return whole / n if norm == "rms" else whole
 
 
 def features(rows, width, seed=0, dtype=torch.float64):
@@ -40,8 +51,12 @@ def features(rows, width, seed=0, dtype=torch.float64):
     return teacher, student.requires_grad_()
 
 
-def gradient(teacher, student, **options):
-    (found,) = torch.autograd.grad(RelationLoss(**options)(teacher, student).loss, student)
+def classes(rows, seed=0):
+    return torch.randint(3, (rows,), generator=torch.Generator().manual_seed(seed))
+
+
+def gradient(teacher, student, labels=None, **options):
+    (found,) = torch.autograd.grad(RelationLoss(**options)(teacher, student, labels=labels).loss, student)
     return found
 
 
@@ -53,33 +68,80 @@ def value_and_gradient(loss, teacher, student):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(["gather", "gram"]),
+    st.sampled_from(FORMS),
     st.integers(1, 25),
     st.integers(3, 12),
     st.integers(0, 99),
     st.floats(0, 2),
     st.floats(0, 2),
 )
-def test_values_are_numpys_and_gradients_are_autograds(method, rows, width, seed, node, edge):
-    teacher, student = features(rows, width, seed)
-    relation = RelationLoss(node, edge, method)(teacher, student)
-    expected = numpy_relation(teacher.numpy(), student.detach().numpy(), node, edge)
+def test_values_are_numpys_and_gradients_are_autograds(form, rows, width, seed, node, edge):
+    (teacher, student), labels = features(rows, width, seed), classes(rows, seed)
+    what = {"norm": form["norm"], "node_pairs": form["node_pairs"], "labels": labels}
+    relation = RelationLoss(node, edge, **form)(teacher, student, labels=labels)
+    expected = numpy_relation(teacher.numpy(), student.detach().numpy(), node, edge, **what)
     # One row: E_t - E_s = 1 - 1, where gram takes the root of a rounding error and the naive gradient is 0 / 0.
-    atol = 1e-10 if rows > 1 or method == "gather" else 1e-6
+    atol = 1e-10 if rows > 1 or form["method"] == "gather" else 1e-6
     np.testing.assert_allclose([float(value.detach()) for value in relation], expected, rtol=1e-10, atol=atol)
     assert not relation.node.requires_grad
     assert not relation.edge.requires_grad
     if rows > 1:
-        (naive,) = torch.autograd.grad(naive_loss(teacher, student, node, edge), student)
-        found = gradient(teacher, student, node=node, edge=edge, method=method)
+        (naive,) = torch.autograd.grad(naive_loss(teacher, student, node, edge, **what), student)
+        found = gradient(teacher, student, labels, node=node, edge=edge, **form)
         torch.testing.assert_close(found, naive, rtol=0, atol=1e-10)
 
 
-@both_methods
+@every_form
 @pytest.mark.parametrize("rows", [5, 20])
-def test_finite_differences(method, rows):
-    teacher, student = features(rows, 7)
-    assert torch.autograd.gradcheck(lambda s: RelationLoss(method=method)(teacher, s).loss, student)
+def test_finite_differences(form, rows):
+    (teacher, student), labels = features(rows, 7), classes(rows)
+    assert torch.autograd.gradcheck(lambda s: RelationLoss(**form)(teacher, s, labels=labels).loss, student)
+
+
+@both_methods
+def test_rms_is_the_norm_by_the_batch_size(method):
+    teacher, student = features(16, 6)  # a power of two, so that the division rounds nothing
+    fro, rms = (RelationLoss(method=method, norm=norm)(teacher, student) for norm in ("fro", "rms"))
+    assert all(torch.equal(a / 16, b) for a, b in zip(fro, rms, strict=True))
+    slopes = [gradient(teacher, student, method=method, norm=norm) for norm in ("fro", "rms")]
+    torch.testing.assert_close(slopes[0] / 16, slopes[1], rtol=1e-14, atol=0)
+
+
+@both_methods
+def test_a_batch_of_every_sample_twice_has_twice_the_edge_and_the_same_rms(method):
+    teacher, student = (x.detach() for x in features(20, 6))
+    for norm, factor in (("fro", 2), ("rms", 1)):
+        loss = RelationLoss(method=method, norm=norm)
+        once, twice = loss(teacher, student).edge, loss(*(torch.cat([x, x]) for x in (teacher, student))).edge
+        torch.testing.assert_close(twice, factor * once)
+
+
+@pytest.mark.parametrize(("labels", "same_as"), [(torch.full((20,), 7), "self"), (torch.arange(20), "all")])
+@pytest.mark.parametrize("norm", ["fro", "rms"])
+def test_with_one_label_only_the_diagonal_counts_and_without_two_alike_all_pairs_do(labels, same_as, norm):
+    teacher, student = features(20, 7)
+    masked, plain = (RelationLoss(norm=norm, method="gather", node_pairs=pairs) for pairs in ("other_label", same_as))
+    found, expected = masked(teacher, student, labels=labels), plain(teacher, student)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    slopes = [torch.autograd.grad(relation.loss, student)[0] for relation in (found, expected)]
+    assert torch.equal(*slopes)
+
+
+def test_the_node_term_draws_samples_of_one_label_apart_unless_they_are_left_out():
+    """The student is the teacher, whose two classes are two directions: what is left of node is within classes."""
+    teacher, _ = features(2, 30)
+    teacher = teacher.repeat(4, 1)
+    labels = torch.arange(8) % 2
+    found = {
+        pairs: RelationLoss(method="gather", node_pairs=pairs)(teacher, teacher, labels=labels)
+        for pairs in ("all", "other_label", "self")
+    }
+    assert all(relation.edge == 0 for relation in found.values())
+    across = np.corrcoef(teacher[:2].numpy())[0, 1]
+    squares = {pairs: relation.node.item() ** 2 for pairs, relation in found.items()}
+    assert squares["all"] == pytest.approx(24 + 32 * across**2)  # 2 classes x 4 x 3 pairs of one, 32 of two labels
+    assert squares["other_label"] == pytest.approx(32 * across**2)
+    assert squares["self"] == pytest.approx(0, abs=1e-20)
 
 
 def close_features(closeness, rotated, seed, rows=400, width=100):
@@ -135,6 +197,14 @@ def test_auto_takes_gram_from_three_times_the_width_on(rows, width, method):
     own, other = (gradient(teacher, student, method=m) for m in (method, {"gather": "gram"}.get(method, "gather")))
     assert not torch.equal(own, other)  # the forms can be told apart by their rounding
     assert torch.equal(gradient(teacher, student), own)  # auto is the default
+
+
+@pytest.mark.parametrize("node_pairs", ["other_label", "self"])
+def test_auto_takes_gather_where_pairs_are_left_out(node_pairs):
+    assert auto(300, 100, node_pairs) == "gather"
+    (teacher, student), labels = features(300, 10, dtype=torch.float32), classes(300)
+    taken = [gradient(teacher, student, labels, method=m, node_pairs=node_pairs) for m in ("auto", "gather")]
+    assert torch.equal(*taken)
 
 
 class Largest(TorchDispatchMode):
@@ -196,22 +266,22 @@ def test_student_equal_to_teacher_has_edge_and_edge_gradient_zero(method, dtype,
     assert gradient(teacher, student, method=method).isfinite().all()
 
 
-@both_methods
-def test_perfect_match_has_gradient_zero(method):
+@every_form
+def test_perfect_match_has_gradient_zero(form):
     # Orthogonal rows that sum to zero: E_t = E_s = M = I, where both norms have no derivative.
     teacher = torch.tensor([[1, -1, 0, 0], [0, 0, 1, -1], [1, 1, -1, -1]], dtype=torch.float64)
     student = (3 * teacher + 2).requires_grad_()
-    assert RelationLoss(method=method)(teacher, student).loss.item() < 1e-14
-    assert gradient(teacher, student, method=method).count_nonzero() == 0
+    assert RelationLoss(**form)(teacher, student, labels=classes(3)).loss.item() < 1e-14
+    assert gradient(teacher, student, classes(3), **form).count_nonzero() == 0
 
 
-@both_methods
-def test_autocast_does_not_change_it(method):
-    teacher, student = features(16, 32, dtype=torch.float32)
-    loss = RelationLoss(method=method)
-    plain, plain_gradient = loss(teacher, student), gradient(teacher, student, method=method)
+@every_form
+def test_autocast_does_not_change_it(form):
+    (teacher, student), labels = features(16, 32, dtype=torch.float32), classes(16)
+    loss = RelationLoss(**form)
+    plain, plain_gradient = loss(teacher, student, labels=labels), gradient(teacher, student, labels, **form)
     with torch.autocast("cpu", torch.bfloat16):
-        cast, cast_gradient = loss(teacher, student), gradient(teacher, student, method=method)
+        cast, cast_gradient = loss(teacher, student, labels=labels), gradient(teacher, student, labels, **form)
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
     assert torch.equal(plain_gradient, cast_gradient)
 
@@ -261,6 +331,10 @@ def test_gradient_scales_with_the_incoming_one_and_spares_the_teacher(method):
         ({"node": -1}, "-1"),
         ({"edge": float("nan")}, "nan"),
         ({"eps": 0}, "eps > 0"),
+        ({"norm": "spectral"}, "norm 'spectral'.*fro, rms"),
+        ({"node_pairs": "same"}, "node_pairs 'same'.*all, other_label, self"),
+        ({"method": "gram", "node_pairs": "self"}, "node_pairs=self needs gather or auto"),
+        ({"method": "gram", "node_pairs": "other_label"}, "node_pairs=other_label needs gather or auto"),
     ],
 )
 def test_wrong_options_are_named(options, message):
@@ -274,34 +348,43 @@ def test_shapes_must_agree(shape):
         RelationLoss()(torch.randn(4, 6), torch.randn(shape))
 
 
+@pytest.mark.parametrize("labels", [None, torch.arange(5), torch.zeros(6, 1)])
+def test_other_label_needs_a_label_for_each_row(labels):
+    with pytest.raises(ValueError, match=r"labels of all 6 rows, got (None|\(5,\)|\(6, 1\))"):
+        RelationLoss(node_pairs="other_label")(*features(6, 8), labels=labels)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_number_of_ranks_is_one_process(ranks, tmp_path):
     draw = np.random.default_rng(0)
-    inputs = draw.normal(size=(7, 5))
-    whole = {width: (draw.normal(size=(7, width)) + 1, draw.normal(size=(width, 5))) for width in (3, 6, 20)}
+    inputs, labels = draw.normal(size=(7, 5)), np.array([0, 1, 0, 2, 1, 0, 0])
+    whole = {width: (draw.normal(size=(7, width)) + 1, draw.normal(size=(width, 5))) for width in WIDTHS}
     teachers = {f"teacher{width}": teacher for width, (teacher, _) in whole.items()}
     weights = {f"weight{width}": weight for width, (_, weight) in whole.items()}
-    np.savez(tmp_path / "whole.npz", inputs=inputs, **teachers, **weights)
+    np.savez(tmp_path / "whole.npz", inputs=inputs, labels=labels, **teachers, **weights)
     on_ranks(ranks, Path(__file__).with_name("relation_ranks.py"), tmp_path)
     by_rank = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(ranks)]
 
-    expected = {}
-    for width, (teacher, weight) in whole.items():
+    def expected(form, width):
+        """The whole batch's values, the gradient of the network's weight, that of the student's features."""
+        what = {"norm": form["norm"], "node_pairs": form["node_pairs"], "labels": labels}
+        teacher, weight = whole[width]
         parameter = torch.tensor(weight, requires_grad=True)
         student = torch.tensor(inputs) @ parameter.T
         student.retain_grad()
-        naive_loss(torch.tensor(teacher), student).backward()
-        expected[width] = torch.tensor(numpy_relation(teacher, inputs @ weight.T)), parameter.grad, student.grad
+        naive_loss(torch.tensor(teacher), student, **what).backward()
+        return torch.tensor(numpy_relation(teacher, inputs @ weight.T, **what)), parameter.grad, student.grad
 
-    methods, dtypes, known = 2, 2, 2
-    assert len(by_rank[0]["steps"]) == methods * len(whole) * len(SHARDS[ranks]) * dtypes * known
-    for cases in zip(*(found["steps"] for found in by_rank), strict=True):
-        (_, width, _, dtype, _), first = cases[0]
-        values, slope, _ = expected[width]
+    exact = {(number, width): expected(form, width) for number, form in enumerate(FORMS) for width in whole}
+    assert [case for case, _ in by_rank[0]["steps"]] == cases(ranks)
+    for (case, first), *others in zip(*(found["steps"] for found in by_rank), strict=True):
+        form, width, _, dtype, _ = case
+        values, slope, _ = exact[FORMS.index(form), width]
         close = {"rtol": 0, "atol": 1e-9 if dtype == torch.float64 else 1e-5}
         torch.testing.assert_close(first["values"].double(), values, **close)
         torch.testing.assert_close(first["gradient"].double(), slope, **close)
-        assert all(torch.equal(first["values"], other["values"]) for _, other in cases)
-    for method in ("gather", "gram"):
-        parts = torch.cat([found["alone"][method] for found in by_rank])
-        torch.testing.assert_close(parts / ranks, expected[6][2], rtol=0, atol=1e-9)  # DDP's mean was still to come
+        assert all(torch.equal(first["values"], other["values"]) for _, other in others)
+    for number in range(len(FORMS)):
+        parts = torch.cat([found["alone"][number] for found in by_rank])
+        # DDP's mean was still to come.
+        torch.testing.assert_close(parts / ranks, exact[number, 6][2], rtol=0, atol=1e-9)
