@@ -1,0 +1,192 @@
+"""A grid of runs: axes whose values set keys of a configuration, such as configs/rmdnet/table1.yaml.
+
+    title: Test accuracy with and without RMDNet (RMDNet, Table 1)
+    published: {paper: rmdnet, table: 1}    # the numbers to compare with
+    seeds: [0, 1, 2]                        # each sets `seed` and `noise.seed`
+    set: {simsiam.seed: 0}                  # keys of all runs
+    axes:                                   # every combination is a cell
+      dataset:
+        cifar10: {config: cifar10.yaml}     # the file that the keys are added to, beside this one
+      method:
+        CE: {stages: [classifier]}
+        CE+RMDNet: {}
+    rules:                                  # what is so for some cells only; later rules win
+      - {if: {dataset: cifar10, method: [CE, CE+RMDNet]}, set: {relation.k: 0.1}}
+    skip:                                   # cells that there are not
+      - {dataset: cifar10, method: CE}
+    compare: {CE+RMDNet: CE}                # rows of a table that are a gain over others
+    search:                                 # `launch/sweep.py --search` finds this key's value for each of these cells
+      {key: relation.k, values: [0.01, 0.1, 1], holdout: 0.1, seeds: [0], if: {method: CE+RMDNet}}
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dist_rmd.config import read_yaml
+from dist_rmd.errors import ConfigError
+
+KEYS = ("title", "published", "seeds", "config", "set", "axes", "rules", "skip", "compare", "search")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of a grid."""
+
+    coordinates: Mapping[str, str]
+    """axis -> value, in the grid's order"""
+    seed: int
+    file: Path
+    """the configuration that `settings` are added to"""
+    settings: Mapping[str, Any]
+    """key -> value"""
+
+    @property
+    def place(self) -> str:
+        """The coordinates as part of a path."""
+        return "-".join(re.sub(r"[^\w.+=]+", "_", value).strip("_") for value in self.coordinates.values())
+
+    @property
+    def name(self) -> str:
+        """The run's folder within the sweep's."""
+        return f"{self.place}-seed{self.seed}"
+
+    def overrides(self) -> list[str]:
+        """The settings as key=value."""
+        return [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
+
+    def having(self, settings: Mapping[str, Any]) -> "Cell":
+        """The same cell with more settings, which win."""
+        return replace(self, settings={**self.settings, **settings})
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which value of a key does best on labels held out (RMDNet prints a range of K, not the K of each cell)."""
+
+    key: str
+    values: Sequence[Any]
+    holdout: float = 0.1
+    """fraction of the labels that are measured and not trained on"""
+    seeds: Sequence[int] = (0,)
+    condition: Mapping[str, Any] = field(default_factory=dict)
+    """the cells that it is for (all when empty)"""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs of a grid, and how to tell of them."""
+
+    name: str
+    title: str
+    published: Mapping[str, str]
+    """paper and table of the numbers to compare with; empty where there are none"""
+    axes: Mapping[str, Sequence[str]]
+    seeds: Sequence[int]
+    compare: Mapping[str, str]
+    search: Search | None
+    cells: Sequence[Cell]
+    """seeds of one cell follow one another"""
+
+    def only(self, chosen: Mapping[str, Sequence[str]]) -> "Grid":
+        """The cells at the chosen values of some axes.  Raises ConfigError for an axis or value that there is not."""
+        _check(chosen, self.axes, self.name)
+        axes = {axis: [v for v in values if v in chosen.get(axis, values)] for axis, values in self.axes.items()}
+        cells = [cell for cell in self.cells if _holds(chosen, cell.coordinates)]
+        if not cells:
+            raise ConfigError(f"{self.name}: there is no cell at {_words(chosen)}")
+        return replace(self, axes=axes, cells=cells)
+
+    def changed(self, change: Callable[[Cell], Cell]) -> "Grid":
+        """The same grid with other cells."""
+        return replace(self, cells=[change(cell) for cell in self.cells])
+
+
+def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
+    """Read a grid.  seeds: other ones than the file's.  Raises ConfigError, which names what is wrong."""
+    tree = read_yaml(file)
+    if unknown := tree.keys() - set(KEYS):
+        raise ConfigError(f"{file}: unknown key {min(unknown)!r}; a grid has {', '.join(KEYS)}")
+    axes = {str(axis): _named(file, axis, values) for axis, values in (tree.get("axes") or {}).items()}
+    if not axes:
+        raise ConfigError(f"{file}: a grid needs axes, each with at least one value")
+    seeds = tree.get("seeds", [0]) if seeds is None else seeds
+    if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{file}: seeds must be different whole numbers from 0 on, got {list(seeds)}")
+    names = {axis: list(values) for axis, values in axes.items()}
+    rules, skip = tree.get("rules", []), tree.get("skip", [])
+    for rule in rules:
+        if not isinstance(rule, dict) or rule.keys() != {"if", "set"}:
+            raise ConfigError(f"{file}: a rule is {{if: {{axis: value}}, set: {{key: value}}}}, got {rule}")
+        _check(rule["if"], names, str(file))
+    for condition in skip:
+        _check(condition, names, str(file))
+    cells = []
+    for values in itertools.product(*names.values()):
+        coordinates = dict(zip(names, values, strict=True))
+        if any(_holds(condition, coordinates) for condition in skip):
+            continue
+        settings = dict(tree.get("set", {}))
+        config = tree.get("config")
+        for axis, value in coordinates.items():
+            settings |= axes[axis][value]
+            config = settings.pop("config", config)
+        for rule in rules:
+            settings |= rule["set"] if _holds(rule["if"], coordinates) else {}
+        if config is None:
+            raise ConfigError(f"{file}: no `config` for {_words(coordinates)}, the file that the keys are added to")
+        # What the grid itself says of seeds wins.
+        cells += [Cell(coordinates, s, file.parent / config, {"seed": s, "noise.seed": s, **settings}) for s in seeds]
+    compare = {str(method): str(baseline) for method, baseline in tree.get("compare", {}).items()}
+    published = {key: str(value) for key, value in tree.get("published", {}).items()}
+    title = tree.get("title", file.stem)
+    return Grid(file.stem, title, published, names, list(seeds), compare, _search(file, tree, names), cells)
+
+
+def _named(file: Path, axis: Any, values: Any) -> dict[str, dict[str, Any]]:
+    """The values of one axis: name -> settings."""
+    if not isinstance(values, dict) or not values:
+        raise ConfigError(f"{file}: axis {axis} must be `value: {{key: setting}}` lines, got {values!r}")
+    if wrong := [value for value, settings in values.items() if not isinstance(settings, dict | None)]:
+        raise ConfigError(f"{file}: {axis} {wrong[0]} must set keys ({{}} for none), got {values[wrong[0]]!r}")
+    return {str(value): settings or {} for value, settings in values.items()}
+
+
+def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Search | None:
+    if "search" not in tree:
+        return None
+    content = dict(tree["search"])
+    condition = content.pop("if", {})
+    _check(condition, names, str(file))
+    try:
+        found = Search(condition=condition, **content)
+    except TypeError as error:
+        raise ConfigError(f"{file}: search has key, values, holdout, seeds and if ({error})") from None
+    if not found.values or not 0 < found.holdout < 1:
+        raise ConfigError(f"{file}: search needs values to try, and a holdout between 0 and 1")
+    return found
+
+
+def _check(condition: Mapping[str, Any], names: Mapping[str, Sequence[str]], where: str) -> None:
+    for axis, wanted in condition.items():
+        if axis not in names:
+            raise ConfigError(f"{where}: there is no axis {axis!r}; the axes are {', '.join(names)}")
+        for value in _listed(wanted):
+            if value not in names[axis]:
+                raise ConfigError(f"{where}: {axis} has no {value!r}; it has {', '.join(names[axis])}")
+
+
+def _holds(condition: Mapping[str, Any], coordinates: Mapping[str, str]) -> bool:
+    return all(coordinates[axis] in _listed(wanted) for axis, wanted in condition.items())
+
+
+def _listed(wanted: Any) -> list[str]:
+    return [str(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+
+
+def _words(coordinates: Mapping[str, Any]) -> str:
+    return ", ".join(f"{axis}={','.join(_listed(wanted))}" for axis, wanted in coordinates.items())

@@ -1,0 +1,63 @@
+"""sweep.json in a sweep's folder: which runs there are to be, for the reports."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dist_rmd import run_folder, sections
+from dist_rmd.config import Config, differences, to_dict
+from dist_rmd.files import write_atomically
+from dist_rmd.sweep.grid import Cell, Grid
+
+OF_EACH_RUN = (*run_folder.HARMLESS, "seed:", "noise.seed:")
+"""keys that say nothing of a recipe"""
+
+
+def write(folder: Path, grid: Grid, configs: Mapping[str, Config], overrides: Sequence[str]) -> None:
+    """Write <folder>/sweep.json: all cells of `grid`, whether they are run now or not, and those of earlier seeds.
+
+    configs: place of a cell -> the configuration it is run with, for cells that are run now; the others would be run
+    as the grid says, with `overrides`.
+    """
+    changed = {}
+    for cell in {cell.place: cell for cell in grid.cells}.values():
+        used = configs.get(cell.place) or sections.parse(cell.file, [*cell.overrides(), *overrides])
+        changed[cell.place] = _changed(cell, used)
+    cells = {cell.name: _entry(cell, changed[cell.place]) for cell in grid.cells}
+    earlier = read(folder)
+    if earlier.get("axes") == grid.axes:
+        kept = [Cell(old["coordinates"], old["seed"], Path(), {}) for old in earlier["cells"]]
+        cells = {cell.name: _entry(cell, changed[cell.place]) for cell in kept if cell.place in changed} | cells
+    content = {
+        "grid": grid.name,
+        "title": grid.title,
+        "published": grid.published.get("paper"),
+        "table": grid.published.get("table"),
+        "overrides": list(overrides),
+        "axes": grid.axes,
+        "seeds": sorted({cell["seed"] for cell in cells.values()}),
+        "compare": grid.compare,
+        "search": grid.search and asdict(grid.search),
+        "cells": list(cells.values()),
+    }
+    write_atomically(folder / "sweep.json", lambda file: file.write(json.dumps(content, indent=1).encode()))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of <folder>/sweep.json, empty where there is none."""
+    try:
+        return json.loads((folder / "sweep.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _changed(cell: Cell, used: Config) -> list[str]:
+    """`key: the grid's -> used` for all that makes the run another one."""
+    own = to_dict(sections.parse(cell.file, cell.overrides()))
+    return [line for line in differences(own, to_dict(used)) if not line.startswith(OF_EACH_RUN)]
+
+
+def _entry(cell: Cell, changed: list[str]) -> dict[str, Any]:
+    return {"run": cell.name, "coordinates": dict(cell.coordinates), "seed": cell.seed, "changed": changed}

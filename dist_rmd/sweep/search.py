@@ -1,0 +1,50 @@
+"""Which value of a key does best on labels held out of training, never on test images (RMDNet prints K's range only)."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dist_rmd.errors import DataError
+from dist_rmd.files import write_atomically
+from dist_rmd.sweep.grid import Cell, Search
+from dist_rmd.sweep.tasks import Task
+from dist_rmd.trained import Trained
+
+Trials = Mapping[str, Mapping[Any, Sequence[Task]]]
+"""place of a cell -> value -> the runs with it, one for each seed"""
+
+
+def trials(search: Search, cells: Iterable[Cell], plan: Callable[[Cell, str], Task]) -> Trials:
+    """All runs of the search on `cells`, which have its seeds; `plan` makes a task of a cell and a run's name."""
+    found: dict[str, dict[Any, list[Task]]] = {}
+    for cell in cells:
+        for value in search.values:
+            trial = cell.having({search.key: value, "data.holdout": search.holdout})
+            task = plan(trial, f"search/{cell.place}/{search.key}={value}-seed{cell.seed}")
+            found.setdefault(cell.place, {}).setdefault(value, []).append(task)
+    return found
+
+
+def best(made: Trials, key: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """For each place the value with the highest accuracy on the labels held out (last epoch, mean over seeds).
+
+    Values whose runs did not all reach their end do not count.  All accuracies go to <folder>/search.json.  Raises
+    DataError where no value is left.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for place, values in made.items():
+        done = {value: tasks for value, tasks in values.items() if all(task.state == "done" for task in tasks)}
+        if not done:
+            raise DataError(f"{place}: no {key} can be chosen, none of its runs has been finished")
+        scores = {value: statistics.mean(_score(task) for task in tasks) for value, tasks in done.items()}
+        value = max(scores, key=lambda value: scores[value])
+        say(f"{place}: {key}={value}  (val/top1 {', '.join(f'{v}: {score:.2f}' for v, score in scores.items())})")
+        found[place] = {"key": key, "value": value, "val/top1": {str(v): score for v, score in scores.items()}}
+    write_atomically(folder / "search.json", lambda file: file.write(json.dumps(found, indent=1).encode()))
+    return {place: choice["value"] for place, choice in found.items()}
+
+
+def _score(task: Task) -> float:
+    return Trained(task.folder).scores(task.config.stages[-1])[-1]["val/top1"]

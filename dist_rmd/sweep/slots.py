@@ -1,0 +1,126 @@
+"""Runs the tasks of a sweep on this machine: several side by side, each with its share of the cores and a GPU."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dist_rmd.engine.console import duration
+from dist_rmd.engine.signals import StopRequest
+from dist_rmd.errors import CannotCreate
+from dist_rmd.sweep.tasks import Task, with_needs
+
+POLL = 0.3
+"""seconds between two looks at the running tasks"""
+PR_SET_PDEATHSIG = 1
+"""of Linux's prctl: the signal that a process gets when its parent dies"""
+
+
+@dataclass
+class Running:
+    """A task that has been started."""
+
+    task: Task
+    slot: int
+    process: subprocess.Popen
+    began: float
+
+
+class Slots:
+    """`jobs` slots of `ranks` processes each.
+
+    Slots share the cores that this process may use, and take turns on its GPUs.  `say` gets a line whenever a task
+    begins or ends, `show` is called again and again with those that are running.
+    """
+
+    def __init__(self, jobs: int, ranks: int, say: Callable[[str], None], show: Callable[[Sequence[Running]], None]):
+        self.jobs, self.ranks, self.say, self.show = jobs, ranks, say, show
+        self.cores = sorted(os.sched_getaffinity(0))
+        visible, count = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","), torch.cuda.device_count()
+        self.gpus = visible if len(visible) == count else [str(index) for index in range(count)]
+
+    def run(self, tasks: Sequence[Task], again: bool = False) -> int:
+        """Run `tasks` and what they need, each once.  Returns 0, or the number of the signal that ended it.
+
+        Finished tasks are skipped, and those whose loss was not finite, unless `again`.  One that fails does not stop
+        the others, but those that need it.  Tasks that another sweep is at are left to it, and waited for.  A signal
+        stops the running tasks, which save.
+        """
+        waiting, done, lost = with_needs(tasks), set[Task](), set[Task]()
+        running: list[Running] = []
+        with StopRequest() as request:
+            while (waiting or running) and not request.signal:
+                for task in list(waiting):
+                    if len(running) == self.jobs:
+                        break
+                    if task.needs and task.needs not in done | lost:
+                        continue
+                    state = task.state
+                    if state == "busy":
+                        continue
+                    waiting.remove(task)
+                    if state == "done":
+                        done.add(task)
+                    elif task.needs in lost or (state == "diverged" and not again):
+                        lost.add(task)
+                    else:
+                        running.append(self._start(task, {one.slot for one in running}))
+                self.show(running)
+                time.sleep(POLL)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    state = self._ended(one)
+                    if state == "busy":  # two sweeps began it at once
+                        waiting.append(one.task)
+                    else:
+                        (done if state == "done" else lost).add(one.task)
+            for one in running:
+                one.process.send_signal(signal.SIGTERM)
+            for one in running:
+                one.process.wait()
+                self._ended(one)
+        self.show([])
+        return request.signal
+
+    def _start(self, task: Task, taken: set[int]) -> Running:
+        slot = min(set(range(self.jobs)) - taken)
+        command = [sys.executable, "-m"]
+        if self.ranks > 1:
+            command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}", "-m"]
+        command += ["dist_rmd.train", str(task.file), *task.overrides]
+        environment = dict(os.environ)
+        if self.gpus:
+            mine = [self.gpus[(slot * self.ranks + rank) % len(self.gpus)] for rank in range(self.ranks)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(mine))
+        cores, libc = self.cores[slot :: self.jobs] or self.cores, ctypes.CDLL(None)
+
+        def prepare() -> None:
+            os.sched_setaffinity(0, cores)  # by which train counts its threads and readers
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # no orphans
+
+        try:
+            task.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(task.log, "a") as log:
+                # A session of its own: Ctrl-C at the terminal reaches this process alone, which passes it on.
+                process = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                    start_new_session=True, preexec_fn=prepare,
+                )  # fmt: skip
+        except OSError as error:
+            raise CannotCreate(f"{task.log}: cannot be written ({error.strerror})") from None
+        self.say(f"started  {task.name}")
+        return Running(task, slot, process, time.monotonic())
+
+    def _ended(self, one: Running) -> str:
+        """Say how, and return the task's state."""
+        state = one.task.state
+        words = "stopped" if one.task.stopped else state if state in ("done", "diverged") else "failed"
+        why = "" if words in ("done", "stopped") else f": {one.task.reason}"
+        self.say(f"{words:8} {one.task.name} after {duration(time.monotonic() - one.began)}{why}")
+        return state

@@ -1,0 +1,155 @@
+"""What a sweep has to do: a run for each cell, and before it the stages that several cells start from, once."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from dist_rmd import artefacts, plan, run_folder, sections
+from dist_rmd.config import Config
+from dist_rmd.data.beton import Dataset, open_dataset
+from dist_rmd.engine.distributed import World, detect
+from dist_rmd.errors import UserError
+from dist_rmd.plan import Plan
+from dist_rmd.sweep.grid import Cell
+
+State = Literal["done", "failed", "diverged", "busy", "open"]
+"""diverged: the loss was not finite, so the same start would end the same.  busy: another process is at it.  open: to
+be begun, or to go on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One start of `python -m dist_rmd.train`."""
+
+    file: Path
+    overrides: tuple[str, ...]
+    config: Config
+    """what these two resolve to"""
+    keys: Mapping[str, str]
+    """stage -> the key of its artefact"""
+    needs: "Task | None"
+    """what must be done before, if anything"""
+    serves: bool
+    """it is there for the artefacts that others take up, wherever they come from"""
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return Path(self.config.out) / self.config.name
+
+    @property
+    def name(self) -> str:
+        """The run's name without the sweep's."""
+        return self.config.name.partition("/")[2]
+
+    @property
+    def log(self) -> Path:
+        """What the process says."""
+        sweep, _, name = self.config.name.partition("/")
+        return Path(self.config.out) / sweep / "logs" / f"{name}.log"
+
+    @property
+    def state(self) -> State:
+        """What the disk says of it now."""
+        if self._is_done:
+            return "done"
+        if _locked(self.folder / "run.lock"):
+            return "busy"
+        code = self._outcome.get("code", 75)
+        return "diverged" if code == 70 else "open" if code in (0, 75) else "failed"
+
+    @property
+    def stopped(self) -> bool:
+        """It was asked to stop, and has saved."""
+        return self._outcome.get("code") == 75
+
+    @property
+    def reason(self) -> str:
+        """Why it is not done, in one line."""
+        if self.needs and self.needs.state != "done":
+            return f"it starts from {self.needs.name}"
+        with contextlib.suppress(OSError):  # refused before there was a run folder
+            last = self.log.read_text().splitlines()[-1:]
+            if last and last[0].startswith("error: "):
+                return last[0].removeprefix("error: ")
+        return str(self._outcome.get("reason", f"it ended without a word: see {self.log}"))
+
+    @property
+    def _is_done(self) -> bool:
+        if self.serves:
+            shared = (artefacts.shared_path(Path(self.config.out), stage, key) for stage, key in self.keys.items())
+            return all(path.exists() for path in shared)
+        return run_folder.finished(self.folder, dict(self.keys))
+
+    @property
+    def _outcome(self) -> dict:
+        try:
+            return json.loads((self.folder / "exit.json").read_text())
+        except (OSError, ValueError):  # not begun, running, or killed
+            return {}
+
+
+def with_needs(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks, each once and after what it needs."""
+    return list(dict.fromkeys(task for wanted in tasks for task in (wanted.needs, wanted) if task))
+
+
+class Planner:
+    """Makes the tasks of the sweep `name`: cells of a grid with `overrides`, key=value that win, on `ranks` processes.
+
+    A dataset is opened once, and a stage that several cells start from is one task.
+    """
+
+    def __init__(self, name: str, overrides: tuple[str, ...], ranks: int):
+        self.name, self.overrides, self.ranks = name, overrides, ranks
+        self.datasets: dict[str, Dataset] = {}
+        self.shared: dict[str, Task] = {}
+
+    def task(self, cell: Cell, name: str) -> Task:
+        """The task of one cell, in the run folder `name` of the sweep's.
+
+        Raises ConfigError or DataError when it cannot work, and when the folder holds another run.
+        """
+        overrides = (*cell.overrides(), *self.overrides)
+        planned = self._plan(cell.file, (*overrides, f"name={self.name}/{name}"), cell)
+        before = tuple(planned.stages)[:-1]
+        needs = self._before(cell, overrides, planned, before) if before else None
+        return Task(cell.file, (*overrides, f"name={self.name}/{name}"), planned.config, planned.keys, needs, False)
+
+    def _before(self, cell: Cell, overrides: tuple[str, ...], planned: Plan, stages: tuple[str, ...]) -> Task:
+        """The task that trains the stages before the last, the same for all cells of which they have the same keys."""
+        keys = {stage: planned.keys[stage] for stage in stages}
+        name = f"{self.name}/{stages[-1]}-{keys[stages[-1]][:8]}"
+        if name not in self.shared:
+            overrides = (*overrides, f"stages={json.dumps(stages)}", f"name={name}")
+            config = self._plan(cell.file, overrides, cell).config
+            self.shared[name] = Task(cell.file, overrides, config, keys, None, True)
+        return self.shared[name]
+
+    def _plan(self, file: Path, overrides: tuple[str, ...], cell: Cell) -> Plan:
+        try:
+            config = sections.parse(file, overrides)
+            path = config.data.path
+            if path not in self.datasets:
+                self.datasets[path] = open_dataset(Path(path))
+            planned = plan.check(config, dataset=self.datasets[path])
+        except UserError as error:
+            raise type(error)(f"{cell.name}: {error}") from None
+        # Keys can depend on how many ranks there will be.
+        return replace(planned, world=World(0, self.ranks, 0, self.ranks, detect(config.device).device))
+
+
+def _locked(path: Path) -> bool:
+    """Another process holds the run's lock."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or no locks on this file system
+        return False
+    return False

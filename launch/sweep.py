@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+"""Run all cells of a grid, such as a table of a paper, on this machine; started again, go on with what is missing."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, track
+
+from dist_rmd import sections
+from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.sweep import grid as grids
+from dist_rmd.sweep import record, search
+from dist_rmd.sweep.grid import Cell
+from dist_rmd.sweep.slots import Running, Slots
+from dist_rmd.sweep.tasks import Planner, Task, with_needs
+
+EPILOG = """\
+Each run is <out>/<grid>/<cell>-seed<N>, what it says is in <out>/<grid>/logs.  Stages that several cells start from,
+such as SimSiam's teacher, are trained once, first.  Finished runs are skipped, stopped ones go on, failed ones are
+tried again (those whose loss was not finite with --again only).  Machines that share <out> can work on one grid.
+At any time, `python -m dist_rmd.report table1 <out>/table1` makes the table.
+Exit code: 0 all done, 1 some are not, 2 wrong configuration, 65 wrong data, 75 stopped on request.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = _arguments(argv)
+    try:
+        return sweep(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """Plan all, then run all.  Returns the exit code."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    overrides = tuple(arguments.overrides)
+    whole = grids.load(arguments.grid, arguments.seeds)
+    grid = whole.only(_only(arguments.only))
+    first = grid.cells[0]
+    folder = Path(sections.parse(first.file, [*first.overrides(), *overrides]).out) / grid.name
+    planner = Planner(grid.name, overrides, arguments.ranks)
+    slots = Slots(arguments.jobs, arguments.ranks, console.print, Bars(console))
+
+    def tracked(cells: Sequence[Cell]) -> Iterable[Cell]:
+        return track(cells, "planning", console=console, transient=True, disable=not console.is_terminal)
+
+    def run(tasks: Sequence[Task]) -> int:
+        return _list(tasks, console) if arguments.dry_run else _run(tasks, slots, arguments.again, console)
+
+    if arguments.search:
+        if whole.search is None:
+            raise ConfigError(f"{arguments.grid}: there is no `search` in it")
+        others = grids.load(arguments.grid, whole.search.seeds).only(whole.search.condition)
+        places = {cell.place for cell in grid.cells}
+        trials = search.trials(whole.search, tracked([c for c in others.cells if c.place in places]), planner.task)
+        code = run([task for values in trials.values() for tasks in values.values() for task in tasks])
+        if arguments.dry_run or code == 75:
+            return code
+        found = search.best(trials, whole.search.key, folder, console.print)
+        key = whole.search.key
+        grid = grid.changed(lambda cell: cell.having({key: found[cell.place]}) if cell.place in found else cell)
+    tasks = {cell: planner.task(cell, cell.name) for cell in tracked(grid.cells)}
+    if not arguments.dry_run:
+        record.write(folder, whole, {cell.place: task.config for cell, task in tasks.items()}, overrides)
+    return run(list(tasks.values()))
+
+
+class Bars:
+    """Shows on a terminal how far each running task is.  Elsewhere it shows nothing."""
+
+    def __init__(self, console: Console):
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bars: dict[str, TaskID] = {}
+
+    def __call__(self, running: Sequence[Running]) -> None:
+        names = {one.task.name: one.task for one in running}
+        (self.progress.start if names else self.progress.stop)()
+        for name in self.bars.keys() - names.keys():
+            self.progress.remove_task(self.bars.pop(name))
+        for name, task in names.items():
+            bar = self.bars.setdefault(name, self.progress.add_task(name, total=None, text="starting"))
+            if status := _status(task):
+                text = f"{status['stage']}, epoch {status['epoch'] + 1}"
+                self.progress.update(bar, completed=status["step"], total=status["steps"], text=text)
+
+
+def _run(tasks: Sequence[Task], slots: Slots, again: bool, console: Console) -> int:
+    """Run them, and say what came of it.  Returns the exit code."""
+    console.print(f"{len(tasks)} runs, {sum(task.state == 'done' for task in tasks)} finished before")
+    stopped_by = slots.run(tasks, again)
+    missing = [task for task in with_needs(tasks) if task.state != "done"]
+    console.print(f"{sum(task.state == 'done' for task in tasks)} of {len(tasks)} runs are finished")
+    if stopped_by:
+        console.print(f"stopped by {signal.Signals(stopped_by).name}: the same command goes on")
+        return 75
+    for task in missing:
+        console.print(f"missing  {task.name}: {task.reason}")
+    return 1 if missing else 0
+
+
+def _list(tasks: Sequence[Task], console: Console) -> int:
+    """What there is to do, for --dry-run."""
+    for task in with_needs(tasks):
+        console.print(f"{task.state:8} {task.name}")
+    return 0
+
+
+def _status(task: Task) -> dict[str, Any]:
+    """How far it is, empty before its first word."""
+    try:
+        return json.loads((task.folder / "status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _only(words: Sequence[str]) -> dict[str, list[str]]:
+    """axis=value,value ... -> axis -> values."""
+    if wrong := [word for word in words if "=" not in word]:
+        raise ConfigError(f"--only {wrong[0]}: expected axis=value,value, such as method=CE,CE+RMDNet")
+    return {axis: values.split(",") for axis, _, values in (word.partition("=") for word in words)}
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python launch/sweep.py",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="such as configs/rmdnet/table1.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all runs, such as model.width=16")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time; several share a GPU")
+    parser.add_argument("--ranks", type=_positive, default=1, metavar="N", help="processes of each run, by torchrun")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="AXIS=VALUE,...", help="some cells, such as method=CE rate=0.2,0.4"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="other seeds than the grid's")
+    parser.add_argument(
+        "--search", action="store_true", help="find K, or what the grid's `search` names, on labels held out, first"
+    )
+    parser.add_argument("--again", action="store_true", help="try runs whose loss was not finite again")
+    parser.add_argument("--dry-run", action="store_true", help="check all, list what is done and what is not")
+    arguments = parser.parse_intermixed_args(argv)
+    for key in ("name", "stages", "seed", "noise.seed"):
+        if any(override.startswith(f"{key}=") for override in arguments.overrides):
+            parser.error(f"{key}= is what the grid says of each run" + (": see --seeds" if "seed" in key else ""))
+    return arguments
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
