@@ -142,9 +142,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time; several share a GPU")
     parser.add_argument("--ranks", type=_positive, default=1, metavar="N", help="processes of each run, by torchrun")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="AXIS=VALUE,...", help="some cells, such as method=CE rate=0.2,0.4"
+        "--only", action="append", default=[], metavar="AXIS=VALUE,...", help="some cells; once for each axis"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="other seeds than the grid's")
+    parser.add_argument("--seeds", type=_numbers, metavar="N,...", help="other seeds than the grid's")
     parser.add_argument(
         "--search", action="store_true", help="find K, or what the grid's `search` names, on labels held out, first"
     )
@@ -162,6 +162,10 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

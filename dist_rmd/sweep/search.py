@@ -1,4 +1,4 @@
-"""Which value of a key does best on labels held out of training, never on test images (RMDNet prints K's range only)."""
+"""Which value of a key does best on labels held out of training; test images are not looked at."""
 
 import json
 import statistics

@@ -14,7 +14,7 @@ import torch
 from dist_rmd.engine.console import duration
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate
-from dist_rmd.sweep.tasks import Task, with_needs
+from dist_rmd.sweep.tasks import State, Task, with_needs
 
 POLL = 0.3
 """seconds between two looks at the running tasks"""
@@ -75,11 +75,11 @@ class Slots:
                 time.sleep(POLL)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
-                    state = self._ended(one)
-                    if state == "busy":  # two sweeps began it at once
+                    outcome = self._ended(one)
+                    if outcome == "busy":  # two sweeps began it at once
                         waiting.append(one.task)
                     else:
-                        (done if state == "done" else lost).add(one.task)
+                        (done if outcome == "done" else lost).add(one.task)
             for one in running:
                 one.process.send_signal(signal.SIGTERM)
             for one in running:
@@ -117,7 +117,7 @@ class Slots:
         self.say(f"started  {task.name}")
         return Running(task, slot, process, time.monotonic())
 
-    def _ended(self, one: Running) -> str:
+    def _ended(self, one: Running) -> State:
         """Say how, and return the task's state."""
         state = one.task.state
         words = "stopped" if one.task.stopped else state if state in ("done", "diverged") else "failed"
