@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dist_rmd.config import Config
 from dist_rmd.data.batch import Batch
 from dist_rmd.distill.relation import RelationLoss
+from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
 from dist_rmd.stages.base import DataShape, batch_mean
 from dist_rmd.stages.classifier import Classifier
@@ -31,15 +32,36 @@ class RelationConfig:
     """weight of node matching"""
     edge: NonNegativeFloat = 0.35
     """weight of edge matching"""
+    norm: Literal["fro", "rms"] = "fro"
+    """of the matrices: fro is Frobenius, as in the paper; rms is fro / batch size, the root mean square of the entries,
+    which makes more of K independent of the batch size"""
+    node_pairs: Literal["all", "other_label", "self"] = "all"
+    """pairs of images in node matching: all; other_label: not two images with one given label; self: each image with
+    itself alone"""
+    teacher_view: Literal["same", "other", "plain"] = "same"
+    """what the teacher sees: same: the student's view; other: another weak view of the images; plain: the images"""
+    init_from_teacher: bool = False
+    """the student's encoder starts as a copy of the teacher, not at random"""
     method: Literal["auto", "gather", "gram"] = "auto"
     """how it is computed, not what: gather exchanges features, gram D x D matrices; auto takes the faster"""
+
+    def __post_init__(self) -> None:
+        if self.method == "gram" and self.node_pairs != "all":
+            raise ConfigError(
+                f"relation.method=gram forms no pairs of images, which relation.node_pairs={self.node_pairs} is about: "
+                "choose gather or auto"
+            )
+
+
+VIEWS = {"same": ("weak",), "other": ("weak", "weak"), "plain": ("weak", "plain")}
 
 
 class RGRL(Classifier):
     """L = robust loss + K (node ||M - I||_F + edge ||E_t - E_s||_F).
 
-    The teacher is the frozen encoder of stage `simsiam`, or a random one.  It sees the student's view, in evaluation
-    mode and without gradient; both matrices are over the pooled features of the global batch.
+    The teacher is the frozen encoder of stage `simsiam`, or a random one, in evaluation mode and without gradient; it
+    sees the last view of a batch, the student the first.  Both matrices are over the pooled features of the global
+    batch.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}
@@ -50,22 +72,25 @@ class RGRL(Classifier):
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         super().__init__(config, shape, inputs)  # the student's weights are drawn first: the same as the baseline's
-        self.k = config.relation.k
-        self.relation = RelationLoss(config.relation.node, config.relation.edge, config.relation.method)
+        c = config.relation
+        self.views = VIEWS[c.teacher_view]
+        self.k = c.k
+        self.relation = RelationLoss(c.node, c.edge, c.method, norm=c.norm, node_pairs=c.node_pairs)
         self.teacher = encoder(config.model.name, config.model.width).requires_grad_(False).eval()
-        if config.relation.teacher == "simsiam":
+        if c.teacher == "simsiam":
             self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
+        if c.init_from_teacher:
+            self.net.encoder.load_state_dict(self.teacher.state_dict())
 
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        (view,) = batch.views
-        logits, features = net(view)
+        logits, features = net(batch.views[0])
         with torch.no_grad():
-            targets = self.teacher(view)
+            targets = self.teacher(batch.views[-1])
         task = batch_mean(self.loss(logits, batch.labels), batch)
-        relation = self.relation(targets, features, batch.sizes)
+        relation = self.relation(targets, features, batch.sizes, batch.labels)
         return {
             "loss": task + self.k * relation.loss,
             "loss_task": task.detach(),

@@ -15,8 +15,8 @@ from dist_rmd.collectives import all_reduce_sum
 from dist_rmd.engine import distributed
 world = distributed.detect("cpu")
 distributed.start(world, timeout=60)
-def measure(name):
-    s = stage(name)
+def measure(number, name, *overrides):
+    s = stage(name, *overrides)
     for part in s.frozen():
         part.double()
     s.net = distributed.place(s.net, world, True, torch.float64)
@@ -26,15 +26,18 @@ def measure(name):
     found = {key: p.grad for key, p in s.net.named_parameters()}
     found |= {f"buffer {key}": b for key, b in s.net.named_buffers()}
     found |= {f"term {key}": all_reduce_sum(term) / world.size for key, term in terms.items()}
-    torch.save(found, f"{sys.argv[1]}/{name}-{world.rank}.pt")
-for name in sys.argv[2:]:
-    measure(name)
+    torch.save(found, f"{sys.argv[1]}/{number}-{world.rank}.pt")
+for number, case in enumerate(sys.argv[2:]):
+    measure(number, *case.split())
 distributed.stop()
 """
 
 
-def single(name):
-    s = stage(name)
+OPTIONS = "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other"
+
+
+def single(name, *overrides):
+    s = stage(name, *overrides)
     for part in [s.net, *s.frozen()]:
         part.double()
     terms = s.losses(s.net, batch(len(s.views), dtype=torch.float64))
@@ -49,11 +52,12 @@ def test_terms_gradients_and_statistics_are_those_of_one_process(tmp_path, ranks
     """10 samples on 3 ranks are 4 + 3 + 3: uneven shards are weighted."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    on_ranks(ranks, script, tmp_path, *available("stages"))
-    for name in available("stages"):
-        expected = single(name)
+    cases = [*available("stages"), OPTIONS]
+    on_ranks(ranks, script, tmp_path, *cases)
+    for number, case in enumerate(cases):
+        expected = single(*case.split())
         for rank in range(ranks):
-            found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            found = torch.load(tmp_path / f"{number}-{rank}.pt", weights_only=True)
             assert found.keys() == expected.keys()
             for key, value in expected.items():
                 torch.testing.assert_close(found[key], value, rtol=1e-8, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")

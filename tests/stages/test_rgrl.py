@@ -1,25 +1,44 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from stages.recipe import batch, stage
 
 from dist_rmd import sections
+from dist_rmd.data.views import Views
+from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import ConfigError
+
+
+class Seen(torch.nn.Module):
+    """A network that keeps what it was shown."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.images = net, []
+
+    def forward(self, images):
+        self.images.append(images)
+        return self.net(images)
 
 
 def trained(name, *overrides, steps=4):
     s = stage(name, "task.lr=0.1", *overrides)
     updater, clock = Updater(s.param_groups(), s.optimization, 2, torch.device("cpu"), "fp32"), Clock()
     for step in range(steps):
-        updater(s.losses(s.net, batch(seed=step))["loss"], clock)
+        b = batch(views=2, seed=step)
+        updater(s.losses(s.net, replace(b, views=b.views[: len(s.views)]))["loss"], clock)
         clock.tick()
     return s
 
 
-def test_k_zero_is_the_baseline_bit_for_bit():
-    baseline, rgrl = trained("classifier"), trained("rgrl", "relation.k=0")
+@pytest.mark.parametrize("teacher_view", ["same", "other", "plain"])
+def test_k_zero_is_the_baseline_bit_for_bit(teacher_view):
+    baseline = trained("classifier")
+    rgrl = trained("rgrl", "relation.k=0", f"relation.teacher_view={teacher_view}")
     for a, b in zip(baseline.net.state_dict().values(), rgrl.net.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     other = trained("rgrl", "relation.k=1")
@@ -33,7 +52,7 @@ def test_loss_is_the_papers_equation_11(method):
     s.net.double()
     s.teacher.double()
     view = b.views[0].double()
-    terms = s.losses(s.net, type(b)((view,), b.labels, b.indices, b.sizes))
+    terms = s.losses(s.net, replace(b, views=(view,)))
     logits, features = (out.detach().numpy() for out in s.net(view))
     teacher = s.teacher(view).numpy()
     rows = np.corrcoef(teacher, features)
@@ -73,6 +92,78 @@ def test_the_teacher_is_the_simsiam_encoder_and_the_student_is_not():
     torch.manual_seed(99)
     assert torch.equal(s.teacher.conv1.weight, stage("rgrl", seed=5).teacher.conv1.weight)
     assert not torch.equal(s.teacher.conv1.weight, s.net.encoder.conv1.weight)
+
+
+@pytest.mark.parametrize("norm", ["fro", "rms"])
+@pytest.mark.parametrize("node_pairs", ["all", "other_label", "self"])
+def test_the_loss_is_that_of_the_options_with_the_given_labels(norm, node_pairs):
+    options = {"norm": norm, "node_pairs": node_pairs}
+    s, b = stage("rgrl", *(f"relation.{key}={value}" for key, value in options.items())), batch()
+    terms = s.losses(s.net, b)
+    assert len(b.labels.unique()) > 1
+    assert len(b.labels.unique()) < len(b.labels)
+    relation = RelationLoss(**options)(s.teacher(b.views[0]), s.net(b.views[0])[1], labels=b.labels)
+    assert (terms["loss_node"], terms["loss_edge"]) == (relation.node, relation.edge)
+    torch.testing.assert_close(terms["loss"], terms["loss_task"] + relation.loss)
+
+
+def test_k_of_one_norm_is_k_of_the_other_by_the_batch_size():
+    b, slopes = batch(size=16), []
+    for norm, k in (("fro", 0.5), ("rms", 8)):
+        s = stage("rgrl", f"relation.norm={norm}", f"relation.k={k}")
+        s.losses(s.net, b)["loss"].backward()
+        slopes.append(s.net.encoder.conv1.weight.grad)
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize(("teacher_view", "kinds"), [("same", 1), ("other", 2), ("plain", 2)])
+def test_the_student_sees_the_baselines_view_and_the_teacher_its_own(teacher_view, kinds):
+    s = stage("rgrl", f"relation.teacher_view={teacher_view}")
+    images = torch.randint(256, (10, 8, 8, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    made = {
+        name: Views(views, 8, (0.5,) * 3, (0.2,) * 3, seed=0, compiled=False)(images, torch.arange(10), 3, 4)
+        for name, views in {"own": s.views, "weak": ("weak",), "plain": ("plain",)}.items()
+    }
+    b = batch()
+    student = Seen(s.net)
+    teacher = s.teacher = Seen(s.teacher)
+    s.losses(student, replace(b, views=made["own"]))
+    (shown,), (shown_teacher,) = student.images, teacher.images
+    assert len(s.views) == kinds
+    assert torch.equal(shown, *made["weak"])
+    assert torch.equal(shown_teacher, shown) == (teacher_view == "same")
+    assert torch.equal(shown_teacher, *made["plain"]) == (teacher_view == "plain")
+
+
+@pytest.mark.parametrize("teacher", ["simsiam", "random"])
+def test_a_student_that_starts_from_its_teacher_has_the_baselines_head(teacher):
+    s = stage("rgrl", f"relation.teacher={teacher}", "relation.init_from_teacher=true")
+    for mine, theirs in zip(s.net.encoder.state_dict().values(), s.teacher.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+    baseline = stage("classifier").net
+    assert not torch.equal(s.net.encoder.conv1.weight, baseline.encoder.conv1.weight)
+    for mine, theirs in zip(s.net.head.parameters(), baseline.head.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    s.net.eval()
+    assert s.losses(s.net, batch())["loss_edge"] == 0  # no relation to learn yet
+    with torch.no_grad():
+        s.net.encoder.conv1.weight.add_(1)
+    assert not torch.equal(s.net.encoder.conv1.weight, s.teacher.conv1.weight)  # a copy
+
+
+def test_defaults_are_the_papers():
+    c = sections.parse(None, []).relation
+    assert (c.teacher, c.k, c.node, c.edge, c.norm, c.node_pairs) == ("simsiam", 1, 0.8, 0.35, "fro", "all")
+    assert (c.teacher_view, c.init_from_teacher) == ("same", False)
+
+
+@pytest.mark.parametrize("node_pairs", ["other_label", "self"])
+def test_gram_cannot_leave_pairs_out(node_pairs):
+    with pytest.raises(
+        ConfigError, match=f"^relation.method=gram .*node_pairs={node_pairs} .*gather or auto"
+    ) as caught:
+        stage("rgrl", "relation.method=gram", f"relation.node_pairs={node_pairs}")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_relation_method_is_a_configuration_mistake():
