@@ -20,8 +20,8 @@ class Observer:
     """Every rank has one and calls it alike; rank 0's writes.
 
     every: optimizer steps between two points of the curves.  batch_size: of the global batch.  readings: what the
-    curves show beside the means, asked for at each point.  warn: turns the means into one line for the user when they
-    look wrong, else None.
+    curves show beside the means, asked for at each point.  warn: turns the means, or what an evaluation has measured,
+    into one line for the user when they look wrong, else None.
     """
 
     best: float | None = None
@@ -63,15 +63,15 @@ class Observer:
         self._check(clock, metrics)
         self.writers.scalars(clock, metrics | self.readings())
         self.console.step(clock, metrics)
-        if warning := self.warn(metrics):
-            self.console.say(f"{self.stage}: {warning}")
+        self._warn(metrics)
 
     def evaluated(self, clock: Clock, metrics: Mapping[str, float]) -> float | None:
         """`metrics` of the network after clock.epoch epochs; returns the first, the score, if it is a record."""
+        tag, score = next(iter(metrics.items()))
         self.writers.scalars(clock, metrics)
-        self.console.evaluated(metrics)
+        self.console.evaluated({tag: score})
+        self._warn(metrics)
         self.scores.append({"epoch": clock.epoch, "step": clock.step, **metrics})
-        score = next(iter(metrics.values()))
         if self.best is not None and score <= self.best:
             return None
         self.best = score
@@ -94,6 +94,10 @@ class Observer:
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.meters.load_state_dict(state["meters"], device)
         self.best, self.scores = state["best"], list(state["scores"])
+
+    def _warn(self, metrics: Mapping[str, float]) -> None:
+        if warning := self.warn(metrics):
+            self.console.say(f"{self.stage}: {warning}")
 
     def _check(self, clock: Clock, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dist_rmd.collectives import all_reduce_sum
 from dist_rmd.evaluation.splits import Splits
@@ -13,16 +13,29 @@ __all__ = ["accuracy"]
 
 @torch.inference_mode()
 def accuracy(net: nn.Module, splits: Splits) -> dict[str, float]:
-    """{"test/top1": percent} of a classifier, images -> (logits N x C, ...), in evaluation mode; on every rank."""
-    return {"test/top1": top1(net, splits.test())}
+    """How right a classifier is, images -> (logits N x C, ...), in evaluation mode; the same on every rank.
+
+    test/top1: percent.  test/predicted_classes: how many of the C classes any test image is taken for; 1 says that the
+    network has collapsed.  val/top1, where labels are held out: percent of these, right or wrong, that it predicts.
+    """
+    taken, right = predictions(net, splits.test(), splits.classes)
+    metrics = {"test/top1": percent(right, taken), "test/predicted_classes": float(taken.count_nonzero())}
+    if splits.validation:
+        taken, right = predictions(net, splits.validation(), splits.classes)
+        metrics["val/top1"] = percent(right, taken)
+    return metrics
 
 
-def top1(net: nn.Module, loader: Any) -> float:
-    """Percent of all ranks' images whose largest logit is their label."""
-    counts = torch.zeros(2, dtype=torch.int64, device=next(net.parameters()).device)
+def predictions(net: nn.Module, loader: Any, classes: int) -> Tensor:
+    """How many of all ranks' images have their largest logit at each class, and how many of these rightly: 2 x C."""
+    counts = torch.zeros(2, classes, dtype=torch.int64, device=next(net.parameters()).device)
     for batch in loader.epoch(0):
         (view,) = batch.views
         predicted = net(view)[0].argmax(dim=1)
-        counts += torch.stack([(predicted == batch.labels).sum(), torch.tensor(len(view), device=counts.device)])
-    correct, images = all_reduce_sum(counts).tolist()
-    return 100 * correct / images
+        right = predicted[predicted == batch.labels]
+        counts += torch.stack([taken.bincount(minlength=classes) for taken in (predicted, right)])
+    return all_reduce_sum(counts)
+
+
+def percent(part: Tensor, whole: Tensor) -> float:
+    return 100 * part.sum().item() / whole.sum().item()

@@ -84,7 +84,7 @@ class Stage:
         raise NotImplementedError
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        """One line for the user when logged means look wrong, else None."""
+        """One line for the user when logged means, or what an evaluation has measured, look wrong, else None."""
         return None
 
     def artefact(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Classifier(Stage):
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig, "loss": LossConfig}
     recipe = "task"
+    net: Network
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -50,6 +51,14 @@ class Classifier(Stage):
         (view,) = batch.views
         logits, _ = net(view)
         return {"loss": batch_mean(self.loss(logits, batch.labels), batch)}
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics.get("test/predicted_classes") != 1:
+            return None
+        return (
+            "the network has collapsed: it takes all test images for one class "
+            "(task.grad_clip=5 or a smaller task.lr may cure it, and in stage rgrl a smaller relation.k)"
+        )
 
     def artefact(self) -> dict[str, Any]:
         return {part: getattr(self.net, part).state_dict() for part in ("encoder", "head")}

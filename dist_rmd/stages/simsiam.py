@@ -94,8 +94,8 @@ class SimSiam(Stage):
         return {"loss": batch_mean(per_sample, batch), "feature_std": spread(z1)}
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        std = metrics["train/feature_std"]
-        if std > 0.1 * self.healthy_std:
+        std = metrics.get("train/feature_std")  # which no evaluation measures
+        if std is None or std > 0.1 * self.healthy_std:
             return None
         return (
             f"representations are collapsing: std of normalised projections {std:.5f}, "

@@ -10,7 +10,7 @@ from dist_rmd.errors import NonFiniteLoss
 
 @pytest.fixture
 def observed(tmp_path):
-    warn = lambda metrics: "too large" if metrics["train/loss"] > 5 else None  # noqa: E731
+    warn = lambda metrics: "too large" if metrics.get("train/loss", 0) > 5 else None  # noqa: E731
     writers = Writers(tmp_path, "rgrl", rank=0)
     writers.open(Clock())
     console = Console(rank=0, every=3600, folder=tmp_path)
@@ -71,6 +71,16 @@ def test_another_observer_goes_on_with_the_same_means_and_record(observed, tmp_p
     other.step(Clock(step=2), {"loss": torch.tensor(4.0)})
     assert records()[-1]["train/loss"] == 2.5
     assert other.evaluated(Clock(step=2), {"test/top1": 45.0}) is None
+
+
+def test_an_evaluation_may_be_warned_of_too(tmp_path, capsys):
+    console = Console(rank=0, every=3600, folder=tmp_path)
+    writers = Writers(tmp_path, "rgrl", rank=1)  # which writes nothing
+    warn = lambda metrics: f"only {metrics['test/other']:g}" if metrics["test/other"] < 2 else None  # noqa: E731
+    observer = Observer("rgrl", writers, console, every=2, batch_size=8, readings=dict, warn=warn)
+    for other in (3.0, 1.0):
+        observer.evaluated(Clock(step=1), {"test/top1": 50.0, "test/other": other})
+    assert capsys.readouterr().out.splitlines() == ["rgrl: only 1"]
 
 
 def test_the_stages_warning_is_said(observed, capsys):
