@@ -49,6 +49,7 @@ ROOMS = {
     "engine": "engine config collectives files",
     "evaluation": "evaluation data.batch data.labels models collectives",
     "reports": "reports config data evaluation registry trained engine.distributed",
+    "sweep": "artefacts config data.beton engine files plan run_folder sections sweep trained",
     "prepare": "*",
     "train": "*",
     "evaluate": "*",

@@ -142,6 +142,7 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
         # What the grid itself says of seeds wins.
         cells += [Cell(coordinates, s, file.parent / config, {"seed": s, "noise.seed": s, **settings}) for s in seeds]
     compare = {str(method): str(baseline) for method, baseline in tree.get("compare", {}).items()}
+    _check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
     published = {key: str(value) for key, value in tree.get("published", {}).items()}
     title = tree.get("title", file.stem)
     return Grid(file.stem, title, published, names, list(seeds), compare, _search(file, tree, names), cells)
