@@ -1,0 +1,364 @@
+"""The runs of a sweep as a table: ours beside the published numbers, over seeds, with every gap marked."""
+
+import csv
+import io
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dist_rmd import typeset
+from dist_rmd.errors import DataError
+from dist_rmd.files import write_atomically
+from dist_rmd.sweep.comparison import Block, Comparison, named
+from dist_rmd.sweep.results import STATUSES, Cell, Outcome, Sweep, read
+
+__all__ = ["table"]
+
+GAP = "—"
+
+
+def table(runs: Sequence[Path], *, grid: str | None = None) -> str:
+    """Test accuracy of a sweep's runs beside the published one, mean and standard deviation over seeds.
+
+    runs: sweep folders, or runs in them; folders of one grid, made on several machines, are pooled.
+    grid: refuse any other grid than this one, such as table1.
+
+    Last and best epoch are two tables; cells without a result are marked, and left so.  Writes table.md, table.csv
+    (a line for each cell), table.tex and figures/table.png into the first sweep folder; returns Markdown and paths.
+    """
+    sweep = read(runs)
+    folder = sweep.folders[0]
+    if grid not in (None, sweep.grid):
+        raise DataError(f"{folder} holds grid {sweep.grid}, not {grid}")
+    results = Comparison(sweep)
+    page = _markdown(results) + "\n"
+    contents = {"table.md": page, "table.csv": _csv(results), "table.tex": _latex(results) + "\n"}
+    for name, text in contents.items():
+        write_atomically(folder / name, partial(_write, text=text))
+    picture, figure = folder / "figures" / "table.png", draw(results)
+    write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=150))
+    return "\n".join([page, *(str(path) for path in [*(folder / name for name in contents), picture])])
+
+
+def _write(file: BinaryIO, text: str) -> None:
+    file.write(text.encode())
+
+
+# The page
+
+
+def _markdown(results: Comparison) -> str:
+    sweep = results.sweep
+    lines = [*_header(results), *(f"{note}." for note in _legend(results))]
+    parts = [f"# {sweep.title}", "\n".join(f"- {line}" for line in lines)]
+    for heading, which in (("Last epoch", _last), ("Best epoch, chosen by looking at the test images", _best)):
+        parts.append(f"## {heading}")
+        for block in results.blocks:
+            parts += [f"**{block.title}**"] if block.title else []
+            parts.append(typeset.markdown(which(results, block)))
+    if troubles := _troubles(sweep):
+        parts += ["## Runs to look at", "\n".join(f"- {trouble}" for trouble in troubles)]
+    return "\n\n".join(parts)
+
+
+def _latex(results: Comparison) -> str:
+    header, legend = _header(results), _legend(results)
+    parts = ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}"]
+    for heading, which in (("last epoch", _last), ("best epoch, chosen by looking at the test images", _best)):
+        for block in results.blocks:
+            caption = f"{', '.join(filter(None, [results.sweep.title, block.title]))}: {heading}."
+            parts.append(typeset.latex(which(results, block), caption, [*header, *(f"{note}." for note in legend)]))
+    return "\n\n".join(parts)
+
+
+def _header(results: Comparison) -> list[str]:
+    """What the numbers are, how many of them there are, and what was not done as the grid says."""
+    sweep = results.sweep
+    counts = Counter(outcome.status for outcome in sweep.outcomes)
+    missing = [f"{counts[status]} {status}" for status in STATUSES[1:] if counts[status]]
+    finished = f"{counts['finished']} of {len(sweep.outcomes)} runs finished"
+    lines = [
+        "Test accuracy in percent, mean ± sample standard deviation over seeds.",
+        f"{', '.join([finished, *missing])}.",
+        *_changes(results),
+    ]
+    if sweep.compare:
+        lines += _claim(results)
+    return lines
+
+
+def _changes(results: Comparison) -> list[str]:
+    """What differs from the grid's own recipe: for all cells, then for those that have more."""
+    cells = list(results.sweep.cells.values())
+    if not any(cell.changed for cell in cells):
+        return ["Recipe: the grid's own, unchanged."]
+    common = [change for change in cells[0].changed if all(change in cell.changed for cell in cells)]
+    groups: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[tuple(change for change in cell.changed if change not in common)].append(cell)
+    lines = [f"Changed from the grid's recipe in every run: {'; '.join(common)}."] if common else []
+    lines += [
+        f"Changed from the grid's recipe in {_where(results, group)}: {'; '.join(rest)}."
+        for rest, group in groups.items()
+        if rest
+    ]
+    if results.sweep.published:
+        lines += ["The published numbers are of the paper's own recipe at full size, without these changes."]
+    return lines
+
+
+def _where(results: Comparison, group: Sequence[Cell]) -> str:
+    """The cells in as few words as their values allow; table.csv has them one by one."""
+    axes = results.sweep.axes
+    taken = {axis: {results.values(cell)[axis] for cell in group} for axis in axes}
+    such = [
+        cell
+        for cell in results.sweep.cells.values()
+        if all(results.values(cell)[axis] in values for axis, values in taken.items())
+    ]
+    if len(such) > len(group):
+        return f"{len(group)} cells (see table.csv), such as {' '.join(group[0].coordinates)}"
+    return "; ".join(
+        "/".join(named(axis, value) for value in values if value in taken[axis])
+        for axis, values in axes.items()
+        if len(taken[axis]) < len(values)
+    )
+
+
+def _claim(results: Comparison) -> list[str]:
+    """In how many cells a method is ahead of its baseline, ours and published."""
+    pairs = [
+        (statistics.mean(gains), results.published_gain(cell))
+        for cell in results.sweep.cells.values()
+        if (gains := results.gains(cell))
+    ]
+    if not pairs:
+        return ["Gain over the baseline: no pair of runs is finished."]
+
+    def ahead(gains: Sequence[float]) -> str:
+        return f"{sum(gain > 0 for gain in gains)} of {len(gains)}, {statistics.mean(gains):+.2f} on average"
+
+    ours = ahead([ours for ours, _ in pairs])
+    printed = [gain for _, gain in pairs if gain is not None]
+    beside = f" (published, of these cells: {ahead(printed)})" if printed else ""
+    return [f"Cells with a gain over the baseline, last epoch: {ours}{beside}."]
+
+
+def _last(results: Comparison, block: Block) -> typeset.Table:
+    has_published = any(results.published(cell) for cell in block.cells.values())
+    has_compare = any(row in results.sweep.compare for row in block.rows)
+
+    def rows(label: str) -> list[tuple[str, Callable[[Cell], str]]]:
+        kinds: list[tuple[str, Callable[[Cell], str]]] = [("ours", lambda cell: _ours(cell, "last"))]
+        if has_published:
+            kinds += [
+                (results.published_name, lambda cell: _printed(results, cell)),
+                ("difference", lambda cell: _signed(results.difference(cell))),
+            ]
+        if baseline := results.sweep.compare.get(label):
+            kinds.append((f"gain over {baseline}", lambda cell: _spread(results.gains(cell), "+.2f")))
+            if has_published:
+                kinds.append(("published gain", lambda cell: _signed(results.published_gain(cell))))
+        return kinds
+
+    return _table(results, block, rows, is_plain=not (has_published or has_compare))
+
+
+def _best(results: Comparison, block: Block) -> typeset.Table:
+    return _table(results, block, lambda label: [("ours", lambda cell: _ours(cell, "best"))], is_plain=True)
+
+
+def _table(
+    results: Comparison,
+    block: Block,
+    rows: Callable[[str], list[tuple[str, Callable[[Cell], str]]]],
+    is_plain: bool,
+) -> typeset.Table:
+    """rows(label) gives what is shown of a method, line by line; is_plain: a single thing, which needs no name."""
+    groups = []
+    for label in block.rows:
+        lines: list[tuple[str, ...]] = []
+        for kind, text in rows(label):
+            cells = (block.cells.get((label, column)) for column in block.columns)
+            stub = (label,) if is_plain else (label if not lines else "", kind)
+            lines.append((*stub, *(text(cell) if cell else "" for cell in cells)))
+        groups.append(tuple(lines))
+    headings = tuple(results.heading(column) for column in block.columns)
+    return typeset.Table((results.row_axis,) if is_plain else (results.row_axis, ""), headings, tuple(groups))
+
+
+def _ours(cell: Cell, which: str) -> str:
+    """Mean ± std of the finished seeds and what there is to say of the others, or why there is none."""
+    finished, planned = cell.finished.values(), len(cell.outcomes)
+    counts = Counter(outcome.status for outcome in cell.outcomes.values())
+    if not finished:
+        status = next(status for status in STATUSES if counts[status])
+        if status == "not begun":
+            return GAP
+        return status if counts[status] == planned else f"{status} ({counts[status]}/{planned})"
+    text = _spread([getattr(outcome, which) for outcome in finished])
+    text += "†" if any(outcome.collapsed for outcome in finished) else ""
+    text += "‡" if any(outcome.forced for outcome in finished) else ""
+    lost = [f"{counts[status]} {status}" for status in ("diverged", "failed") if counts[status]]
+    return text if len(finished) == planned else f"{text} ({', '.join([f'{len(finished)}/{planned}', *lost])})"
+
+
+def _printed(results: Comparison, cell: Cell) -> str:
+    printed = results.published(cell)
+    if printed is None:
+        return "not printed"
+    mark = f" [{results.notes.index(printed.note) + 1}]" if printed.note else ""
+    return f"{printed.accuracy:.2f}{mark}"
+
+
+def _spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Mean ± standard deviation, the mean alone of one value, nothing of none."""
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
+
+
+def _legend(results: Comparison) -> list[str]:
+    """What the marks mean that the tables hold."""
+    outcomes = results.sweep.outcomes
+    texts = [_ours(cell, "last") for cell in results.sweep.cells.values()]
+    legend = [
+        (GAP in texts, f"{GAP}: not begun"),
+        (any("(" in text for text in texts), "(n/m): n of the m seeds planned; those without a result are in no mean"),
+        (any(outcome.collapsed for outcome in outcomes), "†: collapsed, one class is predicted for all test images"),
+        (any(outcome.forced for outcome in outcomes), "‡: forced to go on under another configuration"),
+    ]
+    marks = [text for holds, text in legend if holds]
+    return marks + [f"[{number}] {note}" for number, note in enumerate(results.notes, start=1)]
+
+
+def _troubles(sweep: Sweep) -> list[str]:
+    """The runs that began and have no result, or an odd one."""
+
+    def line(outcome: Outcome) -> str | None:
+        if outcome.status in ("diverged", "failed"):
+            return f"{outcome.folder}: {outcome.status}: {outcome.reason}"
+        if outcome.status == "unfinished":
+            return f"{outcome.folder}: unfinished"
+        return f"{outcome.folder}: collapsed" if outcome.collapsed else None
+
+    return [text for outcome in sweep.outcomes if (text := line(outcome))]
+
+
+# The data
+
+
+def _csv(results: Comparison) -> str:
+    """A line for each cell, in points of accuracy to four decimals."""
+    columns = (
+        *results.sweep.axes, "published", "last_mean", "last_std", "difference", "best_mean", "best_std",
+        "gain", "gain_std", "published_gain", "n", "seeds", "planned", "status", "changed", "note",
+    )  # fmt: skip
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for cell in results.sweep.cells.values():
+        finished, printed, gains = cell.finished, results.published(cell), results.gains(cell)
+        counts = Counter(outcome.status for outcome in cell.outcomes.values())
+        collapsed = sum(outcome.collapsed for outcome in finished.values())
+        statuses = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
+        writer.writerow(
+            {
+                **results.values(cell),
+                **_moments("last_mean", "last_std", [outcome.last for outcome in finished.values()]),
+                **_moments("best_mean", "best_std", [outcome.best for outcome in finished.values()]),
+                **_moments("gain", "gain_std", gains),
+                "n": len(finished),
+                "seeds": " ".join(map(str, finished)),
+                "planned": len(cell.outcomes),
+                "published": printed.accuracy if printed else "",
+                "difference": _number(results.difference(cell)),
+                "published_gain": _number(results.published_gain(cell)),
+                "status": ", ".join([*statuses, *([f"{collapsed} collapsed"] if collapsed else [])]),
+                "changed": "; ".join(cell.changed),
+                "note": printed.note if printed else "",
+            }
+        )
+    return file.getvalue()
+
+
+def _moments(mean: str, std: str, values: Sequence[float]) -> dict[str, str]:
+    return {
+        mean: _number(statistics.mean(values)) if values else "",
+        std: _number(statistics.stdev(values)) if len(values) > 1 else "",
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+# The picture
+
+
+def draw(results: Comparison) -> Figure:
+    """Accuracy after the last epoch over the table's columns, a panel for each block; published numbers are hollow."""
+    blocks, compare = results.blocks, results.sweep.compare
+    bases = list(dict.fromkeys(compare.get(row, row) for row in results.sweep.axes[results.row_axis]))
+    widest = max(len(block.columns) * len(block.rows) for block in blocks)
+    size = min(16.0, max(6.0, 3.0 + 0.14 * widest)), 0.6 + 3.2 * len(blocks)
+    figure, panels = plt.subplots(len(blocks), 1, figsize=size, squeeze=False, layout="constrained")
+    handles: dict[str, Any] = {}
+    for axis, block in zip(panels[:, 0], blocks, strict=True):
+        for number, row in enumerate(sorted(block.rows, key=lambda row: bases.index(compare.get(row, row)))):
+            colour = plt.get_cmap("tab10")(bases.index(compare.get(row, row)) % 10)
+            shift = 0.84 * ((number + 0.5) / len(block.rows) - 0.5)
+            handles[row] = _dots(axis, results, block, row, shift, colour, "D" if row in compare else "o")
+        _dress(axis, results, block)
+    if any(results.published(cell) for cell in results.sweep.cells.values()):
+        handles[results.published_name] = Line2D([], [], marker="o", color="0.4", fillstyle="none", linestyle="none")
+    figure.suptitle(f"{results.sweep.title}: last epoch, mean ± std over seeds")
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def _dots(
+    axis: Axes, results: Comparison, block: Block, row: str, shift: float, colour: Any, marker: str
+) -> ErrorbarContainer:
+    x, means, spreads, printed = [], [], [], []
+    for place, column in enumerate(block.columns):
+        cell = block.cells.get((row, column))
+        values = [outcome.last for outcome in cell.finished.values()] if cell else []
+        number = results.published(cell) if cell else None
+        x.append(place + shift)
+        means.append(statistics.mean(values) if values else math.nan)
+        spreads.append(statistics.stdev(values) if len(values) > 1 else 0.0)
+        printed.append(number.accuracy if number else math.nan)
+    axis.plot(x, printed, marker, color=colour, fillstyle="none", markersize=6, linestyle="none", alpha=0.7)
+    return axis.errorbar(x, means, spreads, fmt=marker, color=colour, markersize=4, capsize=2, linestyle="none")
+
+
+def _dress(axis: Axes, results: Comparison, block: Block) -> None:
+    count = len(block.columns)
+    axis.set_xticks(range(count), ["\n".join(results.heading(column)) for column in block.columns])
+    axis.set_xlim(-0.5, count - 0.5)
+    for edge in range(1, count):
+        axis.axvline(edge - 0.5, color="0.85", linewidth=0.8)
+    axis.grid(axis="y", color="0.92")
+    axis.set_axisbelow(True)
+    axis.set_ylabel("test accuracy (%)")
+    axis.set_title(block.title)

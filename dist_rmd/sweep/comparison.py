@@ -1,0 +1,130 @@
+"""A sweep laid out as tables, each cell beside its published number and its baseline."""
+
+import itertools
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from dist_rmd.published import Published, published
+from dist_rmd.sweep.results import Cell, Sweep
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one table shows: the cells that share their values on the axes before the rows'."""
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[tuple[str, ...], ...]
+    """values on the axes after the rows'"""
+    cells: Mapping[tuple[str, tuple[str, ...]], Cell]
+    """by row and column; a place that the grid leaves out is missing"""
+
+
+class Comparison:
+    """A sweep laid out: rows are methods, columns what follows them among the axes, blocks what comes before."""
+
+    def __init__(self, sweep: Sweep):
+        self.sweep = sweep
+        shown = [axis for axis, values in sweep.axes.items() if len(values) > 1 or axis == "method"]
+        shown = shown or list(sweep.axes)[-1:]
+        self.row_axis = "method" if "method" in shown else shown[max(0, len(shown) - 3)]
+        split = shown.index(self.row_axis)
+        self.block_axes, self.column_axes = shown[:split], shown[split + 1 :]
+        fixed = [axis for axis in sweep.axes if axis not in shown]
+        self.fixed = ", ".join(named(axis, sweep.axes[axis][0]) for axis in fixed)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """In order of display."""
+        cells: dict[tuple[str, ...], dict[tuple[str, tuple[str, ...]], Cell]] = defaultdict(dict)
+        for cell in self.sweep.cells.values():
+            values = self.values(cell)
+            place = values[self.row_axis], tuple(values[axis] for axis in self.column_axes)
+            cells[tuple(values[axis] for axis in self.block_axes)][place] = cell
+        blocks = []
+        for outer in self._places(self.block_axes):
+            if inside := cells.get(outer):
+                taken, columns = ({place[side] for place in inside} for side in (0, 1))
+                names = [named(axis, value) for axis, value in zip(self.block_axes, outer, strict=True)]
+                blocks.append(
+                    Block(
+                        ", ".join(filter(None, [*names, self.fixed])),
+                        tuple(row for row in self.sweep.axes[self.row_axis] if row in taken),
+                        tuple(column for column in self._places(self.column_axes) if column in columns),
+                        inside,
+                    )
+                )
+        return blocks
+
+    def _places(self, axes: Sequence[str]) -> list[tuple[str, ...]]:
+        return list(itertools.product(*(self.sweep.axes[axis] for axis in axes)))
+
+    def values(self, cell: Cell) -> dict[str, str]:
+        """The cell's value on every axis, by name."""
+        return dict(zip(self.sweep.axes, cell.coordinates, strict=True))
+
+    def heading(self, column: tuple[str, ...]) -> tuple[str, ...]:
+        """A column's values as they are read: `symmetric`, `0.1`, but `rho1 0.5`, `rho2 0.25`."""
+        if all(map(_is_number, column)):
+            return tuple(map(named, self.column_axes, column)) or ("accuracy",)
+        return column
+
+    def published(self, cell: Cell) -> Published | None:
+        """The number printed for the cell."""
+        if self.sweep.published is None or self.sweep.table is None:
+            return None
+        return published(self.sweep.published, self.sweep.table, self.values(cell))
+
+    def difference(self, cell: Cell) -> float | None:
+        """Ours, last epoch, less the published number."""
+        printed = self.published(cell)
+        if printed is None or not cell.finished:
+            return None
+        return statistics.mean(outcome.last for outcome in cell.finished.values()) - printed.accuracy
+
+    def baseline(self, cell: Cell) -> Cell | None:
+        """The cell of the method that this one is meant to improve on, all else equal."""
+        values = self.values(cell)
+        method = self.sweep.compare.get(values[self.row_axis])
+        if method is None:
+            return None
+        return self.sweep.cells.get(tuple((values | {self.row_axis: method}).values()))
+
+    def gains(self, cell: Cell) -> list[float]:
+        """Ours, last epoch, less the baseline's, for every seed that both have finished."""
+        baseline = self.baseline(cell)
+        before = baseline.finished if baseline else {}
+        return [cell.finished[seed].last - before[seed].last for seed in cell.finished if seed in before]
+
+    def published_gain(self, cell: Cell) -> float | None:
+        """The published number less that of the baseline."""
+        baseline = self.baseline(cell)
+        printed, before = self.published(cell), self.published(baseline) if baseline else None
+        return printed.accuracy - before.accuracy if printed and before else None
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """Doubts about published numbers, each once, in the order in which they are numbered."""
+        printed = [self.published(cell) for cell in self.sweep.cells.values()]
+        return list(dict.fromkeys(number.note for number in printed if number and number.note))
+
+    @cached_property
+    def published_name(self) -> str:
+        """What the published numbers are called: those of another recipe are not to be taken for a replication's."""
+        return "published, full size" if any(cell.changed for cell in self.sweep.cells.values()) else "published"
+
+
+def named(axis: str, value: str) -> str:
+    """A value as it is read alone: a mere number needs the name of what it is."""
+    return f"{axis} {value}" if _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,186 @@
+"""What the runs of a sweep came to: every planned run of a grid's cells, with its accuracy or why it has none."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dist_rmd.config import read_yaml
+from dist_rmd.errors import DataError
+from dist_rmd.trained import Trained
+
+METRIC = "test/top1"
+
+STATUSES = ("finished", "diverged", "failed", "unfinished", "not begun")
+"""diverged: its loss was not finite.  Of a run that was planned in several folders, the first of these counts."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far one planned run, a cell under one seed, got."""
+
+    folder: Path
+    status: str
+    """one of STATUSES"""
+    reason: str = ""
+    """what exit.json says of a run that failed"""
+    last: float = float("nan")
+    """test accuracy (percent) after the last epoch; this and all below of finished runs only"""
+    best: float = float("nan")
+    """the highest of all epochs, so chosen by looking at the test images"""
+    best_epoch: int = 0
+    collapsed: bool = False
+    """the network predicts one class for all test images"""
+    forced: bool = False
+    """it was forced to go on under another configuration than it had begun with"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the grid."""
+
+    coordinates: tuple[str, ...]
+    """its value on every axis of the sweep"""
+    changed: tuple[str, ...]
+    """`key: grid's -> used` for what is not the grid's own recipe"""
+    outcomes: Mapping[int, Outcome]
+    """by seed"""
+
+    @property
+    def is_begun(self) -> bool:
+        """Some run of it has been started."""
+        return any(outcome.status != "not begun" for outcome in self.outcomes.values())
+
+    @property
+    def finished(self) -> dict[int, Outcome]:
+        """Those of the outcomes that have an accuracy."""
+        return {seed: outcome for seed, outcome in self.outcomes.items() if outcome.status == "finished"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of a grid."""
+
+    folders: tuple[Path, ...]
+    grid: str
+    title: str
+    published: str | None
+    """the paper whose numbers stand beside ours, and"""
+    table: str | None
+    """the number of the table there"""
+    axes: Mapping[str, tuple[str, ...]]
+    """name -> values, in order of display"""
+    compare: Mapping[str, str]
+    """method -> the baseline that it is meant to improve on"""
+    cells: Mapping[tuple[str, ...], Cell]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Those of all cells."""
+        return [outcome for cell in self.cells.values() for outcome in cell.outcomes.values()]
+
+
+def read(paths: Sequence[Path]) -> Sweep:
+    """The sweep in the folders `paths`, or in those that these files and run folders lie in.
+
+    Folders of one grid, made on several machines, are pooled.  Raises DataError where there is no sweep, where the
+    folders hold different grids or recipes, and where a run is finished in two of them.
+    """
+    folders = tuple(dict.fromkeys(_sweep_folder(path) for path in paths))
+    plans = [_plan(folder) for folder in folders]
+    first = plans[0]
+    axes: dict[str, dict[str, None]] = {axis: {} for axis in first["axes"]}
+    cells: dict[tuple[str, ...], Cell] = {}
+    for folder, plan in zip(folders, plans, strict=True):
+        if plan["grid"] != first["grid"] or list(plan["axes"]) != list(axes):
+            raise DataError(
+                f"{folders[0]} and {folder} hold different grids, {_named(first)} and {_named(plan)}: report them apart"
+            )
+        for axis, values in plan["axes"].items():
+            axes[axis].update(dict.fromkeys(values))
+        for planned in plan["cells"]:
+            at = tuple(planned["coordinates"][axis] for axis in axes)
+            new = Cell(at, tuple(planned["changed"]), {planned["seed"]: _outcome(folder / planned["run"])})
+            cells[at] = _joined(cells[at], new) if at in cells else new
+    return Sweep(
+        folders, first["grid"], first["title"], first["published"], first["table"],
+        {axis: tuple(values) for axis, values in axes.items()}, first.get("compare") or {}, cells,
+    )  # fmt: skip
+
+
+def _sweep_folder(path: Path) -> Path:
+    for folder in (path, path.parent):
+        if (folder / "sweep.json").exists():
+            return folder
+    raise DataError(f"{path}: no sweep here (no sweep.json): name the folder that launch/sweep.py made, or its runs")
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    path = folder / "sweep.json"
+    try:
+        plan = json.loads(path.read_text())
+        missing = {"grid", "title", "published", "table", "axes", "cells"} - plan.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: not readable ({error}): start the sweep again to have it written anew") from None
+    if missing or not plan["cells"]:
+        raise DataError(f"{path}: no {', '.join(sorted(missing)) or 'cells'} in it: start the sweep again")
+    return plan
+
+
+def _named(plan: Mapping[str, Any]) -> str:
+    return f"{plan['grid']} ({' x '.join(plan['axes'])})"
+
+
+def _joined(cell: Cell, new: Cell) -> Cell:
+    """The runs of both.  A recipe that no run has begun with, such as one without the K found elsewhere, gives way."""
+    if cell.is_begun and new.is_begun and cell.changed != new.changed:
+        (one, recipe), (other, another) = (
+            (next(iter(side.outcomes.values())).folder.parent, "; ".join(side.changed) or "the grid's own")
+            for side in (cell, new)
+        )
+        raise DataError(
+            f"{one} and {other} hold {' '.join(cell.coordinates)} under different recipes ({recipe} | {another}): "
+            "report them apart"
+        )
+    outcomes = dict(cell.outcomes)
+    for seed, outcome in new.outcomes.items():
+        outcomes[seed] = _further(outcomes[seed], outcome) if seed in outcomes else outcome
+    changed = new.changed if new.is_begun else cell.changed
+    return Cell(cell.coordinates, changed, dict(sorted(outcomes.items())))
+
+
+def _further(one: Outcome, other: Outcome) -> Outcome:
+    """That of two outcomes of the same run which got further."""
+    if one.status == other.status == "finished":
+        raise DataError(
+            f"{one.folder} and {other.folder} are the same cell and seed, both finished: "
+            "report the sweeps apart, or move one of the two runs away"
+        )
+    return min(one, other, key=lambda outcome: STATUSES.index(outcome.status))
+
+
+def _outcome(folder: Path) -> Outcome:
+    if not (folder / "config.yaml").exists():
+        return Outcome(folder, "not begun")
+    run, stage = Trained(folder), read_yaml(folder / "config.yaml")["stages"][-1]  # a check of all of it takes 0.3 s
+    if not (folder / stage / "artefact.pt").exists():
+        return _without_result(folder)
+    curve = [record for record in run.scores(stage) if METRIC in record]
+    if not curve:
+        raise DataError(f"{folder}: its last stage, {stage}, has not measured {METRIC}: no table can show it")
+    last, best = curve[-1], max(curve, key=lambda record: record[METRIC])
+    return Outcome(
+        folder, "finished", "", last[METRIC], best[METRIC], best["epoch"],
+        collapsed=last.get("test/predicted_classes") == 1, forced=stage in run.forced,
+    )  # fmt: skip
+
+
+def _without_result(folder: Path) -> Outcome:
+    try:
+        ended = json.loads((folder / "exit.json").read_text())
+    except (OSError, ValueError):  # it is running, or was killed
+        return Outcome(folder, "unfinished")
+    if ended["status"] != "failed":
+        return Outcome(folder, "unfinished")
+    return Outcome(folder, "diverged" if ended["code"] == 70 else "failed", ended["reason"])
