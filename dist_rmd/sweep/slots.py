@@ -88,17 +88,20 @@ class Slots:
         self.show([])
         return request.signal
 
+    def share(self, slot: int) -> tuple[list[int], list[str]]:
+        """The cores and the GPUs of one slot.  With fewer GPUs than slots, several slots have the same."""
+        gpus = [self.gpus[(slot * self.ranks + rank) % len(self.gpus)] for rank in range(self.ranks if self.gpus else 0)]
+        return self.cores[slot :: self.jobs] or self.cores, list(dict.fromkeys(gpus))
+
     def _start(self, task: Task, taken: set[int]) -> Running:
         slot = min(set(range(self.jobs)) - taken)
         command = [sys.executable, "-m"]
         if self.ranks > 1:
             command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}", "-m"]
         command += ["dist_rmd.train", str(task.file), *task.overrides]
-        environment = dict(os.environ)
-        if self.gpus:
-            mine = [self.gpus[(slot * self.ranks + rank) % len(self.gpus)] for rank in range(self.ranks)]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(mine))
-        cores, libc = self.cores[slot :: self.jobs] or self.cores, ctypes.CDLL(None)
+        cores, gpus = self.share(slot)
+        environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})}
+        libc = ctypes.CDLL(None)
 
         def prepare() -> None:
             os.sched_setaffinity(0, cores)  # by which train counts its threads and readers

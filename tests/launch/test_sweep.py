@@ -1,0 +1,140 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import small
+from torchrun import ROOT, wait_for
+
+from dist_rmd.trained import Trained
+from launch.sweep import main
+
+GRID = """
+title: Digits
+config: base.yaml
+set: {simsiam.seed: 0}
+axes:
+  method:
+    CE: {stages: [classifier]}
+    CE+RMDNet: {stages: [simsiam, rgrl]}
+    too fast: {stages: [classifier], task.weight_decay: 1.0e+30}
+search: {key: relation.k, values: [0.1, 1], holdout: 0.2, if: {method: CE+RMDNet}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    small.prepare(folder)
+    (folder / "base.yaml").write_text("name: base\n")
+    (folder / "small.yaml").write_text(GRID)
+    return folder
+
+
+def words(folder, out, *arguments):
+    """The command line of a sweep in `folder`/`out`."""
+    overrides = [*small.RECIPE, f"data.path={folder}/digits", f"out={folder}/{out}"]
+    return [str(folder / "small.yaml"), *overrides, *arguments]
+
+
+def start(*arguments):
+    """The process of a sweep."""
+    command = [sys.executable, str(ROOT / "launch/sweep.py"), *words(*arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def sweep(*arguments):
+    """Its exit code and the lines it wrote."""
+    with start(*arguments) as process:
+        output, errors = process.communicate(timeout=500)
+    assert not errors
+    return process.returncode, output.splitlines()
+
+
+@pytest.mark.timeout(600)  # 40 s on two cores of its own
+def test_one_bad_cell_does_not_stop_the_rest_and_what_is_done_is_not_done_again(folder, capsys):
+    code, lines = sweep(folder, "whole", "--jobs", "2")
+    runs = folder / "whole" / "small"
+    assert code == 1, lines
+    assert lines[0] == "3 runs, 0 finished before"
+    assert lines[-2] == "2 of 3 runs are finished"
+    assert lines[-1].startswith("missing  too_fast-seed0: classifier: ")
+    assert len(list((folder / "whole" / "artefacts").glob("simsiam-*"))) == 1
+    assert (runs / "logs" / "CE-seed0.log").read_text().splitlines()[-1].startswith("finished in")
+    for name, stage in (("CE-seed0", "classifier"), ("CE+RMDNet-seed0", "rgrl")):
+        assert [record["epoch"] for record in Trained(runs / name).scores(stage)] == [1, 2]
+    assert len(json.loads((runs / "sweep.json").read_text())["cells"]) == 3
+
+    assert main(words(folder, "whole")) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 runs, 2 finished before"
+    assert not [line for line in lines if line.startswith("started")]
+
+    assert main(words(folder, "whole", "--dry-run", "--only", "method=too fast,CE")) == 0
+    assert capsys.readouterr().out.splitlines() == ["done     CE-seed0", "diverged too_fast-seed0"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_that_is_stopped_goes_on(folder):
+    arguments = (folder, "stopped", "--only", "method=CE,CE+RMDNet", "--jobs", "2", "simsiam.epochs=400")
+    with start(*arguments) as process:
+        status = folder / "stopped" / "small"
+        wait_for(lambda: [path for path in status.glob("simsiam-*/simsiam/checkpoints/*.pt")], 120)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert output.splitlines()[-1] == "stopped by SIGINT: the same command goes on"
+    assert any(line.startswith("stopped  simsiam-") for line in output.splitlines())
+    code, lines = sweep(*arguments)
+    assert code == 0, lines
+    log = next((status / "logs").glob("simsiam-*.log")).read_text()
+    assert "simsiam: going on from epoch" in log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_k_is_found_on_labels_held_out(folder):
+    arguments = (folder, "searched", "--only", "method=CE+RMDNet", "--search", "--jobs", "2")
+    code, lines = sweep(*arguments)
+    assert code == 0, lines
+    runs = folder / "searched" / "small"
+    found = json.loads((runs / "search.json").read_text())["CE+RMDNet"]
+    scores = {}
+    for value in (0.1, 1):
+        trial = Trained(runs / "search" / "CE+RMDNet" / f"relation.k={value}-seed0")
+        assert trial.config.data.holdout == 0.2
+        scores[str(value)] = trial.scores("rgrl")[-1]["val/top1"]
+    assert found["val/top1"] == scores
+    assert scores[str(found["value"])] == max(scores.values())
+    final = Trained(runs / "CE+RMDNet-seed0")
+    assert (final.config.relation.k, final.config.data.holdout) == (found["value"], 0)
+    assert "val/top1" not in final.scores("rgrl")[-1]
+    assert len(list((folder / "searched" / "artefacts").glob("simsiam-*"))) == 1  # the search has the same teacher
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "noise=symmetric"), "there is no axis 'noise'"),
+        (("--only", "CE"), "expected axis=value"),
+        (("task.rl=1",), "unknown key 'task.rl'"),
+        (("task.batch_size=1",), "CE-seed0: task.batch_size=1"),
+        (("seed=1",), "see --seeds"),
+        (("name=mine",), "name= is what the grid says"),
+        (("--jobs", "0"), "argument --jobs"),
+        (("--seeds", "1,1"), "seeds must be different"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(folder, arguments, message, capsys):
+    try:
+        code = main(words(folder, "nothing", *arguments))
+    except SystemExit as left:  # argparse's own
+        code = left.code
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert message in said.err
+    assert not (folder / "nothing").exists()
