@@ -90,7 +90,8 @@ class Slots:
 
     def share(self, slot: int) -> tuple[list[int], list[str]]:
         """The cores and the GPUs of one slot.  With fewer GPUs than slots, several slots have the same."""
-        gpus = [self.gpus[(slot * self.ranks + rank) % len(self.gpus)] for rank in range(self.ranks if self.gpus else 0)]
+        first, count = slot * self.ranks, len(self.gpus)
+        gpus = [self.gpus[place % count] for place in range(first, first + self.ranks)] if count else []
         return self.cores[slot :: self.jobs] or self.cores, list(dict.fromkeys(gpus))
 
     def _start(self, task: Task, taken: set[int]) -> Running:

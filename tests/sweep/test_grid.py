@@ -77,7 +77,7 @@ def test_other_seeds_and_some_cells(load):
 
 def test_cells_that_there_are_not(load):
     made = load(TEXT + "skip: [{method: CE, rate: 0.2}]")
-    assert [cell.name for cell in made.cells[::2]] == ["CE-0.4-seed0", "CE+RMDNet_K=1-0.2-seed0", "CE+RMDNet_K=1-0.4-seed0"]
+    assert [cell.place for cell in made.cells[::2]] == ["CE-0.4", "CE+RMDNet_K=1-0.2", "CE+RMDNet_K=1-0.4"]
     with pytest.raises(ConfigError, match=r"there is no cell at method=CE, rate=0\.2"):
         made.only({"method": ["CE"], "rate": ["0.2"]})
 

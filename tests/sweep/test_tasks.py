@@ -100,9 +100,9 @@ def test_the_reason_of_a_run_that_was_refused_is_in_its_log(planned):
 
 
 def test_mistakes_name_the_cell(planned, overrides):
-    with pytest.raises(ConfigError, match="CE-seed0: unknown key 'task.rl'"):
+    with pytest.raises(ConfigError, match=r"CE-seed0: unknown key 'task\.rl'"):
         planned("task.rl=1")
     with pytest.raises(ConfigError, match=r"CE-seed0: task\.batch_size=1"):
         planned("task.batch_size=1")
-    with pytest.raises(DataError, match="CE-seed0: .*no such dataset"):
+    with pytest.raises(DataError, match=r"CE-seed0: .*no such dataset"):
         planned("data.path=nowhere")
