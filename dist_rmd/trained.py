@@ -49,6 +49,10 @@ class Trained:
             raise DataError(f"{self.folder}: no stage of this run is finished")
         return finished
 
+    def key(self, stage: str) -> str:
+        """What the finished stage's artefact goes by: runs that have the same key have the same network."""
+        return artefacts.load(self.folder / stage / "artefact.pt")["key"]
+
     def has_best(self, stage: str) -> bool:
         """The best epoch's network is here: not where the stage was reused, and trained by another run."""
         return Checkpoints(self.folder / stage / "checkpoints", keep=1).best() is not None

@@ -1,93 +1,308 @@
-"""What the networks make of wrongly labelled images: t-SNE of two classes (RMDNet figs. 5-7)."""
+"""What networks make of wrongly labelled images: t-SNE of two classes, and numbers over all (RMDNet figs. 5-7)."""
 
-from collections.abc import Sequence
+import csv
+import difflib
+import io
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from torch.utils.tensorboard import SummaryWriter
 
-from dist_rmd.config import Config
 from dist_rmd.data.labels import LabelView
 from dist_rmd.engine.distributed import detect
-from dist_rmd.errors import DataError
+from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluation.features import extract_all
+from dist_rmd.evaluation.separation import Separation, separation
+from dist_rmd.files import write_atomically
 from dist_rmd.trained import Trained
 
 __all__ = ["tsne"]
 
-PER_CLASS = 1000  # points drawn of each class at most
-CLEAN, MISLABELLED = ("tab:blue", "tab:green"), ("tab:red", "tab:orange")
+ORDER = ("simsiam", "classifier", "rgrl")  # of the panels, as figures 5, 6 and 7
+COLUMNS = 3
+# Cool and round is clean, warm and crossed is wrong; dark and light are the two classes.  Colours of Okabe and Ito:
+# they stay apart for colour-blind readers, as the paper's red and green do not.
+CLEAN, MISLABELLED = ("#0072B2", "#56B4E9"), ("#D55E00", "#E69F00")
+LONGEST = 20  # letters of a class in the legend, which has room for two such beside each other
+FEWEST = 4  # points of which t-SNE can make anything
+
+Network = tuple[Trained, str]  # a stage of a run
 
 
-def tsne(runs: Sequence[Path]) -> str:
-    """Picture of the representations of two classes in every stage, clean and mislabelled points told apart.
+class Panel(NamedTuple):
+    """What one network makes of the images."""
 
-    The classes are the data set's last two (ship and truck in CIFAR-10, as in the paper), by given label.  Writes
-    <run>/figures/tsne.png and the same to TensorBoard; returns the paths.
+    places: NDArray[np.float32]
+    """N x 2, t-SNE of the N images drawn"""
+    numbers: Separation
+    """of all images"""
+
+
+def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000) -> str:
+    """Picture of two classes' representations in every network, clean and mislabelled told apart, with numbers.
+
+    runs: run folders on the same images and labels; a network that several of them share is drawn once.
+    classes: two given labels by name or number, such as ship,truck (the data set's last two if not said).
+    points: how many points of each class at most, evenly spaced over it.
+
+    The numbers are over all images of the runs' labels and in the features' full dimension (evaluation/separation.py).
+    Writes figures/tsne.png and figures/tsne.csv in the first run's folder and the same to its TensorBoard; returns
+    the picture's path and the numbers as Markdown.
     """
-    paths = []
-    for folder in runs:
-        figure = _draw(Trained(folder))
-        path = folder / "figures" / "tsne.png"
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=150)
-        with SummaryWriter(str(folder / "tb" / "figures")) as board:
-            board.add_figure("figures/tsne", figure)
-        paths.append(str(path))
-    return "\n".join(paths)
+    if points < 1:
+        raise ConfigError(f"points is {points}, but must be at least 1")
+    found = [Trained(folder) for folder in runs]
+    _check_comparable(found)
+    names = found[0].dataset().classes
+    pair = _pair(classes, names)
+    drawn = _drawn(found[0].labels, pair, points)
+    if len(drawn) < FEWEST:
+        raise DataError(
+            f"{found[0].folder}: {len(drawn)} images are given as {names[pair[0]]} or {names[pair[1]]}, too few to draw"
+        )
+    networks = _networks(found)
+    panels = _panels(networks, drawn)
+    figure = draw(panels, drawn, pair, names)
+    folder = found[0].folder
+    path = folder / "figures" / "tsne.png"
+    write_atomically(path, lambda file: figure.savefig(file, dpi=150))
+    write_atomically(path.with_suffix(".csv"), lambda file: file.write(_csv(networks, panels).encode()))
+    table = _table(networks, panels)
+    with SummaryWriter(str(folder / "tb" / "figures")) as board:
+        board.add_figure("figures/tsne", figure)
+        board.add_text("figures/tsne", table)
+        for title, panel in panels.items():
+            name = re.sub(r"[^-.0-9A-Za-z]+", "_", title).strip("_")  # all that a tag may hold
+            for measure, value in asdict(panel.numbers).items():
+                if isinstance(value, float):
+                    board.add_scalar(f"separation/{measure}/{name}", value)
+    return "\n\n".join([str(path), table, *_unfinished(found)])
 
 
-def _draw(run: Trained) -> Figure:
-    world, dataset = detect("auto"), run.dataset()
-    classes = dataset.classes
-    chosen = (len(classes) - 2, len(classes) - 1)
-    view = _two_classes(run, chosen)
-    source = run.source(dataset, world)
-    figure, axes = plt.subplots(1, len(run.stages), figsize=(4.2 * len(run.stages), 4.6), squeeze=False)
-    for axis, stage in zip(axes[0], run.stages, strict=True):
-        net = run.network(stage, dataset, world.device)
-        features, _, indices = extract_all(net.get_submodule("encoder"), source.evaluation("train", view))
-        points = TSNE(init="pca", random_state=0, perplexity=min(30, len(features) // 4)).fit_transform(features.cpu())
-        order = np.searchsorted(view.indices, indices.cpu().numpy())
-        _scatter(axis, points, view.given[order], (view.given != view.true)[order], chosen, classes)
-        axis.set_title(_title(stage, run.config))
+# Which networks
+
+
+def _check_comparable(runs: Sequence[Trained]) -> None:
+    """Raises DataError for runs on other images or labels than the first one's, or of unknown true labels."""
+    first, images = runs[0], runs[0].dataset().hashes["train"]
+    for run in runs:
+        if run.dataset().hashes["train"] != images:
+            raise DataError(
+                f"{run.folder}: trained on other images ({run.config.data.path}) than {first.folder} "
+                f"({first.config.data.path}); draw them apart"
+            )
+        if run.labels.digest != first.labels.digest:
+            raise DataError(
+                f"{run.folder}: trained on other labels ({_described(run.labels)}) than {first.folder} "
+                f"({_described(first.labels)}); draw them apart"
+            )
+    if first.labels.true is None:
+        raise DataError(f"{first.folder}: the true labels are not known, so mislabelled points cannot be told apart")
+
+
+def _described(labels: LabelView) -> str:
+    """What tells labels apart, as far as a few words can."""
+    words = [f"{name}={labels.origin[name]}" for name in ("kind", "file", "rate", "seed") if name in labels.origin]
+    return ", ".join([f"{len(labels)} images", *words, f"digest {labels.digest[:8]}"])
+
+
+def _networks(runs: Sequence[Trained]) -> dict[str, Network]:
+    """Every finished network of the runs under its title, each once, in the order of the figures."""
+    distinct: dict[str, Network] = {}
+    for run in runs:
+        for stage in run.stages:
+            distinct.setdefault(run.key(stage), (run, stage))
+    rank = {stage: place for place, stage in enumerate(ORDER)}
+    ordered = sorted(distinct.values(), key=lambda network: rank.get(network[1], len(ORDER)))
+    titles = [_title(run, stage) for run, stage in ordered]
+    shared = {title for title, times in Counter(titles).items() if times > 1}
+    return {
+        f"{title} [{network[0].folder}]" if title in shared else title: network
+        for title, network in zip(titles, ordered, strict=True)
+    }
+
+
+def _unfinished(runs: Sequence[Trained]) -> list[str]:
+    """What the picture lacks, a line for each stage."""
+    return [
+        f"Not drawn: {stage} of {run.folder} is not finished."
+        for run in runs
+        for stage in run.config.stages
+        if stage not in run.stages
+    ]
+
+
+def _title(run: Trained, stage: str) -> str:
+    loss, relation = run.config.loss.name.upper(), run.config.relation
+    method = "RMDNet" if relation.teacher == "simsiam" else "RGRL"
+    titles = {"simsiam": "SimSiam", "classifier": loss, "rgrl": f"{loss}+{method} (K={relation.k:g})"}
+    return titles.get(stage, stage) + (", forced" if stage in run.forced else "")
+
+
+# What is drawn
+
+
+def _pair(text: str | None, classes: Sequence[str]) -> tuple[int, int]:
+    """The two classes meant by `text`, which names or numbers them."""
+    words = [word.strip() for word in text.split(",")] if text is not None else classes[-2:]
+    numbers = [_number(word, classes) for word in words]
+    if len(numbers) != 2 or numbers[0] == numbers[1]:
+        raise ConfigError(f"classes is {text!r}, but must be two different ones, such as {','.join(classes[-2:])}")
+    return numbers[0], numbers[1]
+
+
+def _number(word: str, classes: Sequence[str]) -> int:
+    if word in classes:
+        return list(classes).index(word)
+    if word.isdecimal() and int(word) < len(classes):
+        return int(word)
+    near = [] if word.isdecimal() else difflib.get_close_matches(word, classes, n=1)
+    some = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {some}, or 0..{len(classes) - 1}"
+    raise ConfigError(f"there is no class {word!r}: {hint}")
+
+
+def _drawn(labels: LabelView, pair: Sequence[int], points: int) -> LabelView:
+    """At most `points` images of each given label of `pair`, in the beton's order.
+
+    They are evenly spaced over those there are: where images are sorted by class, the first would all be wrong.
+    """
+    chosen = []
+    for label in pair:
+        rows = np.flatnonzero(labels.given == label)
+        count = min(points, len(rows))
+        chosen.append(rows[np.arange(count) * len(rows) // max(1, count)])
+    rows = np.concatenate(chosen)
+    rows = rows[np.argsort(labels.indices[rows])]
+    return LabelView(labels.indices[rows], labels.given[rows], labels.clean().given[rows], labels.num_classes)
+
+
+def _panels(networks: Mapping[str, Network], drawn: LabelView) -> dict[str, Panel]:
+    """Each network's features of all images measured, and those of the `drawn` ones laid out."""
+    run = next(iter(networks.values()))[0]
+    world, dataset, labels = detect("auto"), run.dataset(), run.labels
+    by_index = np.argsort(labels.indices)  # the order of extract_all
+    given, true = (torch.from_numpy(v[by_index]).to(world.device) for v in (labels.given, labels.clean().given))
+    rows = np.searchsorted(labels.indices[by_index], drawn.indices)
+    loader = run.source(dataset, world).evaluation("train", labels)
+    panels = {}
+    for title, (owner, stage) in networks.items():
+        encoder = owner.network(stage, dataset, world.device).get_submodule("encoder")
+        features, _, _ = extract_all(encoder, loader)
+        panels[title] = Panel(_places(features.cpu().numpy()[rows]), separation(features, given, true))
+    return panels
+
+
+def _places(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """t-SNE of N x D features: N x 2, the same at every call; one point where a collapsed network has only one."""
+    if (features == features[0]).all():  # scikit-learn 1.9 crashes on them
+        return np.zeros((len(features), 2), np.float32)
+    return TSNE(init="pca", random_state=0, perplexity=min(30, (len(features) - 1) / 3)).fit_transform(features)
+
+
+def draw(panels: Mapping[str, Panel], drawn: LabelView, pair: Sequence[int], classes: Sequence[str]) -> Figure:
+    """The picture of these panels, by title, whose places are those of the images `drawn`."""
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.1 * columns, 4.7 * rows + 0.8), squeeze=False, layout="constrained"
+    )
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
+        _scatter(axis, panel.places, drawn, pair, classes)
+        _head(axis, title, panel.numbers)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncol=len(names), frameon=False)
-    figure.suptitle("t-SNE of training images by given label; crosses are mislabelled")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    beside = min(2, columns)  # a row for each class
+    figure.legend(handles, names, loc="outside lower center", ncols=beside, markerscale=1.6, frameon=False)
+    numbers = next(iter(panels.values())).numbers
+    share = 100 * numbers.mislabelled / numbers.images
+    figure.suptitle(
+        f"t-SNE of training images by given label\nnumbers: all {numbers.images:,} images, {share:.1f} % labelled wrong",
+        fontsize="medium",
+    )
     plt.close(figure)
     return figure
 
 
-def _two_classes(run: Trained, chosen: Sequence[int]) -> LabelView:
-    """The first PER_CLASS images of each chosen given label, in beton order."""
-    labels = run.labels
-    if labels.true is None:
-        raise DataError(f"{run.folder}: the true labels are not known, so mislabelled points cannot be told apart")
-    rows = np.sort(np.concatenate([np.flatnonzero(labels.given == c)[:PER_CLASS] for c in chosen]))
-    rows = rows[np.argsort(labels.indices[rows])]
-    return LabelView(labels.indices[rows], labels.given[rows], labels.true[rows], labels.num_classes)
-
-
 def _scatter(
-    axis: Axes, points: np.ndarray, given: np.ndarray, wrong: np.ndarray, chosen: Sequence[int], names: Sequence[str]
+    axis: Axes, places: NDArray[np.float32], drawn: LabelView, pair: Sequence[int], classes: Sequence[str]
 ) -> None:
-    for label, clean_colour, wrong_colour in zip(chosen, CLEAN, MISLABELLED, strict=True):
-        x, y = points[(given == label) & ~wrong].T
-        axis.scatter(x, y, s=10, c=clean_colour, alpha=0.7, linewidths=0, label=f"“{names[label]}”, clean")
-        x, y = points[(given == label) & wrong].T
-        axis.scatter(x, y, s=16, c=wrong_colour, marker="x", linewidths=0.9, label=f"“{names[label]}”, mislabelled")
+    size = float(np.clip(8000 / len(places), 5, 16))
+    wrong = drawn.given != drawn.true
+    clean, mislabelled = {"alpha": 0.8, "linewidths": 0}, {"marker": "x", "linewidths": 1.0}
+    for which, colours, style, word in ((~wrong, CLEAN, clean, "clean"), (wrong, MISLABELLED, mislabelled, "wrong")):
+        for label, colour in zip(pair, colours, strict=True):
+            x, y = places[(drawn.given == label) & which].T
+            name = classes[label] if len(classes[label]) <= LONGEST else f"{classes[label][: LONGEST - 1]}…"
+            axis.scatter(x, y, s=size, c=colour, label=f"“{name}”, {word} ({len(x)})", **style)
     axis.set_xticks([])
     axis.set_yticks([])
 
 
-def _title(stage: str, config: Config) -> str:
-    loss = config.loss.name.upper()
-    return {"simsiam": "SimSiam (no labels)", "classifier": loss, "rgrl": f"{loss}+RMDNet"}.get(stage, stage)
+def _head(axis: Axes, title: str, numbers: Separation) -> None:
+    """The panel's title, with its numbers below in small type."""
+    auroc = "none, see table" if numbers.auroc is None else f"{numbers.auroc:.3f}"
+    lines = [
+        f"AUROC of “wrong” by distance to the class: {auroc}",
+        f"{numbers.neighbours} nearest, same given label: "
+        f"clean {_percent(numbers.given_clean)}, wrong {_percent(numbers.given_mislabelled)}",
+        f"{numbers.neighbours} nearest, same true label: "
+        f"clean {_percent(numbers.true_clean)}, wrong {_percent(numbers.true_mislabelled)}",
+    ]
+    axis.set_title(textwrap.fill(title, 38), pad=12 * len(lines) + 6)
+    axis.text(0.5, 1.015, "\n".join(lines), transform=axis.transAxes, ha="center", va="bottom", fontsize=8.5)
+
+
+# Numbers
+
+
+def _table(networks: Mapping[str, Network], panels: Mapping[str, Panel]) -> str:
+    """Markdown: one row per network, and one line before that says what it is measured on."""
+    some = next(iter(panels.values())).numbers
+    lines = [
+        f"{some.images} training images, {some.mislabelled} of them mislabelled; {some.neighbours} nearest neighbours",
+        "",
+        "| network | run | AUROC of mislabelled | same given label: clean | mislabelled "
+        "| same true label: clean | mislabelled |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for title, (_, numbers) in panels.items():
+        auroc = "-" if numbers.auroc is None else f"{numbers.auroc:.3f}"
+        shares = (numbers.given_clean, numbers.given_mislabelled, numbers.true_clean, numbers.true_mislabelled)
+        lines.append(f"| {title} | {networks[title][0].folder} | {auroc} | {' | '.join(map(_percent, shares))} |")
+    if some.auroc is None:
+        lines += ["", "No AUROC: it needs mislabelled and clean images in classes of two or more."]
+    return "\n".join(lines)
+
+
+def _csv(networks: Mapping[str, Network], panels: Mapping[str, Panel]) -> str:
+    """A row per network: its title, run and stage, and the fields of Separation, empty where None."""
+    rows = [
+        {"network": title, "run": str(networks[title][0].folder), "stage": networks[title][1], **asdict(numbers)}
+        for title, (_, numbers) in panels.items()
+    ]
+    text = io.StringIO()
+    table = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
