@@ -65,14 +65,16 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
     found = []
     for stage in config["stages"]:
         tag = {"knn": "test/knn_top1", "accuracy": "test/top1"}[lookup("stages", stage).evaluation]
-        curve = [(record[tag], record["epoch"]) for record in run.scores(stage) if tag in record]
+        records = [record for record in run.scores(stage) if tag in record]
+        curve = [(record[tag], record["epoch"]) for record in records]
         if curve:
             best, epoch = max(curve, key=lambda point: point[0])
             planned = config[lookup("stages", stage).recipe]["epochs"]
             unfinished = "" if curve[-1][1] == planned else f", unfinished: {curve[-1][1]} of {planned} epochs"
             data = Path(config["data"]["path"]).name
             forced = ", forced" if stage in run.forced else ""
-            row = Row(_method(stage, config) + unfinished + forced, data, _noise(config), tag, settings)
+            collapsed = ", collapsed" if records[-1].get("test/predicted_classes") == 1 else ""
+            row = Row(_method(stage, config) + unfinished + forced + collapsed, data, _noise(config), tag, settings)
             found.append((row, Result(curve[-1][0], best, epoch)))
     if not found:
         raise DataError(f"{folder}: the run has not measured anything yet")

@@ -32,11 +32,24 @@ def test_constant_group_keeps_its_learning_rate():
     assert fixed.item() == pytest.approx(1 - 0.1)
 
 
-def test_clipping_bounds_the_step():
-    weight = nn.Parameter(torch.zeros(4))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
+def test_clipping_bounds_the_step_of_all_parameters_together(precision):
+    """In true units, whatever fp16 has scaled the loss by."""
+    weights = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(9))]
     config = Optimization(lr=1.0, momentum=0, weight_decay=0, schedule="constant", grad_clip=0.5)
-    Updater([{"params": [weight]}], config, 1, CPU, "fp32")((100 * weight).sum(), Clock())
-    assert weight.detach().norm() == pytest.approx(0.5, abs=1e-4)
+    updater = Updater([{"params": weights}], config, 1, CPU, precision)
+    with updater.autocast():
+        loss = sum((slope * weight).sum() for slope, weight in zip((3, 64), weights, strict=True))
+    updater(loss, Clock())
+    slopes = torch.cat([torch.full((4,), 3.0), torch.full((9,), 64.0)])
+    torch.testing.assert_close(torch.cat([w.detach() for w in weights]), -0.5 * slopes / slopes.norm())
+
+
+def test_clipping_leaves_small_gradients_alone():
+    weight = nn.Parameter(torch.zeros(4))
+    config = Optimization(lr=1.0, momentum=0, weight_decay=0, schedule="constant", grad_clip=5)
+    Updater([{"params": [weight]}], config, 1, CPU, "fp32")(weight.sum(), Clock())
+    assert weight.tolist() == [-1, -1, -1, -1]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -46,11 +59,14 @@ def test_the_norm_shown_is_that_before_clipping(precision):
     assert updater((3 * weight).sum(), Clock())["grad_norm"].item() == pytest.approx(6)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
-def test_a_gradient_that_is_not_a_number_moves_nothing(precision):
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
+def test_a_gradient_that_is_not_finite_moves_nothing(precision, bad, clip):
     weight = nn.Parameter(torch.ones(4))
-    updater = Updater([{"params": [weight]}], Optimization(schedule="constant"), 1, CPU, precision)
-    assert updater((weight * float("nan")).sum(), Clock())["grad_norm"].isnan()
+    updater = Updater([{"params": [weight]}], Optimization(schedule="constant", grad_clip=clip), 1, CPU, precision)
+    shown = updater((weight * bad).sum(), Clock())
+    assert shown["amp_skipped"] == 1 if precision == "fp16" else not shown["grad_norm"].isfinite()
     assert weight.tolist() == [1, 1, 1, 1]
     updater(weight.sum(), Clock())
     assert weight.isfinite().all()

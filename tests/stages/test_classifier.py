@@ -1,8 +1,12 @@
 import pytest
+import small
 import torch
 from stages.recipe import batch, stage
 
+from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import ConfigError
+from dist_rmd.reports.summary import summary
+from dist_rmd.train import main
 
 
 def test_loss_is_the_mean_of_the_configured_loss():
@@ -14,6 +18,24 @@ def test_loss_is_the_mean_of_the_configured_loss():
 
 def test_artefact_is_encoder_and_head():
     assert set(stage("classifier").artefact()) == {"encoder", "head"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small.prepare(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize(("decay", "collapses"), [(10, True), (0, False)])
+def test_a_collapsed_network_is_named_on_the_console_and_marked_in_the_table(data, tmp_path, capsys, decay, collapses):
+    """A weight decay of 1 / lr leaves no weight after the first step, and so the same features for all images."""
+    recipe = [*small.RECIPE, "data.reader=memory", "stages=[classifier]", "task.lr=0.1", "task.momentum=0"]
+    place = [f"data.path={data}", f"out={tmp_path}", "name=a"]
+    assert main([*recipe, *place, "task.schedule=constant", f"task.weight_decay={decay}"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "the network has collapsed" in line]
+    records = [r for r in read_metrics(tmp_path / "a" / "metrics.jsonl") if "test/top1" in r]
+    assert [r["test/predicted_classes"] == 1 for r in records] == [collapses, collapses]
+    assert [line.startswith("classifier: ") for line in said] == [True, True] * collapses
+    assert (", collapsed |" in summary([tmp_path / "a"])) == collapses
 
 
 @pytest.mark.parametrize(
