@@ -1,10 +1,12 @@
 import csv
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from dist_rmd.errors import ConfigError
 from dist_rmd.published import published
+from dist_rmd.sweep.grid import load
 
 
 def lines(paper):
@@ -23,6 +25,14 @@ def test_every_printed_number_is_found_by_its_coordinates(paper, sizes):
         coordinates = {axis: text for axis, text in line.items() if axis not in ("table", "accuracy", "note")}
         assert published(paper, line["table"], coordinates) == (float(line["accuracy"]), line["note"])
         assert 1 <= float(line["accuracy"]) < 100
+
+
+@pytest.mark.parametrize("table", ["1", "2", "3", "4", "5"])
+def test_the_grids_of_the_project_have_exactly_the_cells_of_the_papers_tables(table):
+    grid = load(Path(__file__).parent.parent / "configs" / "rmdnet" / f"table{table}.yaml", seeds=[0])
+    assert grid.published == {"paper": "rmdnet", "table": table}
+    assert all(published("rmdnet", table, cell.coordinates) for cell in grid.cells)
+    assert len(grid.cells) == sum(line["table"] == table for line in lines("rmdnet"))
 
 
 def test_numbers_of_one_setting_agree_between_the_tables_of_rmdnet():

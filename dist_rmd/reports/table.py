@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import statistics
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from dist_rmd.sweep.results import STATUSES, Cell, Outcome, Sweep, read
 __all__ = ["table"]
 
 GAP = "—"
+MARKERS = "oDs^vP"
 
 
 def table(runs: Sequence[Path], *, grid: str | None = None) -> str:
@@ -317,20 +319,29 @@ def _number(value: float | None) -> str:
 def draw(results: Comparison) -> Figure:
     """Accuracy after the last epoch over the table's columns, a panel for each block; published numbers are hollow."""
     blocks, compare = results.blocks, results.sweep.compare
-    bases = list(dict.fromkeys(compare.get(row, row) for row in results.sweep.axes[results.row_axis]))
+    families: dict[str, list[str]] = {}  # a baseline and what is compared with it: one colour, marker by marker
+    for row in results.sweep.axes[results.row_axis]:
+        families.setdefault(compare.get(row, row), []).append(row)
+    colours = plt.get_cmap("tab10" if len(families) <= 10 else "tab20")
+    styles = {
+        row: (colours(number % colours.N), MARKERS[place % len(MARKERS)])
+        for number, (base, family) in enumerate(families.items())
+        for place, row in enumerate(sorted(family, key=lambda row: row != base))
+    }
     widest = max(len(block.columns) * len(block.rows) for block in blocks)
     size = min(16.0, max(6.0, 3.0 + 0.14 * widest)), 0.6 + 3.2 * len(blocks)
     figure, panels = plt.subplots(len(blocks), 1, figsize=size, squeeze=False, layout="constrained")
     handles: dict[str, Any] = {}
     for axis, block in zip(panels[:, 0], blocks, strict=True):
-        for number, row in enumerate(sorted(block.rows, key=lambda row: bases.index(compare.get(row, row)))):
-            colour = plt.get_cmap("tab10")(bases.index(compare.get(row, row)) % 10)
-            shift = 0.84 * ((number + 0.5) / len(block.rows) - 0.5)
-            handles[row] = _dots(axis, results, block, row, shift, colour, "D" if row in compare else "o")
+        rows = [row for row in styles if row in block.rows]
+        for number, row in enumerate(rows):
+            shift = 0.84 * ((number + 0.5) / len(rows) - 0.5)
+            handles[row] = _dots(axis, results, block, row, shift, *styles[row])
         _dress(axis, results, block)
     if any(results.published(cell) for cell in results.sweep.cells.values()):
         handles[results.published_name] = Line2D([], [], marker="o", color="0.4", fillstyle="none", linestyle="none")
-    figure.suptitle(f"{results.sweep.title}: last epoch, mean ± std over seeds")
+    title = f"{results.sweep.title}: last epoch, mean ± std over seeds"
+    figure.suptitle(textwrap.fill(title, int(10 * size[0])))  # letters to an inch
     figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
     plt.close(figure)
     return figure

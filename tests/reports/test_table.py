@@ -221,6 +221,23 @@ def test_the_picture_has_a_point_for_every_number(folder):
     assert (folder.folder / "figures" / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_compared_with_one_baseline_is_told_apart_and_long_titles_are_wrapped(tmp_path):
+    methods = ["CE", "CE+RGRL", "CE+RGRL+RM", "GCE"]
+    compare, title = {"CE+RGRL": "CE", "CE+RGRL+RM": "CE"}, "Accuracy of methods with a long story, " * 3
+    folder = SweepFolder(tmp_path, {"method": methods}, seeds=[0], grid="mine", compare=compare, title=title)
+    for number, method in enumerate(methods):
+        folder.finish(method, curve=[50.0 + number])
+    figure = draw(Comparison(read([folder.folder])))
+    (axis,) = figure.axes
+    looks = [(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axis.containers]
+    assert len(set(looks)) == 4
+    assert len({colour for colour, _ in looks[:3]}) == 1
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_runs_that_were_really_trained(tmp_path, capsys):
     data = small.prepare(tmp_path / "data")
     folder = SweepFolder(
