@@ -45,8 +45,8 @@ class Data:
     per_class: PositiveInt | None = None
     """train on the first N images of every class only (all when null)"""
     holdout: Fraction = 0.0
-    """fraction of every class's labels, as given, that are not trained on but measured (val/top1): to choose settings
-    without a look at the test images"""
+    """fraction of every class's labels, as given, that are not trained on but measured (val/top1): to choose settings,
+    and the best epoch, without a look at the test images"""
     reader: Literal["ffcv", "memory"] = "ffcv"
     """ffcv: read the beton as training goes; memory: hold all images on the device"""
     workers: PositiveInt | None = None

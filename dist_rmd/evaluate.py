@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, metavar="DIR", help="other prepared images than those of the run")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: the GPU, if any")
     parser.add_argument(
-        "--best", action="store_true", help="the checkpoints that scored best on the test images, not the last epoch's"
+        "--best", action="store_true", help="the checkpoints that scored best, on test images or on labels held out"
     )
     arguments = parser.parse_args(argv)
     try:

@@ -15,15 +15,16 @@ __all__ = ["accuracy"]
 def accuracy(net: nn.Module, splits: Splits) -> dict[str, float]:
     """How right a classifier is, images -> (logits N x C, ...), in evaluation mode; the same on every rank.
 
-    test/top1: percent.  test/predicted_classes: how many of the C classes any test image is taken for; 1 says that the
-    network has collapsed.  val/top1, where labels are held out: percent of these, right or wrong, that it predicts.
+    val/top1, where labels are held out: percent of these, right or wrong, that it predicts; then it is the score, since
+    test images are not to choose anything.  test/top1: percent.  test/predicted_classes: how many of the C classes any
+    test image is taken for; 1 says that the network has collapsed.
     """
-    taken, right = predictions(net, splits.test(), splits.classes)
-    metrics = {"test/top1": percent(right, taken), "test/predicted_classes": float(taken.count_nonzero())}
+    metrics = {}
     if splits.validation:
         taken, right = predictions(net, splits.validation(), splits.classes)
         metrics["val/top1"] = percent(right, taken)
-    return metrics
+    taken, right = predictions(net, splits.test(), splits.classes)
+    return metrics | {"test/top1": percent(right, taken), "test/predicted_classes": float(taken.count_nonzero())}
 
 
 def predictions(net: nn.Module, loader: Any, classes: int) -> Tensor:
