@@ -241,13 +241,13 @@ def test_what_is_compared_with_one_baseline_is_told_apart_and_long_titles_are_wr
 def test_runs_that_were_really_trained(tmp_path, capsys):
     data = small.prepare(tmp_path / "data")
     folder = SweepFolder(
-        tmp_path / "mine", {"method": ["CE", "CE+RMDNet"]}, seeds=[0, 1], grid="mine", compare={"CE+RMDNet": "CE"}
+        tmp_path / "mine", {"method": ["CE", "CE+RGRL"]}, seeds=[0, 1], grid="mine", compare={"CE+RGRL": "CE"}
     )
-    stages = {"CE": "[classifier]", "CE+RMDNet": "[simsiam, rgrl]"}
+    stages = {"CE": "[classifier]", "CE+RGRL": "[rgrl]"}
     for cell in folder.cells[:3]:
         command = [
             *small.RECIPE, "data.reader=memory", f"data.path={data}", f"out={folder.folder}", f"name={cell['run']}",
-            f"stages={stages[cell['coordinates']['method']]}", f"seed={cell['seed']}", "simsiam.seed=0",
+            f"stages={stages[cell['coordinates']['method']]}", f"seed={cell['seed']}", "relation.teacher=random",
         ]  # fmt: skip
         assert train(command) == 0
     capsys.readouterr()
@@ -259,13 +259,13 @@ def test_runs_that_were_really_trained(tmp_path, capsys):
         return [record["test/top1"] for record in records if record["stage"] == stage and "test/top1" in record]
 
     without = [measured(f"CE-seed{seed}", "classifier") for seed in (0, 1)]
-    with_it = measured("CE+RMDNet-seed0", "rgrl")
+    with_it = measured("CE+RGRL-seed0", "rgrl")
     assert [len(curve) for curve in (*without, with_it)] == [2, 2, 2]
     mean, std = (f([curve[-1] for curve in without]) for f in (statistics.mean, statistics.stdev))
     last = rows(page)["Last epoch"][""]
     assert [text.replace("†", "") for text in last["CE", "ours"]] == [f"{mean:.2f} ± {std:.2f}"]
-    assert [text.replace("†", "") for text in last["CE+RMDNet", "ours"]] == [f"{with_it[-1]:.2f} (1/2)"]
-    assert last["CE+RMDNet", "gain over CE"] == [f"{with_it[-1] - without[0][-1]:+.2f}"]
+    assert [text.replace("†", "") for text in last["CE+RGRL", "ours"]] == [f"{with_it[-1]:.2f} (1/2)"]
+    assert last["CE+RGRL", "gain over CE"] == [f"{with_it[-1] - without[0][-1]:+.2f}"]
     best = rows(page)["Best epoch, chosen by looking at the test images"][""]
-    assert best["CE+RMDNet"][0].startswith(f"{max(with_it):.2f}")
+    assert best["CE+RGRL"][0].startswith(f"{max(with_it):.2f}")
     assert "- 3 of 4 runs finished, 1 not begun.\n" in page
