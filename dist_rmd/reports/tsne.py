@@ -231,11 +231,10 @@ def draw(panels: Mapping[str, Panel], drawn: LabelView, pair: Sequence[int], cla
     beside = min(2, columns)  # a row for each class
     figure.legend(handles, names, loc="outside lower center", ncols=beside, markerscale=1.6, frameon=False)
     numbers = next(iter(panels.values())).numbers
-    share = 100 * numbers.mislabelled / numbers.images
-    figure.suptitle(
-        f"t-SNE of training images by given label\nnumbers: all {numbers.images:,} images, {share:.1f} % labelled wrong",
-        fontsize="medium",
+    measured = (
+        f"numbers: all {numbers.images:,} images, {100 * numbers.mislabelled / numbers.images:.1f} % labelled wrong"
     )
+    figure.suptitle(f"t-SNE of training images by given label\n{measured}", fontsize="medium")
     plt.close(figure)
     return figure
 
@@ -243,9 +242,9 @@ def draw(panels: Mapping[str, Panel], drawn: LabelView, pair: Sequence[int], cla
 def _scatter(
     axis: Axes, places: NDArray[np.float32], drawn: LabelView, pair: Sequence[int], classes: Sequence[str]
 ) -> None:
-    size = float(np.clip(8000 / len(places), 5, 16))
+    size = float(np.clip(8000 / len(places), 7, 16))
     wrong = drawn.given != drawn.true
-    clean, mislabelled = {"alpha": 0.8, "linewidths": 0}, {"marker": "x", "linewidths": 1.0}
+    clean, mislabelled = {"alpha": 0.8, "linewidths": 0}, {"marker": "x", "linewidths": size**0.5 / 4}
     for which, colours, style, word in ((~wrong, CLEAN, clean, "clean"), (wrong, MISLABELLED, mislabelled, "wrong")):
         for label, colour in zip(pair, colours, strict=True):
             x, y = places[(drawn.given == label) & which].T
