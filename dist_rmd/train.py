@@ -166,7 +166,7 @@ def _train_stage(
         train=lambda: source.evaluation("train", plan.labels.clean()),
         test=lambda: source.evaluation("test", LabelView.of(plan.dataset.labels("test"), plan.shape.classes)),
         classes=plan.shape.classes,
-        validation=held_out and functools.partial(source.evaluation, "train", held_out),
+        validation=functools.partial(source.evaluation, "train", held_out) if held_out is not None else None,
     )
     net = distributed.parallel(stage.net, world)
 

@@ -70,7 +70,8 @@ def sweep(arguments: argparse.Namespace) -> int:
         grid = grid.changed(lambda cell: cell.having({key: found[cell.place]}) if cell.place in found else cell)
     tasks = {cell: planner.task(cell, cell.name) for cell in tracked(grid.cells)}
     if not arguments.dry_run:
-        record.write(folder, whole, {cell.place: task.config for cell, task in tasks.items()}, overrides)
+        configs = {cell.place: task.config for cell, task in tasks.items()}
+        record.write(folder, whole, configs, overrides, {path: data.name for path, data in planner.datasets.items()})
     return run(list(tasks.values()))
 
 

@@ -15,16 +15,18 @@ OF_EACH_RUN = (*run_folder.HARMLESS, "seed:", "noise.seed:")
 """keys that say nothing of a recipe"""
 
 
-def write(folder: Path, grid: Grid, configs: Mapping[str, Config], overrides: Sequence[str]) -> None:
+def write(
+    folder: Path, grid: Grid, configs: Mapping[str, Config], overrides: Sequence[str], datasets: Mapping[str, str]
+) -> None:
     """Write <folder>/sweep.json: all cells of `grid`, whether they are run now or not, and those of earlier seeds.
 
     configs: place of a cell -> the configuration it is run with, for cells that are run now; the others would be run
-    as the grid says, with `overrides`.
+    as the grid says, with `overrides`.  datasets: data.path -> the name of the dataset there, as far as is known.
     """
     changed = {}
     for cell in {cell.place: cell for cell in grid.cells}.values():
         used = configs.get(cell.place) or sections.parse(cell.file, [*cell.overrides(), *overrides])
-        changed[cell.place] = _changed(cell, used)
+        changed[cell.place] = _changed(cell, used, datasets)
     cells = {cell.name: _entry(cell, changed[cell.place]) for cell in grid.cells}
     earlier = read(folder)
     if earlier.get("axes") == grid.axes:
@@ -53,10 +55,16 @@ def read(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _changed(cell: Cell, used: Config) -> list[str]:
-    """`key: the grid's -> used` for all that makes the run another one."""
-    own = to_dict(sections.parse(cell.file, cell.overrides()))
-    return [line for line in differences(own, to_dict(used)) if not line.startswith(OF_EACH_RUN)]
+def _changed(cell: Cell, used: Config, datasets: Mapping[str, str]) -> list[str]:
+    """`key: the grid's -> used` for all that makes the run another one.
+
+    Where a dataset lies does not matter, but what it is does: the grid's is named like its folder, data/cifar10.
+    """
+    own = sections.parse(cell.file, cell.overrides())
+    meant = Path(own.data.path).name
+    found = datasets.get(used.data.path, meant)
+    other = [f"dataset: {meant} -> {found}"] if found != meant else []
+    return other + [line for line in differences(to_dict(own), to_dict(used)) if not line.startswith(OF_EACH_RUN)]
 
 
 def _entry(cell: Cell, changed: list[str]) -> dict[str, Any]:

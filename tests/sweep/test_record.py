@@ -4,8 +4,8 @@ from dist_rmd import sections
 from dist_rmd.sweep import record
 
 
-def written(folder, cells, overrides, seeds, configs=None):
-    record.write(folder, cells(seeds=seeds), configs or {}, overrides)
+def written(folder, cells, overrides, seeds, configs=None, datasets=None):
+    record.write(folder, cells(seeds=seeds), configs or {}, overrides, datasets or {})
     return json.loads((folder / "sweep.json").read_text())
 
 
@@ -19,6 +19,13 @@ def test_all_cells_and_what_differs_from_the_grid(tmp_path, cells, overrides):
     assert content["cells"][1] == {
         "run": "CE-seed1", "coordinates": {"method": "CE"}, "seed": 1, "changed": ["model.width: 64 -> 8"],
     }  # fmt: skip
+
+
+def test_other_images_are_a_change_and_another_folder_is_none(tmp_path, cells):
+    overrides, folder = ["data.path=/a/b"], tmp_path / "small"
+    content = written(folder, cells, overrides, [0], datasets={"/a/b": "digits"})
+    assert content["cells"][0]["changed"] == ["dataset: cifar10 -> digits"]
+    assert written(folder, cells, overrides, [0], datasets={"/a/b": "cifar10"})["cells"][0]["changed"] == []
 
 
 def test_what_a_search_found_is_a_change_of_its_cell_alone(tmp_path, cells):
