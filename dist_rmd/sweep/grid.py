@@ -92,10 +92,13 @@ class Grid:
     cells: Sequence[Cell]
     """seeds of one cell follow one another"""
 
-    def only(self, chosen: Mapping[str, Sequence[str]]) -> "Grid":
+    def only(self, chosen: Mapping[str, Any]) -> "Grid":
         """The cells at the chosen values of some axes.  Raises ConfigError for an axis or value that there is not."""
         _check(chosen, self.axes, self.name)
-        axes = {axis: [v for v in values if v in chosen.get(axis, values)] for axis, values in self.axes.items()}
+        axes = {
+            axis: [value for value in values if value in _listed(chosen.get(axis, values))]
+            for axis, values in self.axes.items()
+        }
         cells = [cell for cell in self.cells if _holds(chosen, cell.coordinates)]
         if not cells:
             raise ConfigError(f"{self.name}: there is no cell at {_words(chosen)}")

@@ -73,6 +73,7 @@ def test_other_seeds_and_some_cells(load):
     made = load(seeds=[8]).only({"rate": ["0.4"]})
     assert [cell.name for cell in made.cells] == ["CE-0.4-seed8", "CE+RMDNet_K=1-0.4-seed8"]
     assert made.axes == {"method": ["CE", "CE+RMDNet (K=1)"], "rate": ["0.4"]}
+    assert [cell.name for cell in load().only({"rate": 0.2, "method": "CE"}).cells] == ["CE-0.2-seed0", "CE-0.2-seed3"]
 
 
 def test_cells_that_there_are_not(load):
