@@ -38,7 +38,7 @@ class Trained:
 
     @cached_property
     def labels(self) -> LabelView:
-        """The labels it was trained on."""
+        """The labels of its images; those held out by data.holdout are among them."""
         return LabelView.load(self.folder / "labels.npz")
 
     @property
