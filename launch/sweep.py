@@ -56,23 +56,24 @@ def sweep(arguments: argparse.Namespace) -> int:
     def run(tasks: Sequence[Task]) -> int:
         return _list(tasks, console) if arguments.dry_run else _run(tasks, slots, arguments.again, console)
 
+    cells, code = grid.cells, 0
     if arguments.search:
         if whole.search is None:
             raise ConfigError(f"{arguments.grid}: there is no `search` in it")
-        others = grids.load(arguments.grid, whole.search.seeds).only(whole.search.condition)
-        places = {cell.place for cell in grid.cells}
-        trials = search.trials(whole.search, tracked([c for c in others.cells if c.place in places]), planner.task)
+        places, key = {cell.place for cell in cells}, whole.search.key
+        others = grids.load(arguments.grid, whole.search.seeds).only(whole.search.condition).cells
+        trials = search.trials(whole.search, tracked([cell for cell in others if cell.place in places]), planner.task)
         code = run([task for values in trials.values() for tasks in values.values() for task in tasks])
         if arguments.dry_run or code == 75:
             return code
-        found = search.best(trials, whole.search.key, folder, console.print)
-        key = whole.search.key
-        grid = grid.changed(lambda cell: cell.having({key: found[cell.place]}) if cell.place in found else cell)
-    tasks = {cell: planner.task(cell, cell.name) for cell in tracked(grid.cells)}
+        best = search.best(trials, key, folder, console.print)
+        lost = trials.keys() - best.keys()
+        cells = [c.having({key: best[c.place]} if c.place in best else {}) for c in cells if c.place not in lost]
+    tasks = {cell: planner.task(cell, cell.name) for cell in tracked(cells)}
     if not arguments.dry_run:
         configs = {cell.place: task.config for cell, task in tasks.items()}
         record.write(folder, whole, configs, overrides, {path: data.name for path, data in planner.datasets.items()})
-    return run(list(tasks.values()))
+    return run(list(tasks.values())) or code
 
 
 class Bars:
@@ -84,15 +85,16 @@ class Bars:
         self.bars: dict[str, TaskID] = {}
 
     def __call__(self, running: Sequence[Running]) -> None:
-        names = {one.task.name: one.task for one in running}
-        (self.progress.start if names else self.progress.stop)()
-        for name in self.bars.keys() - names.keys():
+        tasks = {one.task.name: one.task for one in running}
+        (self.progress.start if tasks else self.progress.stop)()
+        for name in self.bars.keys() - tasks.keys():
             self.progress.remove_task(self.bars.pop(name))
-        for name, task in names.items():
-            bar = self.bars.setdefault(name, self.progress.add_task(name, total=None, text="starting"))
+        for name, task in tasks.items():
+            if name not in self.bars:
+                self.bars[name] = self.progress.add_task(name, total=None, text="")
             if status := _status(task):
                 text = f"{status['stage']}, epoch {status['epoch'] + 1}"
-                self.progress.update(bar, completed=status["step"], total=status["steps"], text=text)
+                self.progress.update(self.bars[name], completed=status["step"], total=status["steps"], text=text)
 
 
 def _run(tasks: Sequence[Task], slots: Slots, again: bool, console: Console) -> int:

@@ -22,7 +22,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,6 @@ class Grid:
         if not cells:
             raise ConfigError(f"{self.name}: there is no cell at {_words(chosen)}")
         return replace(self, axes=axes, cells=cells)
-
-    def changed(self, change: Callable[[Cell], Cell]) -> "Grid":
-        """The same grid with other cells."""
-        return replace(self, cells=[change(cell) for cell in self.cells])
 
 
 def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:

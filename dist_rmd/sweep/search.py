@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dist_rmd.errors import DataError
 from dist_rmd.files import write_atomically
 from dist_rmd.sweep.grid import Cell, Search
 from dist_rmd.sweep.tasks import Task
@@ -30,14 +29,15 @@ def trials(search: Search, cells: Iterable[Cell], plan: Callable[[Cell, str], Ta
 def best(made: Trials, key: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """For each place the value with the highest accuracy on the labels held out (last epoch, mean over seeds).
 
-    Values whose runs did not all reach their end do not count.  All accuracies go to <folder>/search.json.  Raises
-    DataError where no value is left.
+    Values whose runs did not all reach their end do not count; a place where none is left is missing in what is
+    returned.  All accuracies go to <folder>/search.json.
     """
     found: dict[str, dict[str, Any]] = {}
     for place, values in made.items():
         done = {value: tasks for value, tasks in values.items() if all(task.state == "done" for task in tasks)}
         if not done:
-            raise DataError(f"{place}: no {key} can be chosen, none of its runs has been finished")
+            say(f"{place}: no {key} can be chosen, since none of its runs is finished")
+            continue
         scores = {value: statistics.mean(_score(task) for task in tasks) for value, tasks in done.items()}
         value = max(scores, key=lambda value: scores[value])
         say(f"{place}: {key}={value}  (val/top1 {', '.join(f'{v}: {score:.2f}' for v, score in scores.items())})")

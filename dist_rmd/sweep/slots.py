@@ -75,7 +75,7 @@ class Slots:
                 time.sleep(POLL)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
-                    outcome = self._ended(one)
+                    outcome = self._ended(one, left=len(waiting) + len(running))
                     if outcome == "busy":  # two sweeps began it at once
                         waiting.append(one.task)
                     else:
@@ -84,7 +84,7 @@ class Slots:
                 one.process.send_signal(signal.SIGTERM)
             for one in running:
                 one.process.wait()
-                self._ended(one)
+                self._ended(one, left=len(waiting) + len(running))
         self.show([])
         return request.signal
 
@@ -121,10 +121,10 @@ class Slots:
         self.say(f"started  {task.name}")
         return Running(task, slot, process, time.monotonic())
 
-    def _ended(self, one: Running) -> State:
-        """Say how, and return the task's state."""
+    def _ended(self, one: Running, left: int) -> State:
+        """Say how, and how many tasks are left; return the task's state."""
         state = one.task.state
         words = "stopped" if one.task.stopped else state if state in ("done", "diverged") else "failed"
         why = "" if words in ("done", "stopped") else f": {one.task.reason}"
-        self.say(f"{words:8} {one.task.name} after {duration(time.monotonic() - one.began)}{why}")
+        self.say(f"{words:8} {one.task.name} after {duration(time.monotonic() - one.began)}, {left} left{why}")
         return state
