@@ -27,6 +27,8 @@ from dist_rmd.errors import ConfigError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+EncoderName = Literal["resnet10", "resnet18", "resnet34", "vgg13", "vgg16"]
+
 if TYPE_CHECKING:
     Width = int
     Fraction = float
@@ -110,8 +112,9 @@ class Noise:
 class Model:
     """The encoder, the same for every stage."""
 
-    name: Literal["resnet10", "resnet18", "resnet34"] = "resnet18"
-    """encoder with the CIFAR stem (3x3 convolution, no max-pooling); resnet10 for tiny images on a CPU"""
+    name: EncoderName = "resnet18"
+    """ResNet with the CIFAR stem (3x3 convolution, no max-pooling), or VGG with batch normalisation; resnet10 for tiny
+    images on a CPU"""
     width: Width = 64
     """channels of the first stage, at least 8; the feature has 8 times as many dimensions"""
 

@@ -1,13 +1,25 @@
 """Encoders by name: what `model.name` in a configuration may be."""
 
 from dist_rmd.models.resnet import ResNet
+from dist_rmd.models.vgg import VGG
 
-BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+Encoder = ResNet | VGG
+"""images N x 3 x S x S -> features N x out_features"""
+
+ENCODERS: dict[str, tuple[type[ResNet] | type[VGG], tuple[int, ...]]] = {
+    "resnet10": (ResNet, (1, 1, 1, 1)),
+    "resnet18": (ResNet, (2, 2, 2, 2)),
+    "resnet34": (ResNet, (3, 4, 6, 3)),
+    "vgg13": (VGG, (2, 2, 2, 2, 2)),
+    "vgg16": (VGG, (2, 2, 3, 3, 3)),
+}
+"""the architecture, and how many blocks or convolutions each of its stages has"""
 
 
-def encoder(name: str, width: int = 64) -> ResNet:
-    """A freshly initialised encoder, images N x 3 x S x S -> features N x out_features.
+def encoder(name: str, width: int = 64) -> Encoder:
+    """A freshly initialised encoder, images N x 3 x S x S -> features N x out_features = 8*width.
 
-    `name` is one of BLOCKS; its weights come from torch's global generator.
+    `name` is one of ENCODERS; its weights come from torch's global generator.
     """
-    return ResNet(BLOCKS[name], width)
+    architecture, stages = ENCODERS[name]
+    return architecture(stages, width)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dist_rmd.models.resnet import ResNet
+from dist_rmd.models.encoder import Encoder
 
 
 def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
@@ -36,7 +36,7 @@ def predictor(features: int, hidden: int) -> nn.Sequential:
 class Classifier(nn.Module):
     """An encoder with a linear head: images N x 3 x S x S -> (logits N x classes, features N x D)."""
 
-    def __init__(self, encoder: ResNet, classes: int):
+    def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.out_features, classes)

@@ -1,0 +1,39 @@
+"""VGG-13 and -16 encoders with batch normalisation (Simonyan & Zisserman 2015, https://arxiv.org/abs/1409.1556).
+
+Convolutions are those of configurations B and D (table 1), without bias since batch normalisation follows.  For small
+images there are four max-pools in place of five, and an average pool in place of the hidden linear layers, as in the
+code of MODUL's authors: at side 32 the last map is 2 x 2.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class VGG(nn.Module):
+    """Encoder: images N x 3 x S x S -> features N x 8*width, for any side S.
+
+    `convolutions` are those of the five stages; `width` the channels of the first (64 in the papers), of which the
+    others have 2, 4, 8 and 8 times as many.
+    """
+
+    def __init__(self, convolutions: Sequence[int], width: int = 64):
+        super().__init__()
+        channels = 3
+        layers: list[nn.Module] = []
+        for stage, count in enumerate(convolutions):
+            # Rounding up changes nothing where S is a multiple of 16, and leaves something of images of 8 pixels.
+            layers += [nn.MaxPool2d(2, ceil_mode=True)] if stage > 0 else []
+            for _ in range(count):
+                out = width * 2 ** min(stage, 3)
+                layers += [nn.Conv2d(channels, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+                channels = out
+        self.layers = nn.Sequential(*layers)
+        self.out_features = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(x)  # N x 8*width x S/16 x S/16
+        return x.mean(dim=(2, 3))  # N x 8*width
