@@ -5,6 +5,7 @@
 
 One run measures side by side: forward + backward time (the forms take turns, in alternating order), peak memory (each
 in a process of its own), time and bytes sent on several ranks (torchrun, gloo or NCCL), and errors against float64.
+The last table is about the loss itself: how its terms grow with the batch, in both norms.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from dist_rmd.distill.relation import RelationLoss, auto  # noqa: E402
 
 MIB = 2**20
 ACCURACY_ROWS = 1024
+BATCHES = [2**power for power in range(4, 11)]
+CLASSES = 10
 Form = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -274,6 +277,37 @@ def accuracy_table(width: int) -> list[list[str]]:
     return table
 
 
+# Growth
+
+
+def batch_of_classes(rows: int, width: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Features behind a ReLU and labels: a teacher that knows the classes, a student that knows nothing."""
+    labels = torch.randint(CLASSES, (rows,), generator=draw)
+    centres = torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(0))
+    teacher, student = torch.randn(2, rows, width, generator=draw)
+    return (centres[labels] + teacher).relu(), student.relu(), labels
+
+
+def growth_table(width: int, batches: int = 4) -> list[list[str]]:
+    """Edge and node of one batch, mean over `batches`."""
+    draw = torch.Generator().manual_seed(1)
+    node_pairs = ("all", "other_label", "self")
+    columns = ["edge", *(f"node {pairs}" for pairs in node_pairs)]
+    table = [["B", *(f"{column} {norm}" for norm in ("fro", "rms") for column in columns)]]
+    for rows in BATCHES:
+        found = []
+        for _ in range(batches):
+            teacher, student, labels = batch_of_classes(rows, width, draw)
+            terms = []
+            for norm in ("fro", "rms"):
+                losses = [RelationLoss(method="gather", norm=norm, node_pairs=pairs) for pairs in node_pairs]
+                relations = [loss(teacher, student, labels=labels) for loss in losses]
+                terms += [relations[0].edge, *(relation.node for relation in relations)]
+            found.append(terms)
+        table.append([str(rows), *(f"{float(sum(column)) / batches:.3g}" for column in zip(*found, strict=True))])
+    return table
+
+
 # Tables
 
 
@@ -387,6 +421,9 @@ def main() -> None:
         f"Relative error of edge / of its gradient against float64, B = {ACCURACY_ROWS}, D = {args.width}, CPU; "
         "student: teacher + so much noise, rotated or not.",
         markdown(accuracy_table(args.width)),
+        f"The terms by batch size, D = {args.width}, {CLASSES} classes; features behind a ReLU, those of the teacher "
+        "around class centres, those of the student around nothing.",
+        markdown(growth_table(args.width)),
     ]
     text = "\n\n".join(sections) + "\n"
     print(text)

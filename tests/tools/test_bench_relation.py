@@ -16,7 +16,7 @@ def test_small_sizes_give_all_tables_and_large_ones_are_left_out_by_name(tmp_pat
     text = page.read_text()
     assert text in done.stdout
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert [row[0] for row in rows].count("B") == 2
+    assert [row[0] for row in rows].count("B") == 3
     one, two = ([row for row in rows if row[0] == size] for size in ("32", "100000"))
     assert one[0][-1] == two[0][-1] == "gram"
     assert two[0][1:3] == ["does not fit", "does not fit"]
@@ -26,3 +26,5 @@ def test_small_sizes_give_all_tables_and_large_ones_are_left_out_by_name(tmp_pat
     accuracy = {row[0]: row[-2:] for row in rows}
     gram, float32_gram = (float(cell.split("/")[1]) for cell in accuracy["0.0001"])
     assert gram < 0.01 < float32_gram
+    small, large = (dict(zip(rows[-9], map(float, row), strict=True)) for row in (rows[-7], rows[-1]))
+    assert [large[key] / small[key] for key in ("B", "edge fro", "edge rms")] == pytest.approx([64, 64, 1], rel=0.25)
