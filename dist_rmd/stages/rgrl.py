@@ -33,8 +33,8 @@ class RelationConfig:
     edge: NonNegativeFloat = 0.35
     """weight of edge matching"""
     norm: Literal["fro", "rms"] = "fro"
-    """of the matrices: fro is Frobenius, as in the paper; rms is fro / batch size, the root mean square of the entries,
-    which makes more of K independent of the batch size"""
+    """of the matrices: fro is Frobenius, as in the paper; rms is fro / batch size, the root mean square of the entries:
+    K then says about the same at any batch size (docs/relation.md)"""
     node_pairs: Literal["all", "other_label", "self"] = "all"
     """pairs of images in node matching: all; other_label: not two images with one given label; self: each image with
     itself alone"""
