@@ -110,7 +110,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Model:
-    """The encoder, the same for every stage."""
+    """The encoder of every stage that has no choice of its own."""
 
     name: EncoderName = "resnet18"
     """ResNet with the CIFAR stem (3x3 convolution, no max-pooling), or VGG with batch normalisation; resnet10 for tiny

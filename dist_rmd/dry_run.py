@@ -60,7 +60,8 @@ def _try(plan: Plan, stage: Stage, source: Source) -> tuple[float, int]:
     world = plan.world
     plan.place(stage)
     updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
-    batch = next(source.training(plan.labels, stage.views, 2 * world.size, plan.seed(type(stage))).epoch(0))
+    kind = type(stage)
+    batch = next(source.training(plan.training(kind), stage.views, 2 * world.size, plan.seed(kind)).epoch(0))
     net = distributed.parallel(stage.net, world)
     with updater.autocast():
         loss = stage.losses(net, batch)["loss"]

@@ -53,14 +53,19 @@ class Plan:
     def _split(self) -> tuple[LabelView, LabelView]:
         return self.labels.split(self.config.data.holdout, self.config.noise.seed)
 
-    @property
-    def validation(self) -> LabelView | None:
-        """The labels held out, as they are given; None where there are none."""
-        return self._split[1] if self.config.data.holdout else None
+    @cached_property
+    def _true(self) -> LabelView:
+        return LabelView.of(self.dataset.labels("train"), self.shape.classes).first(self.config.data.per_class)
 
     def training(self, stage: type[Stage]) -> LabelView:
-        """What a stage is trained on: one that does not look at labels has no need to hold any out."""
-        return self._split[0] if stage.uses_labels and self.config.data.holdout else self.labels
+        """What a stage is trained on: only one that learns the given labels has any to hold out."""
+        if stage.labels == "true":
+            return self._true
+        return self._split[0] if stage.labels == "given" and self.config.data.holdout else self.labels
+
+    def validation(self, stage: type[Stage]) -> LabelView | None:
+        """What is held out of a stage's training, under the given labels; None where nothing is."""
+        return self._split[1] if stage.labels == "given" and self.config.data.holdout else None
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -79,13 +84,16 @@ class Plan:
             {
                 "stage": name,
                 "version": __version__,
-                "sections": {section: config[section] for section in (*stage.sections, "model", "augment")},
+                "sections": {
+                    **{section: config[section] for section in (*stage.sections, "augment")},
+                    "model": to_dict(stage.model(self.config)),
+                },
                 "seed": self.seed(stage),
                 "precision": self.precision,
                 # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
                 "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
                 "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
-                "labels": labels.digest if stage.uses_labels else None,
+                "labels": None if stage.labels == "none" else labels.digest,
                 "inputs": [inputs[needed] for needed in stage.needs(self.config)],
             }
         )
@@ -125,7 +133,7 @@ class Plan:
             "side": self.dataset.side,
             "mean": list(self.dataset.mean),
             "std": list(self.dataset.std),
-            "model": to_dict(self.config.model),
+            "model": to_dict(stage.model(self.config)),
             "config": configuration.to_yaml(self.config),
             "scores": scores,
             **stage.artefact(),

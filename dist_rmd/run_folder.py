@@ -25,7 +25,7 @@ HARMLESS = (
 """keys that may change between two starts of a run: they do not change what a stage learns.  Images and labels behind
 a path are compared by content when a stage goes on."""
 
-NEVER = ("model.",)
+NEVER = ("model.", "teacher.model", "teacher.width")
 """keys that cannot change even by force: the weights would not fit"""
 
 STATUS = {0: "done", 75: "stopped"}

@@ -138,7 +138,8 @@ def _train_stage(
     key: str,
 ) -> dict[str, Any]:
     """Train `stage` from its newest checkpoint, or from the start, to its end; returns its artefact."""
-    config, world, kind, held_out = plan.config, plan.world, type(stage), plan.validation
+    config, world, kind = plan.config, plan.world, type(stage)
+    held_out = plan.validation(kind)
     plan.place(stage)
     loader = source.training(plan.training(kind), stage.views, stage.optimization.batch_size, plan.seed(kind))
     steps = len(loader)

@@ -19,6 +19,10 @@ RECIPE = (
     "task.epochs=2",
     "task.batch_size=32",
     "task.lr=0.05",
+    "teacher.model=resnet10",
+    "teacher.width=8",
+    "teacher.epochs=2",
+    "teacher.batch_size=32",
     "log.every=1",
     "device=cpu",
 )

@@ -1,5 +1,7 @@
+import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -8,7 +10,8 @@ from dist_rmd import plan, run_folder, sections
 from dist_rmd.engine.distributed import World
 from dist_rmd.errors import ConfigError
 
-STAGES = ("simsiam", "classifier", "rgrl")
+STAGES = ("simsiam", "classifier", "rgrl", "teacher")
+STUDENTS = STAGES[:3]
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +43,16 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
     [
         ("seed=1", STAGES),
         ("simsiam.seed=1", ("simsiam", "rgrl")),
-        ("seed=1 simsiam.seed=0", ("classifier", "rgrl")),  # several seeds share one teacher
-        ("simsiam.seed=0 task.seed=0", ()),  # the run's own, said otherwise
+        ("seed=1 simsiam.seed=0", ("classifier", "rgrl", "teacher")),  # several seeds share one teacher
+        ("simsiam.seed=0 task.seed=0 teacher.seed=0", ()),  # the run's own, said otherwise
         ("relation.teacher=random", ("rgrl",)),
-        ("data.holdout=0.1", ("classifier", "rgrl")),  # no labels, none to hold out
-        ("model.width=16", STAGES),
+        ("data.holdout=0.1", ("classifier", "rgrl")),  # no given labels, none to hold out
+        ("model.width=16", STUDENTS),
+        ("model.name=resnet18", STUDENTS),
+        ("teacher.model=vgg13", ("teacher",)),
+        ("teacher.width=16", ("teacher",)),
+        ("teacher.lr=0.5", ("teacher",)),
+        ("loss.name=gce", ("classifier", "rgrl")),
         ("data.per_class=14", STAGES),
         ("precision=fp16", STAGES),
         ("augment.flip=false", STAGES),
@@ -62,7 +70,7 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
         ("checkpoint.minutes=1", ()),
         ("data.reader=memory", ()),
         ("dist.sync_batchnorm=false", ()),  # with one rank
-        ("stages=[simsiam,rgrl]", ("classifier",)),
+        ("stages=[simsiam,rgrl]", ("classifier", "teacher")),
     ],
 )
 def test_keys_follow_what_determines_a_result_and_nothing_else(planned, override, other):
@@ -85,12 +93,35 @@ def test_keys_follow_it_where_the_statistics_of_batches_do(planned):
 
 def test_what_is_held_out_is_not_trained_on(planned):
     made = planned("data.holdout=0.2")
-    assert made.validation is not None
-    simsiam, classifier = (made.training(made.stages[name]) for name in ("simsiam", "classifier"))
-    assert len(simsiam) == 150
-    assert len(classifier) + len(made.validation) == 150
-    assert not set(classifier.indices) & set(made.validation.indices)
-    assert planned().validation is None
+    stages = made.stages
+    simsiam, classifier, teacher = (made.training(stages[name]) for name in ("simsiam", "classifier", "teacher"))
+    held_out = made.validation(stages["classifier"])
+    assert held_out is not None
+    assert len(simsiam) == len(teacher) == 150
+    assert len(classifier) + len(held_out) == 150
+    assert not set(classifier.indices) & set(held_out.indices)
+    assert made.validation(stages["simsiam"]) is made.validation(stages["teacher"]) is None
+    assert planned().validation(stages["classifier"]) is None
+
+
+def test_a_teacher_learns_the_true_labels_whatever_the_noise(planned):
+    made = planned("noise.rate=0.4")
+    teacher, classifier = (made.training(made.stages[name]) for name in ("teacher", "classifier"))
+    true = made.dataset.labels("train")
+    assert np.array_equal(teacher.given, true[teacher.indices])
+    assert np.array_equal(teacher.indices, classifier.indices)
+    assert np.mean(classifier.given != true[classifier.indices]) == pytest.approx(0.4)
+
+
+def test_its_key_follows_the_true_labels(planned):
+    made = planned()
+    other = copy.deepcopy(made.dataset)
+    other.labels("train")[:2] = other.labels("train")[1::-1]  # the same images, two labels exchanged
+    assert (made.dataset.labels("train")[:2] != other.labels("train")[:2]).all()
+    again = plan.check(made.config, dataset=other)
+    assert made.dataset.hashes == other.hashes
+    assert again.keys["teacher"] != made.keys["teacher"]
+    assert again.keys["simsiam"] == made.keys["simsiam"]
 
 
 @pytest.mark.parametrize(
@@ -126,8 +157,12 @@ def test_labels_of_a_file_are_found_again_by_content(planned, tmp_path):
         planned("noise.kind=file", f"noise.file={tmp_path / 'mine.csv'}", f"noise.column={c}").keys
         for c in ("one", "two")
     )
-    assert one["simsiam"] == two["simsiam"] == made.keys["simsiam"]
+    assert all(one[name] == two[name] == made.keys[name] for name in ("simsiam", "teacher"))
     assert len({one["rgrl"], two["rgrl"], made.keys["rgrl"]}) == 3
+    (tmp_path / "few.csv").write_text("\n".join(["file,label", *(row.rpartition(",")[0] for row in rows[::2])]))
+    few = planned("noise.kind=file", f"noise.file={tmp_path / 'few.csv'}").keys
+    assert few["simsiam"] != made.keys["simsiam"]
+    assert few["teacher"] == made.keys["teacher"]  # its images are the original ones, all of them
 
 
 def test_every_rank_needs_two_samples(planned, monkeypatch):
@@ -159,3 +194,6 @@ def test_an_artefact_says_what_it_is(planned):
     assert artefact["model"] == {"name": "resnet10", "width": 8}
     assert "lr: 0.05" in artefact["config"]
     assert set(artefact["encoder"]) == set(stage.net.encoder.state_dict())
+    teacher = made.artefact(made.build("teacher", {}), "0a1b", [])
+    assert teacher["model"] == {"name": "resnet10", "width": 8}
+    assert planned("teacher.model=vgg13", "teacher.width=16").artefact(stage, "", [])["model"] == artefact["model"]

@@ -60,9 +60,10 @@ def test_another_configuration_is_refused_by_what_differs(folder, tmp_path):
     assert run_folder.changes(folder, changed, force=True) == ["log.every: 50 -> 1", "task.lr: 0.001 -> 0.5"]
 
 
-def test_another_network_is_refused_even_by_force(folder, tmp_path):
-    with pytest.raises(ConfigError, match=r"another network \(model\.width"):
-        run_folder.changes(folder, configured(tmp_path, "model.width=16"), force=True)
+@pytest.mark.parametrize("change", ["model.width=16", "teacher.model=vgg16", "teacher.width=16"])
+def test_another_network_is_refused_even_by_force(folder, tmp_path, change):
+    with pytest.raises(ConfigError, match=rf"another network \({change.partition('=')[0]}: "):
+        run_folder.changes(folder, configured(tmp_path, change), force=True)
 
 
 def test_what_does_not_change_the_result_may_change_and_is_shown(folder, tmp_path):

@@ -5,11 +5,11 @@ Stages meet only through artefacts: plain dictionaries of tensors, strings and n
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from dist_rmd.config import Config, Optimization
+from dist_rmd.config import Config, Model, Optimization
 from dist_rmd.data.batch import Batch
 
 
@@ -32,8 +32,9 @@ class Stage:
     """sections of the configuration that determine the result: name -> frozen dataclass"""
     recipe: ClassVar[str]
     """the one of them that is an Optimization"""
-    uses_labels: ClassVar[bool] = True
-    """False: the result does not depend on the labels, and one artefact serves all noise settings"""
+    labels: ClassVar[Literal["given", "true", "none"]] = "given"
+    """which labels the training images come with.  given: those of the run, noise and all.  true: the dataset's own, of
+    all its images.  none: none that the result would depend on.  One artefact of the latter two serves all noise"""
     views: tuple[str, ...] = ("weak",)
     """the kinds of augmented views in each batch (dist_rmd.data.views)"""
     evaluation: ClassVar[str] = "accuracy"
@@ -50,6 +51,11 @@ class Stage:
     def needs(cls, config: Config) -> tuple[str, ...]:
         """Stages whose artefacts this one starts from."""
         return ()
+
+    @classmethod
+    def model(cls, config: Config) -> Model:
+        """Which encoder is trained: that of the run, unless the stage has a choice of its own."""
+        return config.model
 
     @classmethod
     def check(cls, config: Config) -> None:

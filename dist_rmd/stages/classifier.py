@@ -56,8 +56,8 @@ class Classifier(Stage):
         if metrics.get("test/predicted_classes") != 1:
             return None
         return (
-            "the network has collapsed: it takes all test images for one class "
-            "(task.grad_clip=5 or a smaller task.lr may cure it, and in stage rgrl a smaller relation.k)"
+            "the network has collapsed: it takes all test images for one class; "
+            f"{self.recipe}.grad_clip=5 or a smaller {self.recipe}.lr may cure it"
         )
 
     def artefact(self) -> dict[str, Any]:

@@ -97,3 +97,7 @@ class RGRL(Classifier):
             "loss_node": relation.node,
             "loss_edge": relation.edge,
         }
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        said = super().warning(metrics)
+        return said and f"{said}, and so may a smaller relation.k"

@@ -64,7 +64,7 @@ class SimSiam(Stage):
 
     sections: ClassVar[Mapping[str, type]] = {"simsiam": SimSiamConfig}
     recipe = "simsiam"
-    uses_labels = False
+    labels = "none"
     evaluation = "knn"
     net: Siamese
 

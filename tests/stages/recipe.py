@@ -9,7 +9,7 @@ from dist_rmd.models.encoder import encoder
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape
 
-SMALL = ("model.width=8", "model.name=resnet10")
+SMALL = ("model.width=8", "model.name=resnet10", "teacher.model=resnet10", "teacher.width=8")
 HEADS = ("simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
 SHAPE = DataShape(classes=3, side=8)
 

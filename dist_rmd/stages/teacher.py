@@ -1,0 +1,53 @@
+"""The network that MODUL distils: an ordinary classifier of the original images (MODUL sec. V-B)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from dist_rmd.config import Config, EncoderName, Model, Optimization, Width
+from dist_rmd.losses.ce import CE
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.stages.base import DataShape
+from dist_rmd.stages.classifier import Classifier
+
+__all__ = ["Teacher"]
+
+
+@dataclass(frozen=True)
+class TeacherConfig(Optimization):
+    """Stage `teacher`: the network to be distilled, with the recipe of the code of MODUL's authors."""
+
+    model: EncoderName = "resnet34"
+    """encoder of the teacher, in place of model.name"""
+    width: Width = 64
+    """channels of its first stage, in place of model.width"""
+    batch_size: PositiveInt = 256
+    """images per optimizer step over all ranks (the global batch)"""
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    milestones: tuple[NonNegativeInt, ...] = (80, 120)
+    """epochs after which schedule=step lowers the learning rate"""
+
+
+class Teacher(Classifier):
+    """Mean cross entropy between the logits and the true labels of all original images, whatever the run's noise."""
+
+    sections: ClassVar[Mapping[str, type]] = {"teacher": TeacherConfig}
+    recipe = "teacher"
+    labels = "true"
+
+    @classmethod
+    def model(cls, config: Config) -> Model:
+        return Model(config.teacher.model, config.teacher.width)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Nothing: section `loss` is not for the teacher."""
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        self.optimization = config.teacher
+        self.net = Network(encoder(config.teacher.model, config.teacher.width), shape.classes)
+        self.loss = CE()
