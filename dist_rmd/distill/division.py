@@ -1,0 +1,312 @@
+"""Dividing a wrongly labelled set by what a teacher thinks of each label (MODUL sec. IV-A, eq. 2-6).
+
+The subjective-logic loss of an image is small where the teacher is sure of the given label, largest where it is sure of
+another, and in between where it is sure of none: clean, closed-set and open-set noise.  A Gaussian mixture is fitted to
+the losses of the whole set; each component belongs to one of the three sets by its mean, each image to the set whose
+components it most probably comes from.
+
+The thresholds 0.3 and 0.9 are for losses scaled to 0..1 over the set, as in the authors' code; the paper does not say
+so.  They are meant for ten classes.  Where many classes share the Dirichlet's prior, the loss hardly leaves 1: with a
+logit of 12 for one class and none for the others it is
+
+    classes    given label right    wrong    no evidence
+         10                 0.21     1.30           0.98
+        100                 0.80     1.01           1.00
+        200                 0.89     1.00           1.00
+
+For 100 classes, closed and open differ by one percent before scaling and lie around 0.9 after it, where they hang on
+the single smallest and largest loss besides.  What helps is more evidence (`evidence="exp"`, or a `scale` above 1), and
+scaling="percentile": `quality` tells which, on images of which the truth is known.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from dist_rmd.errors import DataError
+
+CLEAN, CLOSED, OPEN = range(3)
+SETS = ("clean", "closed", "open")
+"""their names: the given label is right; wrong; on an image of none of the classes"""
+
+EVIDENCE: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "softplus": lambda z: F.softplus(z, threshold=40),  # 20, the default, is for float32
+    "exp": lambda z: z.clamp(-10, 10).exp(),  # limits as where evidential networks are trained
+}
+SCALINGS = ("minmax", "none", "percentile", "per_class")
+PERCENTILES = (0.1, 99.9)
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def subjective_logic_loss(logits: Tensor, labels: Tensor, evidence: str = "relu", scale: float = 1.0) -> Tensor:
+    """Eq. 2, the expected squared error under a Dirichlet distribution (Sensoy et al. 2018, arXiv:1806.01768, eq. 5).
+
+    logits N x C (any float type), labels N int64 in [0, C) -> N float64 in (0, 2), without the KL term of training.
+
+        e = evidence(scale * logits),  alpha = e + 1,  S = sum_k alpha_k,  p = alpha / S
+        l = sum_k (y_k - p_k)^2 + p_k (1 - p_k) / (S + 1)
+
+    evidence: "relu", of the paper; "softplus"; "exp", of logits within -10..10.  scale > 0.
+    Raises ValueError for another one.
+    """
+    if evidence not in EVIDENCE:
+        raise ValueError(f"unknown evidence {evidence!r}: choose from {', '.join(EVIDENCE)}")
+    if not scale > 0:
+        raise ValueError(f"the scale of logits must be positive, got {scale}")
+    alpha = EVIDENCE[evidence](scale * logits.double()) + 1
+    strength = alpha.sum(dim=1, keepdim=True)  # N x 1
+    p = alpha / strength
+    y = F.one_hot(labels, logits.shape[1])
+    return ((y - p).square() + p * (1 - p) / (strength + 1)).sum(dim=1)
+
+
+def refined_labels(logits: Tensor) -> Tensor:
+    """Eq. 6: the labels that a teacher would give, logits N x C -> N int64.  For images of the closed set."""
+    return logits.argmax(dim=1)
+
+
+def scaled(losses: ArrayLike, how: str = "minmax", labels: ArrayLike | None = None) -> Floats:
+    """N losses on the scale of the thresholds, N float64 in 0..1 (as they are for "none").
+
+    how: "minmax" over the set, of the authors' code; "percentile": the same with the percentiles 0.1 and 99.9, and what
+    lies beyond them on the border; "per_class": minmax within each of `labels` (N), the given classes, and over the set
+    where all losses of a class are equal; "none".
+    Raises ValueError for another one, and without labels where they are needed; DataError for losses that are not
+    finite, or of which there are fewer than two, or all equal so that nothing can be scaled.
+    """
+    if how not in SCALINGS:
+        raise ValueError(f"unknown scaling {how!r}: choose from {', '.join(SCALINGS)}")
+    values = _finite(losses)
+    if how == "none":
+        return values
+    low, high = np.percentile(values, PERCENTILES) if how == "percentile" else (values.min(), values.max())
+    if low == high:
+        raise DataError(
+            f"the losses of {len(values)} images cannot be scaled: {'almost ' * (how == 'percentile')}all are {low:g}, "
+            "so the teacher tells none of them from another; look at the teacher, or do not scale"
+        )
+    lows, highs = np.full_like(values, low), np.full_like(values, high)
+    if how == "per_class":
+        if labels is None or np.shape(labels) != values.shape:
+            raise ValueError(f"scaling=per_class needs the given labels of all {len(values)} images")
+        for rows in (np.asarray(labels) == label for label in np.unique(labels)):
+            if values[rows].min() < values[rows].max():
+                lows[rows], highs[rows] = values[rows].min(), values[rows].max()
+    return np.clip((values - lows) / (highs - lows), 0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A mixture of K Gaussians over losses (eq. 3, 4), by ascending means, and the set of each."""
+
+    weights: Floats
+    """K, summing to 1"""
+    means: Floats
+    """K"""
+    variances: Floats
+    """K, at least the regularisation"""
+    set: Integers
+    """K: CLEAN, CLOSED or OPEN"""
+    converged: bool = True
+    """EM ended before its last iteration"""
+
+    def assign(self, values: Floats, probability: str = "responsibilities", undecided: str = "nearest") -> "Assignment":
+        """Sets of N values by eq. 5; the options are those of `divide`."""
+        squares = (values[:, None] - self.means) ** 2 / self.variances
+        logs = np.log(self.weights) - (np.log(2 * np.pi * self.variances) + squares) / 2  # N x K, of w_j g_j
+        parts = np.full((len(values), len(SETS)), -np.inf)
+        for which in np.unique(self.set):
+            parts[:, which] = np.logaddexp.reduce(logs[:, self.set == which], axis=1)
+        if probability == "responsibilities":
+            parts -= np.logaddexp.reduce(parts, axis=1)[:, None]
+        chances = np.exp(parts)
+        compared = parts if probability == "responsibilities" else chances
+        found = compared.argmax(axis=1)
+        tied = (compared == compared.max(axis=1, keepdims=True)).sum(axis=1) > 1
+        nearest = np.abs(values[tied, None] - self.means).argmin(axis=1)
+        found[tied] = OPEN if undecided == "open" else self.set[nearest]
+        return Assignment(found, chances, tied)
+
+
+class Assignment(NamedTuple):
+    """N values in three sets."""
+
+    set: Integers
+    """N: CLEAN, CLOSED or OPEN"""
+    probability: Floats
+    """N x 3, see Division"""
+    tied: NDArray[np.bool_]
+    """N: the largest probability is not that of one set alone"""
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """N images in three sets, and how that came about."""
+
+    set: Integers
+    """N: CLEAN, CLOSED or OPEN"""
+    probability: Floats
+    """N x 3, of each set: rows sum to 1; with probability="density", parts of the density, which do not"""
+    losses: Floats
+    """N, scaled"""
+    mixture: Mixture
+    undecided: int
+    """images of which the largest probability is not that of one set alone (ties, and all zero)"""
+    underflows: int
+    """those of them whose three probabilities are zero: none unless probability="density" """
+    narrow: int
+    """components no wider than the regularisation, to which it alone gives a width"""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images each set has, by name."""
+        return dict(zip(SETS, np.bincount(self.set, minlength=len(SETS)).tolist(), strict=True))
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Names of the sets that have no image."""
+        return tuple(name for name, count in self.counts.items() if count == 0)
+
+
+def divide(
+    losses: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    scaling: str = "minmax",
+    clean: float = 0.3,
+    closed: float = 0.9,
+    components: int = 20,
+    reg_covar: float = 5e-4,
+    n_init: int = 5,
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    seed: int = 0,
+    probability: Literal["responsibilities", "density"] = "responsibilities",
+    undecided: Literal["nearest", "open"] = "nearest",
+    force_extremes: bool = False,
+) -> Division:
+    """Divide N >= 2 images by their losses (N, finite) into clean, closed-set and open-set noise (eq. 3-5).
+
+    labels: N given labels, for scaling="per_class".
+    scaling: see `scaled`.
+    clean, closed: a component is clean with a mean of at most `clean`, closed with one of at least `closed`, else open.
+    components: Gaussians of the mixture, or as many as there are different losses if these are fewer.
+    reg_covar: the least variance of a component.
+    n_init, max_iter, tol, seed: starts of EM, of which the best counts; its iterations and tolerance; seed of k-means,
+        from which it starts.
+    probability: "responsibilities", in the log domain; "density": the sums of w_j g_j that the paper prints.  The sets
+        are the same, but that densities may be zero in all three of them.
+    undecided: an image with no single most probable set goes to that of the component with the nearest mean (the lower
+        one of two), or to the open set.
+    force_extremes: the smallest loss is clean and the largest closed, whatever the mixture says (as in the authors'
+        code, where prototypes need an image of every set).  The first one if several are equal.
+
+    The mixture is fitted to the sorted losses, on one thread: the same losses, in any order and on any number of ranks,
+    give the same bits on the same kind of machine.
+    Raises DataError as `scaled` does, ValueError for values outside their range.
+    """
+    if probability not in ("responsibilities", "density"):
+        raise ValueError(f"unknown probability {probability!r}: choose from responsibilities, density")
+    if undecided not in ("nearest", "open"):
+        raise ValueError(f"unknown undecided {undecided!r}: choose from nearest, open")
+    if not clean < closed:
+        raise ValueError(f"the threshold of clean must be below that of closed, got {clean} and {closed}")
+    values = scaled(losses, scaling, labels)
+    mixture = _fit(values, clean, closed, components, reg_covar, n_init, max_iter, tol, seed)
+    found, chances, tied = mixture.assign(values, probability, undecided)
+    if force_extremes:
+        found[values.argmin()], found[values.argmax()] = CLEAN, CLOSED
+    return Division(
+        set=found,
+        probability=chances,
+        losses=values,
+        mixture=mixture,
+        undecided=int(tied.sum()),
+        underflows=int((chances == 0).all(axis=1).sum()),
+        narrow=int((mixture.variances < 2 * reg_covar).sum()),
+    )
+
+
+class Quality(NamedTuple):
+    """A division beside the truth.  None where there is nothing to divide by."""
+
+    confusion: Integers
+    """3 x 3 images, true set (row) by found set (column), in the order of SETS"""
+    precision: tuple[float | None, ...]
+    """0..1 for each set: how many of those found belong to it"""
+    recall: tuple[float | None, ...]
+    """0..1 for each set: how many of those that belong to it are found"""
+
+
+def quality(found: ArrayLike, true: ArrayLike) -> Quality:
+    """Compare the sets of N images (CLEAN, CLOSED or OPEN) as found with the true ones.  Raises ValueError."""
+    rows, columns = np.asarray(true), np.asarray(found)
+    if rows.shape != columns.shape or not np.isin([rows, columns], range(len(SETS))).all():
+        raise ValueError(f"expected as many true sets as found ones, all of them in 0..{len(SETS) - 1}")
+    confusion = np.zeros((len(SETS), len(SETS)), np.int64)
+    np.add.at(confusion, (rows, columns), 1)
+
+    def shares(whole: Integers) -> tuple[float | None, ...]:
+        return tuple(float(a / b) if b else None for a, b in zip(confusion.diagonal(), whole, strict=True))
+
+    return Quality(confusion, shares(confusion.sum(axis=0)), shares(confusion.sum(axis=1)))
+
+
+def _fit(
+    values: Floats,
+    clean: float,
+    closed: float,
+    components: int,
+    reg_covar: float,
+    n_init: int,
+    max_iter: int,
+    tol: float,
+    seed: int,
+) -> Mixture:
+    ordered = np.sort(values)
+    model = GaussianMixture(
+        min(components, len(np.unique(ordered))),
+        tol=tol, reg_covar=reg_covar, max_iter=max_iter, n_init=n_init, random_state=seed,
+    )  # fmt: skip
+    with threadpool_limits(1), warnings.catch_warnings():  # several threads add up in any order
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged`
+        model.fit(ordered[:, None])
+    order = model.means_[:, 0].argsort(kind="stable")
+    means = model.means_[order, 0]
+    return Mixture(
+        weights=model.weights_[order],
+        means=means,
+        variances=model.covariances_[order, 0, 0],
+        set=np.where(means <= clean, CLEAN, np.where(means >= closed, CLOSED, OPEN)),
+        converged=bool(model.converged_),
+    )
+
+
+def _finite(losses: ArrayLike) -> Floats:
+    """N losses as float64.  Raises DataError for fewer than two, or one that is not finite."""
+    array = losses.detach().cpu().double().numpy() if isinstance(losses, torch.Tensor) else losses
+    values = np.array(array, np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"losses must be a list of numbers, not of shape {values.shape}")
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise DataError(
+            f"the losses of {len(wrong)} of {len(values)} images are not finite, {values[wrong[0]]} first at position "
+            f"{wrong[0]}: the teacher's logits are not numbers, so train or load it anew"
+        )
+    if len(values) < 2:
+        raise DataError(f"{len(values)} images cannot be divided into sets, two at least are needed")
+    return values
