@@ -168,7 +168,7 @@ class Division:
     underflows: int
     """those of them whose three probabilities are zero: none unless probability="density" """
     narrow: int
-    """components no wider than the regularisation, to which it alone gives a width"""
+    """components whose variance is regularisation for the greater part: they stand for (almost) equal losses"""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -211,8 +211,8 @@ def divide(
         are the same, but that densities may be zero in all three of them.
     undecided: an image with no single most probable set goes to that of the component with the nearest mean (the lower
         one of two), or to the open set.
-    force_extremes: the smallest loss is clean and the largest closed, whatever the mixture says (as in the authors'
-        code, where prototypes need an image of every set).  The first one if several are equal.
+    force_extremes: the smallest loss is clean and the largest closed, whatever the mixture says, as in the authors'
+        code.  The first one if several are equal.
 
     The mixture is fitted to the sorted losses, on one thread: the same losses, in any order and on any number of ranks,
     give the same bits on the same kind of machine.
