@@ -71,9 +71,10 @@ class Augment:
 class Noise:
     """Which labels the training sees.  Accuracies are always measured on the clean labels of the test images."""
 
-    kind: Literal["symmetric", "asymmetric", "pairflip", "file"] = "symmetric"
+    kind: Literal["symmetric", "asymmetric", "pairflip", "openset", "file"] = "symmetric"
     """symmetric: any other class with equal probability; asymmetric: the class that `class_map` says; pairflip: the
-    next class; file: the labels in `noise.file`, where rate and seed say nothing"""
+    next class; openset: `rho1` and `rho2` say how much; file: the labels in `noise.file`, where rate and seed say
+    nothing"""
     rate: ClosedUnitInterval = 0.0
     """fraction of the labels of every class (asymmetric: of every class in the map) that are changed"""
     seed: NonNegativeInt = 0
@@ -84,7 +85,13 @@ class Noise:
     exact: bool = True
     """change exactly round(rate * n) of a class's n labels; false: each label by itself with probability rate"""
     include_true: bool = False
-    """kind=symmetric: draw from all classes, so that 1 / classes of the labels drawn stay right"""
+    """kind=symmetric, openset: draw from all classes, so that 1 / classes of the labels drawn stay right"""
+    rho1: ClosedUnitInterval = 0.0
+    """kind=openset: fraction of the images whose label is wrong"""
+    rho2: ClosedUnitInterval = 0.0
+    """kind=openset: fraction of these that are images of none of the classes (prepare --open), and replace others"""
+    keep_label: bool = False
+    """kind=openset: such an image goes by the label of the one it replaces; false: by a random one"""
     file: str | None = None
     """kind=file: .npy, .csv, CIFAR-10N's .pt, or the labels.npz of another run (docs/noise.md)"""
     column: str | None = None
@@ -97,8 +104,17 @@ class Noise:
             raise ConfigError(f"noise.class_map is for noise.kind=asymmetric, but the kind is {self.kind}")
         if self.class_map == {}:
             raise ConfigError("noise.class_map={} changes no class: leave it out, or give one such as {9: 1, 2: 0}")
-        if self.kind != "symmetric" and self.include_true:
-            raise ConfigError(f"noise.include_true=true is for noise.kind=symmetric, but the kind is {self.kind}")
+        if self.kind not in ("symmetric", "openset") and self.include_true:
+            raise ConfigError(
+                f"noise.include_true=true is for noise.kind=symmetric and openset, but the kind is {self.kind}"
+            )
+        for key in ("rho1", "rho2", "keep_label"):
+            if self.kind != "openset" and getattr(self, key):
+                raise ConfigError(f"noise.{key} is for noise.kind=openset, but the kind is {self.kind}")
+        if self.kind == "openset" and self.rate:
+            raise ConfigError("noise.rate says nothing of noise.kind=openset: give noise.rho1 and noise.rho2 instead")
+        if self.kind == "openset" and not self.exact:
+            raise ConfigError("noise.exact=false is for other kinds: noise.kind=openset always is exact")
         if self.kind == "file" and not self.exact:
             raise ConfigError(
                 "noise.exact=false is for labels that are changed, but noise.kind=file takes them as given"

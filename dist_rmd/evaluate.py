@@ -46,14 +46,15 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
     dataset = run.dataset(data)
     source = run.source(dataset, world)
 
-    def clean(split: str) -> LabelView:
-        return LabelView.of(dataset.labels(split), len(dataset.classes))
+    def whole(split: str, verified: bool) -> LabelView:
+        return LabelView.of(dataset.labels(split), len(dataset.classes), verified)
 
-    neighbours = clean("train") if data else run.labels.clean()
+    neighbours = whole("train", dataset.verified) if data else run.labels
     splits = Splits(
-        train=lambda: source.evaluation("train", neighbours),
-        test=lambda: source.evaluation("test", clean("test")),
+        train=lambda: source.evaluation("train", neighbours.best_known()),
+        test=lambda: source.evaluation("test", whole("test", verified=True)),
         classes=len(dataset.classes),
+        verified=neighbours.true is not None,
     )
     lines = []
     for stage in run.stages:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dist_rmd.config import Config, to_dict
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.class_maps import class_map
 from dist_rmd.data.given_labels import given_view
-from dist_rmd.data.labels import LabelView, noisy_view
+from dist_rmd.data.labels import LabelView, noisy_view, openset_view
 from dist_rmd.data.source import Source
 from dist_rmd.engine import distributed
 from dist_rmd.engine.distributed import World
@@ -159,8 +159,10 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None) -
     precision = resolve_precision(config.precision, world.device)
     changes = run_folder.changes(Path(config.out) / config.name, config, force)
     plan = Plan(config, world, dataset, labels, stages, precision, force, changes)
-    for stage in stages.values():
+    for name, stage in stages.items():
         stage.check(config)
+        if stage.labels == "true" and not dataset.verified:
+            raise ConfigError(f"stage {name} learns true labels, but nobody knows those of {dataset.folder}")
         size, images = getattr(config, stage.recipe).batch_size, len(plan.training(stage))
         if not 2 * world.size <= size <= images:
             raise ConfigError(
@@ -174,8 +176,25 @@ def _labels(config: Config, dataset: Dataset) -> LabelView:
     noise, per_class = config.noise, config.data.per_class
     if noise.kind == "file":
         return given_view(dataset, Path(noise.file), noise.column, per_class)
+    labels, classes = dataset.labels("train"), len(dataset.classes)
+    if not dataset.verified:
+        if noise.rate or noise.rho1:
+            raise ConfigError(
+                f"noise.kind={noise.kind}: nobody knows which labels of {dataset.folder} are right, so none can be "
+                "made wrong on purpose; leave noise.rate and noise.rho1 at 0"
+            )
+        return replace(LabelView.of(labels, classes, verified=False).first(per_class), origin={"kind": "collected"})
+    if noise.kind == "openset":
+        try:
+            return openset_view(
+                labels, classes, noise.rho1, noise.rho2, noise.seed, per_class, noise.include_true, noise.keep_label
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"noise.kind=openset with {dataset.folder}: {error}; prepare it again with --open and enough "
+                "images, or lower noise.rho1 or noise.rho2"
+            ) from None
     table = class_map(noise.class_map, dataset.name, dataset.classes) if noise.kind == "asymmetric" else None
     return noisy_view(
-        dataset.labels("train"), len(dataset.classes), noise.kind, noise.rate, noise.seed, per_class,
-        table, noise.exact, noise.include_true,
-    )  # fmt: skip
+        labels, classes, noise.kind, noise.rate, noise.seed, per_class, table, noise.exact, noise.include_true
+    )

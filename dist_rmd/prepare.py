@@ -1,11 +1,14 @@
 """Turn a dataset into what training reads: python -m dist_rmd.prepare NAME OUT [--from DIR]."""
 
 import argparse
+import inspect
+import re
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dist_rmd import registry
 from dist_rmd.data import beton
 from dist_rmd.data.datasets.base import Source
+from dist_rmd.data.open_set import read_exclusions, with_open_set
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
 
 DESCRIPTION = """\
@@ -27,13 +31,17 @@ NAME is one of
   cifar100       the same with 100 classes
   folder         your own images: DIR/train/<class>/* and DIR/test/<class>/*, PNG, JPEG, WebP, BMP or GIF of any size
   tiny_imagenet  Tiny ImageNet as published, 64 x 64: wnids.txt, words.txt, train/ and val/ in DIR
-or of another file in dist_rmd/data/datasets/.
+  webvision      WebVision 1.0 as published, 64 x 64: info/, google/, flickr/ and val_images_256/ in DIR
+or of another file in dist_rmd/data/datasets/.  NAME --help lists the options that one of them has for itself.
 """
 EPILOG = """\
 examples:
   python -m dist_rmd.prepare digits data/digits
   python -m dist_rmd.prepare cifar10 data/cifar10 --from ~/downloads
   python -m dist_rmd.prepare folder data/pets --from ~/pets --side 64 --skip-bad
+  python -m dist_rmd.prepare cifar10 data/cifar10-open --open ~/imagenet/train \\
+      --exclude configs/modul/exclude-cifar10.txt
+  python -m dist_rmd.prepare webvision data/webvision --from ~/webvision --test ~/tiny-imagenet-200 --skip-bad
 
 exit codes: 0 done, 2 wrong command line, 65 bad data, 73 OUT cannot be created or is taken, 74 writing failed
 """
@@ -44,20 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            _prepare(_parser().parse_args(argv))
+            words = list(sys.argv[1:] if argv is None else argv)
+            own = _own_options(words[0]) if words else {}
+            _prepare(_parser(own).parse_args(words), list(own))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     return 0
 
 
-def _prepare(args: argparse.Namespace) -> None:
+def _prepare(args: argparse.Namespace, own: Sequence[str]) -> None:
     dataset = registry.lookup("data.datasets", args.name)
     if (args.out / "manifest.json").exists() and not args.overwrite:
         raise CannotCreate(f"{args.out}: holds a prepared dataset already; choose another OUT, or --overwrite it")
     if args.side is not None and not 4 <= args.side <= 1024:
         raise ConfigError(f"--side {args.side} is outside 4..1024")
-    source: Source = dataset(args.origin, args.side)
+    if args.exclude and not args.open:
+        raise ConfigError(f"--exclude {args.exclude} is for --open DIR: it lists folders of DIR to leave out")
+    source: Source = dataset(args.origin, args.side, **{name: getattr(args, name) for name in own})
+    source = replace(source, verified=source.verified and not args.unverified)
+    if args.open:
+        if not source.verified:
+            raise ConfigError("--open is for noise made on purpose, which only verified labels can be given")
+        source = with_open_set(source, args.open, read_exclusions(args.exclude) if args.exclude else ())
     _summarise(beton.write(source, args.out, args.skip_bad, _track), args.out)
 
 
@@ -82,8 +99,15 @@ def _track(images: Iterable[Any], split: str, total: int) -> Iterator[Any]:
 def _summarise(dataset: beton.Dataset, out: Path) -> None:
     some = ", ".join(dataset.classes[:10]) + (", ..." if len(dataset.classes) > 10 else "")
     print(f"{dataset.name}: {dataset.side} x {dataset.side} pixels, {len(dataset.classes)} classes ({some})")
+    opened = {"train": dataset.open_images}
     for split, images in dataset.sizes.items():
-        print(f"{split}: {images} images, {len(dataset.skipped[split])} skipped")
+        print(f"{split}: {images - opened.get(split, 0)} images, {len(dataset.skipped[split])} skipped")
+    if dataset.open_images:
+        print(
+            f"open set: {dataset.open_images} images of none of the classes, {len(dataset.excluded)} folders left out"
+        )
+    if not dataset.verified:
+        print("labels of train: as given, nobody knows which of them are right")
     for name, values in {"mean": dataset.mean, "std": dataset.std}.items():
         print(f"{name}: {' '.join(f'{value:.4f}' for value in values)}")
     print(f"written to {out}: train with data.path={out}")
@@ -94,7 +118,22 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see python -m dist_rmd.prepare --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _own_options(name: str) -> dict[str, dict[str, Any]]:
+    """The keyword-only parameters of the dataset of that name, if there is one, as argparse wants its options."""
+    if name not in registry.available("data.datasets"):
+        return {}
+    dataset = registry.lookup("data.datasets", name)
+    about = inspect.getdoc(dataset) or ""
+    options = {}
+    for parameter in inspect.signature(dataset).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            line = re.search(rf"^{parameter.name}: (.*?)\.?$", about, re.MULTILINE)
+            kind = str if isinstance(parameter.default, str) else Path
+            options[parameter.name] = {"type": kind, "default": parameter.default, "help": line[1] if line else ""}
+    return options
+
+
+def _parser(own: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m dist_rmd.prepare",
         description=DESCRIPTION,
@@ -112,8 +151,25 @@ def _parser() -> argparse.ArgumentParser:
         help="write images of S x S pixels: the shorter side is resized to S, the centre cropped (default: "
         "the dataset's own; 32 for folder)",
     )
+    parser.add_argument(
+        "--open",
+        metavar="DIR",
+        type=Path,
+        help="also images of none of the classes, for noise.kind=openset: all in DIR",
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="FILE",
+        type=Path,
+        help="folders of the open DIR that show one of the classes: a name a line",
+    )
+    parser.add_argument(
+        "--unverified", action="store_true", help="the training labels may be wrong: nothing is measured against them"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="list unreadable images in manifest.json, and go on")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT once the new one is whole")
+    for name, options in own.items():
+        parser.add_argument(f"--{name}", **options)
     return parser
 
 

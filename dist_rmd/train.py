@@ -164,10 +164,11 @@ def _train_stage(
     guard = Guard(stage.name, peers, request, config.checkpoint.minutes)
     measure = lookup("evaluation", stage.evaluation)
     splits = Splits(
-        train=lambda: source.evaluation("train", plan.labels.clean()),
+        train=lambda: source.evaluation("train", plan.labels.best_known()),
         test=lambda: source.evaluation("test", LabelView.of(plan.dataset.labels("test"), plan.shape.classes)),
         classes=plan.shape.classes,
         validation=functools.partial(source.evaluation, "train", held_out) if held_out is not None else None,
+        verified=plan.labels.true is not None,
     )
     net = distributed.parallel(stage.net, world)
 
@@ -299,11 +300,19 @@ def _picture(plan: Plan, batch: Batch) -> Tensor:
 def _headline(plan: Plan) -> str:
     world, config, labels = plan.world, plan.config, plan.labels
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
-    wrong = f", {100 * labels.noise_rate:.1f} % wrong labels" if labels.noise_rate else ""  # as far as is known
     return (
         f"{plan.folder}: {' -> '.join(config.stages)} on {world.size} x {device} ({plan.precision}); "
-        f"{len(labels)} images, {plan.shape.classes} classes{wrong}"
+        f"{len(labels)} images, {plan.shape.classes} classes{_wrong(labels)}"
     )
+
+
+def _wrong(labels: LabelView) -> str:
+    if labels.counts is None:
+        return ", how many labels are wrong is not known"
+    if not labels.noise_rate:
+        return ""
+    opened = f" ({100 * labels.counts['open'] / len(labels):.1f} % open set)" if labels.counts["open"] else ""
+    return f", {100 * labels.noise_rate:.1f} % wrong labels{opened}"
 
 
 if __name__ == "__main__":

@@ -86,7 +86,10 @@ def test_printed_configuration_reads_back_equal(tmp_path):
         ("noise.kind=asymmetric noise.class_map={}", ["noise.class_map={}"]),
         ("noise.kind=asymmetric noise.class_map.a=1", ["noise.class_map", "'a'"]),
         ("noise.kind=asymmetric noise.class_map.9=1.5", ["noise.class_map", "1.5"]),
-        ("noise.kind=pairflip noise.include_true=true", ["noise.include_true", "noise.kind=symmetric", "pairflip"]),
+        (
+            "noise.kind=pairflip noise.include_true=true",
+            ["noise.include_true", "noise.kind=symmetric and openset", "pairflip"],
+        ),
         ("noise.kind=file", ["noise.kind=file", "needs noise.file"]),
         ("noise.kind=file noise.file=a.npy noise.exact=false", ["noise.exact=false", "noise.kind=file"]),
         (
@@ -95,6 +98,12 @@ def test_printed_configuration_reads_back_equal(tmp_path):
         ),
         ("noise.file=a.npy", ["noise.file", "noise.kind=file", "symmetric"]),
         ("noise.column=label", ["noise.column", "noise.kind=file", "symmetric"]),
+        ("noise.rho1=0.5", ["noise.rho1", "noise.kind=openset", "symmetric"]),
+        ("noise.kind=file noise.file=a.npy noise.rho2=0.5", ["noise.rho2", "noise.kind=openset", "file"]),
+        ("noise.keep_label=true", ["noise.keep_label", "noise.kind=openset"]),
+        ("noise.kind=openset noise.rho1=1.5", ["noise.rho1", "1.5"]),
+        ("noise.kind=openset noise.rate=0.4", ["noise.rate", "noise.rho1"]),
+        ("noise.kind=openset noise.exact=false", ["noise.exact=false", "openset"]),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(override, words):

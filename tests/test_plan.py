@@ -7,6 +7,10 @@ import small
 import torch
 
 from dist_rmd import plan, run_folder, sections
+from dist_rmd.data.beton import write
+from dist_rmd.data.datasets.base import Split
+from dist_rmd.data.datasets.digits import digits
+from dist_rmd.data.noise import OPEN
 from dist_rmd.engine.distributed import World
 from dist_rmd.errors import ConfigError
 
@@ -17,6 +21,25 @@ STUDENTS = STAGES[:3]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return small.prepare(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory):
+    """The digits, whose mirror images are of none of the classes."""
+    source = digits(None, None)
+    train = source.splits["train"]
+    labels, files = np.append(train.labels, [OPEN] * 40), [*train.files, *(f"open/{i}" for i in range(40))]
+    both = Split(labels, files, lambda i: train.read(i) if i < 1437 else train.read(i - 1437)[:, ::-1].copy())
+    folder = tmp_path_factory.mktemp("data")
+    write(dataclasses.replace(source, splits={**source.splits, "train": both}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unverified(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write(dataclasses.replace(digits(None, None), verified=False), folder)
+    return folder
 
 
 @pytest.fixture
@@ -163,6 +186,51 @@ def test_labels_of_a_file_are_found_again_by_content(planned, tmp_path):
     few = planned("noise.kind=file", f"noise.file={tmp_path / 'few.csv'}").keys
     assert few["simsiam"] != made.keys["simsiam"]
     assert few["teacher"] == made.keys["teacher"]  # its images are the original ones, all of them
+
+
+def test_open_set_noise_replaces_images(planned, pooled):
+    """Nine settings share one beton; every stage's images are other ones, so SimSiam's are too."""
+    setting = ["noise.kind=openset", "noise.rate=0", f"data.path={pooled}"]
+    made = planned(*setting, "noise.rho1=0.5", "noise.rho2=0.5")
+    assert made.labels.counts == {"clean": 75, "closed": 37, "open": 38}
+    assert made.labels.origin["kind"] == "openset"
+    keys = {
+        planned(*setting, f"noise.rho1={rho1}", "noise.rho2=0.5", *more).keys[stage]
+        for rho1 in (0.25, 0.5)
+        for more in ([], ["noise.seed=1"], ["noise.keep_label=true"], ["noise.include_true=true"])
+        for stage in ("simsiam", "classifier")
+    }
+    assert len(keys) == 12  # what the labels are does not matter to SimSiam
+    assert planned(*setting).labels.noise_rate == 0
+    with pytest.raises(ConfigError, match=r"75 images of none of the classes are needed, but there are 40; prepare"):
+        planned(*setting, "noise.rho1=0.5", "noise.rho2=1")
+    with pytest.raises(ConfigError, match=r"38 images .* are needed, but there are 0; prepare it again with --open"):
+        planned("noise.kind=openset", "noise.rate=0", "noise.rho1=0.5", "noise.rho2=0.5")
+
+
+def test_a_teacher_does_not_see_images_of_no_class(planned, pooled):
+    setting = ["noise.kind=openset", "noise.rate=0", "noise.rho1=0.5", "noise.rho2=0.5", f"data.path={pooled}"]
+    made = planned(*setting, "stages=[teacher]")
+    own = made.training(made.stages["teacher"])
+    assert own.digest == planned("noise.rate=0").labels.digest
+    assert made.keys == planned(*setting, "noise.seed=1", "stages=[teacher]").keys
+
+
+def test_other_noise_is_the_same_beside_images_of_no_class(planned, pooled):
+    assert planned(f"data.path={pooled}").labels.digest == planned().labels.digest
+
+
+def test_labels_that_nobody_has_verified_are_taken_as_they_are(planned, unverified):
+    own = [f"data.path={unverified}", "stages=[simsiam,classifier,rgrl]"]
+    made = planned(*own, "noise.rate=0")
+    assert (made.labels.true, made.labels.noise_rate, len(made.labels)) == (None, None, 150)
+    assert made.labels.origin == {"kind": "collected"}
+    assert made.keys["classifier"] != planned("noise.rate=0").keys["classifier"]
+    with pytest.raises(ConfigError, match="stage teacher learns true labels, but nobody knows those of"):
+        planned(*own, "noise.rate=0", "stages=[teacher]")
+    for override in ("noise.rate=0.4", "noise.rate=0 noise.kind=openset noise.rho1=0.5"):
+        with pytest.raises(ConfigError, match=r"nobody knows which labels of .* are right, so none can be made wrong"):
+            planned(*own, *override.split())
 
 
 def test_every_rank_needs_two_samples(planned, monkeypatch):

@@ -88,6 +88,12 @@ def test_a_finished_dataset_is_not_replaced_unasked(pets, tmp_path, capsys):
         (["folder", "OUT"], 2, "--from DIR"),
         (["folder", "OUT", "--from", "OUT"], 65, "OUT: no such folder"),
         (["digits", "file"], 73, "file: cannot be created"),
+        (["digits", "OUT", "--exclude", "file"], 2, "--exclude file is for --open DIR"),
+        (["digits", "OUT", "--open", "OUT"], 65, "OUT: no such folder"),
+        (["digits", "OUT", "--open", ".", "--exclude", "file"], 65, "file: lists no folder to leave out"),
+        (["digits", "OUT", "--open", ".", "--unverified"], 2, "only verified labels"),
+        (["digits", "OUT", "--synsets", "file"], 2, "unrecognized arguments: --synsets file"),
+        (["webvision", "OUT", "--from", ".", "--synsets", "gone.txt"], 65, "synsets.txt: No such file"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, argv, code, message):
@@ -105,8 +111,45 @@ def test_help_names_every_dataset_and_exit_code(capsys):
         prepare.main(["--help"])
     assert raised.value.code == 0
     text = capsys.readouterr().out
-    for word in [*available("data.datasets"), "--from DIR", "--side S", "--skip-bad", "--overwrite", "65", "73", "74"]:
+    options = ["--from DIR", "--side S", "--open DIR", "--exclude FILE", "--unverified", "--skip-bad", "--overwrite"]
+    for word in [*available("data.datasets"), *options, "65", "73", "74"]:
         assert word in text
+
+
+def test_help_of_a_dataset_lists_its_own_options(capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["webvision", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--synsets SYNSETS text with the WordNet ids of the classes to take" in text
+    assert "--engines ENGINES" in text
+
+
+def test_images_of_none_of_the_classes(pets, tmp_path, capsys):
+    for name, content in {"n01/a.png": True, "n01/b.png": False, "n02/c.png": True}.items():
+        (tmp_path / "web" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "web" / name).write_bytes((pets / "train" / "cat" / "0.png").read_bytes() if content else b"")
+    (tmp_path / "list.txt").write_text("n02  # cats\n")
+    words = ["folder", tmp_path / "out", "--from", pets, "--open", tmp_path / "web"]
+    code, _, err = run(capsys, *words)
+    assert (code, len(err)) == (65, 1)
+    assert "n01/b.png: unreadable image" in err[0]
+    code, shown, err = run(capsys, *words, "--exclude", tmp_path / "list.txt", "--skip-bad")
+    assert (code, err) == (0, [])
+    assert shown[1:4] == [
+        "train: 12 images, 1 skipped",
+        "test: 6 images, 0 skipped",
+        "open set: 1 images of none of the classes, 1 folders left out",
+    ]
+    dataset = open_dataset(tmp_path / "out")
+    assert (dataset.open_images, dataset.excluded, dataset.verified) == (1, ("n02",), True)
+    assert dataset.skipped["train"] == ["open/n01/b.png"]
+
+
+def test_labels_that_nobody_has_verified(pets, tmp_path, capsys):
+    code, shown, _ = run(capsys, "folder", tmp_path / "out", "--from", pets, "--unverified")
+    assert code == 0
+    assert "labels of train: as given, nobody knows which of them are right" in shown
+    assert not open_dataset(tmp_path / "out").verified
 
 
 def test_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):

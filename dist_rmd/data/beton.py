@@ -1,8 +1,9 @@
 """A prepared dataset: a folder of FFCV's .beton files, their labels, and a manifest that vouches for both.
 
-    train.beton test.beton   fields: image (raw uint8, side x side x 3), index (the image's position in this file)
-    train.csv test.csv       index,label,class,file: the original labels, and where each image came from
-    manifest.json            written last: a folder without it is no dataset
+train.beton test.beton   fields: image (raw uint8, side x side x 3), index (the image's position in this file)
+train.csv test.csv       index,label,class,file: the original labels, and where each image came from; label -1 and
+                         no class for images of none of the classes, which noise.kind=openset draws from
+manifest.json            written last: a folder without it is no dataset
 """
 
 import csv
@@ -23,10 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rmd.data.datasets.base import Source, Split, UnreadableImage
+from dist_rmd.data.noise import OPEN
 from dist_rmd.errors import CannotCreate, DataError
 from dist_rmd.files import sha256, sync, write_atomically, write_failed
 
-FORMAT = 1  # of the folder; raise it when an older reader would misread what is written
+FORMAT = 2  # of the folder; raise it when an older reader would misread what is written
+READABLE = (1, FORMAT)  # 1 has neither images of none of the classes nor labels that nobody has verified
 COLUMNS = ["index", "label", "class", "file"]
 REMEDY = "make it anew with python -m dist_rmd.prepare"
 
@@ -46,9 +49,12 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how
 class Dataset:
     """A prepared dataset whose files agree with each other.
 
-    mean, std: of the train images' channels R, G, B, scaled to 0..1.
+    mean, std: of the train images' channels R, G, B, scaled to 0..1; without those of none of the classes.
     sizes, hashes: per split, the number of images and a SHA-256 over all of its pixels, labels and names.
     skipped: per split, the names of the source's unreadable images.
+    verified: the labels of the train images are right; otherwise nobody knows.
+    open_images: how many of the train images are of none of the classes (label OPEN).
+    excluded: classes of these images' source that were left out.
     """
 
     folder: Path
@@ -60,6 +66,9 @@ class Dataset:
     sizes: dict[str, int]
     hashes: dict[str, str]
     skipped: dict[str, list[str]]
+    verified: bool = True
+    open_images: int = 0
+    excluded: tuple[str, ...] = ()
     _labels: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def beton(self, split: str) -> Path:
@@ -67,7 +76,10 @@ class Dataset:
         return self.folder / f"{split}.beton"
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """The original label of every image, in the beton's order.  The array must not be written to."""
+        """The original label of every image, OPEN for none of the classes, in the beton's order.
+
+        The array must not be written to.
+        """
         if split not in self._labels:  # hundreds of runs may be planned on one dataset
             self._labels[split] = np.array([int(row["label"]) for row in self._rows(split)], np.int64)
         return self._labels[split]
@@ -112,6 +124,8 @@ def write(source: Source, out: Path, skip_bad: bool = False, track: Track | None
         "dataset": source.name,
         "side": source.side,
         "classes": source.classes,
+        "verified": source.verified,
+        "excluded": source.excluded,
         "mean": colours["train"].mean,
         "std": colours["train"].std,
         "splits": splits,
@@ -133,8 +147,8 @@ def open_dataset(folder: Path) -> Dataset:
         raise DataError(f"{folder}: no manifest.json, so not a (finished) dataset; {REMEDY}")
     try:
         content = json.loads(manifest.read_bytes())
-        if content["format"] != FORMAT:
-            raise DataError(f"{manifest}: format {content['format']}, but this version reads {FORMAT}; {REMEDY}")
+        if content["format"] not in READABLE:
+            raise DataError(f"{manifest}: format {content['format']}, but this version reads up to {FORMAT}; {REMEDY}")
         splits = content["splits"]
         dataset = Dataset(
             folder=folder,
@@ -146,6 +160,9 @@ def open_dataset(folder: Path) -> Dataset:
             sizes={split: int(splits[split]["images"]) for split in ("train", "test")},
             hashes={split: _hash(splits[split]) for split in ("train", "test")},
             skipped={split: list(splits[split]["skipped"]) for split in ("train", "test")},
+            verified=bool(content.get("verified", True)),
+            open_images=int(splits["train"].get("open", 0)),
+            excluded=tuple(content.get("excluded", ())),
         )
         for split in ("train", "test"):
             _check_size(dataset.beton(split), splits[split]["beton"]["bytes"])
@@ -194,7 +211,8 @@ def _write_split(
         for i, image in enumerate(images):
             if not isinstance(image, UnreadableImage):
                 kept.append(i)
-                colours.add(image)
+                if split.labels[i] != OPEN:
+                    colours.add(image)
                 yield image
             elif skip_bad:
                 skipped.append(split.files[i])
@@ -204,16 +222,25 @@ def _write_split(
     beton, table = place / f"{name}.beton", place / f"{name}.csv"
     if len(split.labels):
         _write_beton(beton, readable(), len(split.labels), source.side)
-    if not kept:
-        raise DataError(f"{source.name}: none of the {len(split.labels)} {name} images can be read")
+    if not colours.count:
+        images = (split.labels != OPEN).sum()
+        raise DataError(f"{source.name}: none of the {images} {name} images can be read")
     with open(table, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for index, i in enumerate(kept):
-            rows.writerow([index, split.labels[i], source.classes[split.labels[i]], split.files[i]])
+            label = split.labels[i]
+            rows.writerow([index, label, "" if label == OPEN else source.classes[label], split.files[i]])
     for path in (beton, table):
         sync(path)
-    return {"images": len(kept), "beton": _stamp(beton), "labels": _stamp(table), "skipped": skipped}
+    opened = int((split.labels[kept] == OPEN).sum())
+    return {
+        "images": len(kept),
+        "open": opened,
+        "beton": _stamp(beton),
+        "labels": _stamp(table),
+        "skipped": skipped,
+    }
 
 
 def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
@@ -312,13 +339,16 @@ def _check_beton(path: Path, images: int, side: int) -> None:
 
 def _check_labels(dataset: Dataset, split: str, expected: str) -> None:
     path, images, last = dataset.folder / f"{split}.csv", dataset.sizes[split], len(dataset.classes) - 1
+    opened = dataset.open_images if split == "train" else 0
     try:
         labels = dataset.labels(split)
     except (TypeError, ValueError):
         raise DataError(f"{path}: a label is not a number; {REMEDY}") from None
     if len(labels) != images:
         raise DataError(f"{path}: {len(labels)} rows, but the manifest says {images}; {REMEDY}")
-    if not 0 <= labels.min() <= labels.max() <= last:
+    if not (OPEN if opened else 0) <= labels.min() <= labels.max() <= last:
         raise DataError(f"{path}: labels {labels.min()}..{labels.max()}, but the classes are 0..{last}; {REMEDY}")
+    if (labels == OPEN).sum() != opened:
+        raise DataError(f"{path}: {(labels == OPEN).sum()} labels {OPEN}, but the manifest says {opened}; {REMEDY}")
     if sha256(path) != expected:
         raise DataError(f"{path}: changed since it was written; {REMEDY} (your own labels go into noise.file)")

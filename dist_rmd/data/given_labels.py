@@ -2,11 +2,13 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.serialization import safe_globals
 
 from dist_rmd.data.beton import Dataset
@@ -30,7 +32,7 @@ def given_view(dataset: Dataset, file: Path, column: str | None = None, per_clas
     file: an .npy with one class number per image, in the dataset's order; an .npz that `LabelView.save` wrote; a .csv
         with a column "file" (names as in the dataset's train.csv) and one of class numbers or names; a .pt such as
         CIFAR-10N's, a dictionary of columns with one class number per image.  Images that an .npz or a .csv does not
-        list are left out.
+        list are left out; an .npy or .pt does not speak of images of none of the classes, which are left out too.
     column: which one of a .csv ("label" when None) or of a .pt.
 
     Raises DataError, which names the file and the place in it, when it is unreadable or does not fit the dataset;
@@ -55,14 +57,15 @@ def _npy(dataset: Dataset, file: Path, column: str | None) -> LabelView:
 
 def _npz(dataset: Dataset, file: Path, column: str | None) -> LabelView:
     _refuse(column, file)
-    view, true, count = LabelView.load(file), dataset.labels("train"), len(dataset.classes)
+    view, count, images = LabelView.load(file), len(dataset.classes), len(dataset.labels("train"))
     if view.num_classes != count:
         raise ValueError(f"made for {view.num_classes} classes, but the dataset has {count}")
-    if len(view) and view.indices.max() >= len(true):
-        raise ValueError(f"names image {view.indices.max()}, but the dataset has {len(true)} images")
-    if view.true is not None and not np.array_equal(view.true, true[view.indices]):
+    if len(view) and view.indices.max() >= images:
+        raise ValueError(f"names image {view.indices.max()}, but the dataset has {images} images")
+    true = _true(dataset, view.indices)
+    if view.true is not None and true is not None and not np.array_equal(view.true, true):
         raise ValueError("its true labels are not those of the dataset, so it was made for another one")
-    return LabelView(view.indices, view.given, true[view.indices], count, view.origin or _origin(file, None))
+    return LabelView(view.indices, view.given, true, count, view.origin or _origin(file, None))
 
 
 def _csv(dataset: Dataset, file: Path, column: str | None) -> LabelView:
@@ -96,8 +99,7 @@ def _csv(dataset: Dataset, file: Path, column: str | None) -> LabelView:
         raise ValueError("lists no image")
     indices = np.array(sorted(given))
     labels = np.array([given[image] for image in indices.tolist()])
-    true = dataset.labels("train")[indices]
-    return LabelView(indices, labels, true, len(dataset.classes), _origin(file, column))
+    return LabelView(indices, labels, _true(dataset, indices), len(dataset.classes), _origin(file, column))
 
 
 def _pt(dataset: Dataset, file: Path, column: str | None) -> LabelView:
@@ -148,11 +150,17 @@ def _whole_column(dataset: Dataset, file: Path, column: str, values: Any) -> Lab
 
 
 def _whole(dataset: Dataset, values: Any, origin: Mapping[str, Any]) -> LabelView:
-    """All images of the dataset under `values`, one for each in their order."""
-    true, given = dataset.labels("train"), integers("given", values)
-    if len(given) != len(true):
-        raise ValueError(f"{len(given)} labels, but the dataset has {len(true)} images")
-    return LabelView(np.arange(len(true)), given, true, len(dataset.classes), origin)
+    """All images of the dataset's classes under `values`, one for each in their order."""
+    given = integers("given", values)
+    own = LabelView.of(dataset.labels("train"), len(dataset.classes), dataset.verified)
+    if len(given) != len(own):
+        raise ValueError(f"{len(given)} labels, but the dataset has {len(own)} images")
+    return replace(own, given=given, origin=origin)
+
+
+def _true(dataset: Dataset, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The correct labels of these training images, where they are known."""
+    return dataset.labels("train")[indices] if dataset.verified else None
 
 
 def _meanings(classes: Sequence[str]) -> dict[str, int | None]:

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dist_rmd.data.noise import corrupt, transitions
+from dist_rmd.data.noise import OPEN, corrupt, openset, transitions
 from dist_rmd.errors import DataError
 from dist_rmd.files import write_atomically
+
+TYPES = ("clean", "closed", "open")
+"""what a given label is: right; wrong; on an image of none of the classes"""
 
 HOLD_OUT = 0x6F7574  # keeps this draw apart from that of the noise, which may have the same seed
 
@@ -26,7 +29,8 @@ class LabelView:
 
     indices: M distinct positions in the beton.
     given: M labels that the training sees, in 0..num_classes-1.
-    true: M correct labels where they are known, else None.  Only measurements may look at them.
+    true: M correct labels where they are known, else None; OPEN (-1) for an image of none of the classes.  Only
+        measurements may look at them.
     origin: how the given labels came about, as JSON can say it; empty where that is not known.
 
     Raises ValueError when the arrays contradict this.
@@ -46,10 +50,9 @@ class LabelView:
             values = integers(name, values)
             if len(values) != len(self.indices):
                 raise ValueError(f"{len(values)} {name} labels for {len(self.indices)} indices")
-            if name != "indices" and values.size and not 0 <= values.min() <= values.max() < self.num_classes:
-                raise ValueError(
-                    f"{name} labels are {values.min()}..{values.max()}, which is outside 0..{self.num_classes - 1}"
-                )
+            least, last = OPEN if name == "true" else 0, self.num_classes - 1
+            if name != "indices" and values.size and not least <= values.min() <= values.max() <= last:
+                raise ValueError(f"{name} labels are {values.min()}..{values.max()}, which is outside {least}..{last}")
             object.__setattr__(self, name, values)
         if self.indices.size and self.indices.min() < 0:
             raise ValueError(f"index {self.indices.min()} is negative")
@@ -57,26 +60,40 @@ class LabelView:
             raise ValueError("an index occurs twice")
 
     @classmethod
-    def of(cls, labels: ArrayLike, num_classes: int) -> "LabelView":
-        """All images under their correct labels."""
+    def of(cls, labels: ArrayLike, num_classes: int, verified: bool = True) -> "LabelView":
+        """All images of the classes under a dataset's own labels; those that are labelled OPEN are left out.
+
+        verified: these labels are the correct ones; otherwise nobody knows the correct ones.
+        """
         labels = np.asarray(labels)
-        return cls(np.arange(len(labels)), labels, labels, num_classes)
+        indices = np.flatnonzero(labels != OPEN)
+        given = labels[indices]
+        return cls(indices, given, given if verified else None, num_classes)
 
     def clean(self) -> "LabelView":
-        """The same images under their correct labels.  Raises ValueError where these are unknown."""
+        """The same images under their correct labels; those of none of the classes have none, and are left out.
+
+        Raises ValueError where the correct labels are unknown.
+        """
         if self.true is None:
             raise ValueError("the correct labels are unknown")
-        return LabelView(self.indices, self.true, self.true, self.num_classes)
+        rows = self.true != OPEN
+        return LabelView(self.indices[rows], self.true[rows], self.true[rows], self.num_classes)
+
+    def best_known(self) -> "LabelView":
+        """`clean`, or where the correct labels are unknown the view itself."""
+        return self if self.true is None else self.clean()
 
     def first(self, per_class: int | None) -> "LabelView":
-        """The first `per_class` images of every true class (all when None); a class with fewer gives all it has.
+        """The first `per_class` images of every class (all when None); a class with fewer gives all it has.
 
-        Raises ValueError for less than 1, and where the correct labels are unknown.
+        A class is that of the correct labels, where these are known.  Images of none of the classes are not counted,
+        and all stay.  Raises ValueError for less than 1.
         """
         if per_class is None:
             return self
-        true = self.clean().given
-        return self._only(_first(true, per_class))
+        classes = self.given if self.true is None else self.true
+        return self._only(np.union1d(_first(classes, per_class), np.flatnonzero(classes == OPEN)))
 
     def split(self, fraction: float, seed: int) -> tuple["LabelView", "LabelView"]:
         """(the rest, the part held out): of every given label, round(fraction * n) of its n images are held out.
@@ -99,12 +116,32 @@ class LabelView:
 
     @property
     def noise_rate(self) -> float | None:
-        """Fraction of the given labels that are wrong, None where the correct ones are unknown (or there are none)."""
+        """Fraction of the given labels that are wrong, None where the correct ones are unknown (or there are none).
+
+        The label of an image of none of the classes is wrong in any case.
+        """
         return float(np.mean(self.given != self.true)) if self.true is not None and len(self) else None
 
     @property
+    def types(self) -> NDArray[np.int64] | None:
+        """M positions in TYPES: 0 clean, 1 closed, 2 open.  None where the correct labels are unknown."""
+        if self.true is None:
+            return None
+        return np.where(self.true == OPEN, TYPES.index("open"), self.given != self.true)
+
+    @property
+    def counts(self) -> dict[str, int] | None:
+        """How many labels are of which of TYPES, in that order; None where the correct ones are unknown."""
+        if self.types is None:
+            return None
+        return dict(zip(TYPES, np.bincount(self.types, minlength=len(TYPES)).tolist(), strict=True))
+
+    @property
     def transitions(self) -> NDArray[np.int64] | None:
-        """num_classes x num_classes: how many labels of true class (row) are given as which class (column)."""
+        """num_classes x num_classes: how many labels of true class (row) are given as which class (column).
+
+        One more row, the last, counts the images of none of the classes, where there are any.
+        """
         return None if self.true is None else transitions(self.true, self.given, self.num_classes)
 
     @cached_property
@@ -120,7 +157,7 @@ class LabelView:
         """Write an .npz that `load` reads, and numpy without pickle.  Raises CannotCreate, WriteFailed.
 
         indices, given, true (where known): as above.  num_classes: 0-d.  origin: JSON.  digest: text.
-        transitions (where the true labels are known): as above.
+        transitions, counts (3 integers, in the order of TYPES), where the true labels are known: as above.
         """
         arrays: dict[str, Any] = {
             "indices": self.indices,
@@ -129,8 +166,8 @@ class LabelView:
             "origin": np.array(json.dumps(dict(self.origin))),
             "digest": np.array(self.digest),
         }
-        if self.true is not None:
-            arrays |= {"true": self.true, "transitions": self.transitions}
+        if (counts := self.counts) is not None:
+            arrays |= {"true": self.true, "transitions": self.transitions, "counts": np.array([*counts.values()])}
         write_atomically(Path(path), lambda file: np.savez(file, **arrays))
 
     @classmethod
@@ -178,6 +215,39 @@ def noisy_view(
     }
     given = corrupt(clean.given, kind, rate, num_classes, seed, class_map, exact, include_true)
     return replace(clean, given=given, origin=origin)
+
+
+def openset_view(
+    true_labels: ArrayLike,
+    num_classes: int,
+    rho1: float,
+    rho2: float,
+    seed: int,
+    per_class: int | None = None,
+    include_true: bool = False,
+    keep_label: bool = False,
+) -> LabelView:
+    """The first `per_class` images of every class (all when None) with the two kinds of noise of `noise.openset`.
+
+    The view has as many images as these, in their order: where one gives way to an image labelled OPEN, the latter has
+    its place.  Raises ValueError for values outside their range, and where there are too few images labelled OPEN.
+    """
+    labels = np.asarray(true_labels)
+    clean = LabelView.of(labels, num_classes).first(per_class)
+    pool = np.flatnonzero(labels == OPEN)
+    given, taken = openset(clean.given, len(pool), rho1, rho2, num_classes, seed, include_true, keep_label)
+    indices, true = clean.indices.copy(), clean.given.copy()
+    opened = np.flatnonzero(taken >= 0)
+    indices[opened], true[opened] = pool[taken[opened]], OPEN
+    origin = {
+        "kind": "openset",
+        "rho1": rho1,
+        "rho2": rho2,
+        "seed": seed,
+        "include_true": include_true,
+        "keep_label": keep_label,
+    }
+    return LabelView(indices, given, true, num_classes, origin)
 
 
 def _first(labels: NDArray[np.int64], per_class: int) -> NDArray[np.int64]:

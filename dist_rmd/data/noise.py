@@ -1,4 +1,7 @@
-"""Wrong labels, made on purpose: corrupt(labels, kind, rate, ...) -> labels of which some are wrong.
+"""Wrong labels, made on purpose.
+
+corrupt(labels, kind, rate, ...) -> labels of which some are wrong.  openset(labels, pool, rho1, rho2, ...) -> the same,
+and which images give way to images of none of the classes.
 
 Every random choice comes from the raw 64-bit words of numpy's Philox.  That stream is fixed for ever, unlike those of
 numpy's distributions: a seed gives the same labels on every platform and under every version of numpy.
@@ -12,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 Labels = NDArray[np.int64]
 
 KINDS = ("none", "symmetric", "asymmetric", "pairflip")
+
+OPEN = -1
+"""the true label of an image of none of the classes"""
 
 
 def corrupt(
@@ -41,16 +47,10 @@ def corrupt(
         raise ValueError(f"unknown noise kind {kind!r}: choose from {', '.join(KINDS)}")
     if not 0 <= rate <= 1:
         raise ValueError(f"noise rate {rate} is outside [0, 1]")
-    clean = np.asarray(labels)
-    if clean.ndim != 1 or clean.dtype.kind not in "iu":
-        raise ValueError(f"labels must be a list of integers, not {clean.dtype} of shape {clean.shape}")
-    if clean.size and not 0 <= clean.min() <= clean.max() < num_classes:
-        raise ValueError(f"labels {clean.min()}..{clean.max()} are outside 0..{num_classes - 1}")
-    clean = clean.astype(np.int64)
+    clean = _checked(labels, num_classes)
     if kind == "none":
         return clean
-    words = np.random.Philox(np.random.SeedSequence(seed)).random_raw(2 * len(clean))
-    keys, targets = words.reshape(2, -1)
+    keys, targets = _words(seed, 2 * len(clean)).reshape(2, -1)
     chosen = _exactly(clean, keys, rate, num_classes) if exact else np.flatnonzero(keys < rate * 2.0**64)
     noisy = clean.copy()
     if kind == "symmetric":
@@ -60,11 +60,74 @@ def corrupt(
     return noisy
 
 
+def openset(
+    labels: ArrayLike,
+    pool: int,
+    rho1: float,
+    rho2: float,
+    num_classes: int,
+    seed: int,
+    include_true: bool = False,
+    keep_label: bool = False,
+) -> tuple[Labels, NDArray[np.int64]]:
+    """Closed-set and open-set noise at once (MODUL sec. III and V-A): (given labels, which image of the pool), N each.
+
+    labels: N integers in 0..num_classes-1, the true labels of N images.
+    pool: how many images of none of the classes there are to draw from.
+    rho1, rho2: in [0, 1].  Of the N images, round(rho1 N) are noisy, and round(rho1 rho2 N) of these, drawn from all
+        classes alike, give way to images of the pool: N - round(rho1 N) stay clean, the rest is closed-set noise.
+    seed: a non-negative integer.  A higher rho1 under the same seed keeps noisy what was noisy, and a higher rho1 rho2
+        keeps open what was open, under the same image.
+    include_true: closed-set noise draws from all classes; by default from all others than the true one.
+    keep_label: an image of the pool goes by the label of the one it replaces (as MODUL's code has it); by default by
+        one of all classes with equal probability.
+
+    The second array is in 0..pool-1, no image twice, and -1 where an image stays.  Raises ValueError for a value
+    outside its range, and for a pool that is too small.
+    """
+    for name, rho in {"rho1": rho1, "rho2": rho2}.items():
+        if not 0 <= rho <= 1:
+            raise ValueError(f"{name} {rho} is outside [0, 1]")
+    clean = _checked(labels, num_classes)
+    noisy_count, open_count = round(rho1 * len(clean)), round(rho1 * rho2 * len(clean))
+    if open_count > pool:
+        raise ValueError(f"{open_count} images of none of the classes are needed, but there are {pool}")
+    words = _words(seed, 2 * len(clean) + pool)
+    keys, targets = words[: 2 * len(clean)].reshape(2, -1)
+    noisy = np.argsort(keys, kind="stable")[:noisy_count]
+    opened, closed = noisy[:open_count], noisy[open_count:]
+    given = clean.copy()
+    given[closed] = _uniform(clean[closed], targets[closed], num_classes, include_true)
+    if not keep_label:
+        given[opened] = (targets[opened] % np.uint64(num_classes)).astype(np.int64)
+    taken = np.full(len(clean), -1)
+    taken[opened] = np.argsort(words[2 * len(clean) :], kind="stable")[:open_count]
+    return given, taken
+
+
 def transitions(true: ArrayLike, given: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """num_classes x num_classes int64: how many labels of true class (row) are given as which class (column)."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (np.asarray(true), np.asarray(given)), 1)
-    return counts
+    """num_classes x num_classes int64: how many labels of true class (row) are given as which class (column).
+
+    With true labels OPEN there is one more row, the last, for the images of none of the classes.
+    """
+    rows = np.asarray(true)
+    counts = np.zeros((num_classes + 1, num_classes), np.int64)
+    np.add.at(counts, (rows, np.asarray(given)), 1)  # OPEN counts from the end
+    return counts if (rows == OPEN).any() else counts[:-1]
+
+
+def _checked(labels: ArrayLike, num_classes: int) -> Labels:
+    """`labels` as int64.  Raises ValueError unless they are N integers in 0..num_classes-1."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"labels must be a list of integers, not {array.dtype} of shape {array.shape}")
+    if array.size and not 0 <= array.min() <= array.max() < num_classes:
+        raise ValueError(f"labels {array.min()}..{array.max()} are outside 0..{num_classes - 1}")
+    return array.astype(np.int64)
+
+
+def _words(seed: int, count: int) -> NDArray[np.uint64]:
+    return np.random.Philox(np.random.SeedSequence(seed)).random_raw(count)
 
 
 def _exactly(labels: Labels, keys: NDArray[np.uint64], rate: float, num_classes: int) -> NDArray[np.int64]:
@@ -76,7 +139,7 @@ def _exactly(labels: Labels, keys: NDArray[np.uint64], rate: float, num_classes:
 
 def _uniform(labels: Labels, words: NDArray[np.uint64], num_classes: int, include_true: bool) -> Labels:
     if num_classes < 2:
-        raise ValueError("symmetric noise needs at least 2 classes")
+        raise ValueError("labels of another class need at least 2 classes")
     least = 0 if include_true else 1
     away = least + words % np.uint64(num_classes - least)  # steps from the true class; bias below 2**-50
     return (labels + away.astype(np.int64)) % num_classes

@@ -15,10 +15,11 @@ NEIGHBOURS, TEMPERATURE = 200, 0.1
 
 @torch.inference_mode()
 def knn(net: nn.Module, splits: Splits) -> dict[str, float]:
-    """{"test/knn_top1": percent}: test images classified by the training images next to them, on clean labels.
+    """{"test/knn_top1": percent}: test images classified by the training images next to them, on correct labels.
 
-    `net.encoder` maps images to features N x D.  Called on every rank.  200 neighbours as is usual for CIFAR, sqrt(N)
-    for fewer than 40,000 training images.
+    Where those of the training images are not known, the given ones vote, and the name is test/knn_top1_unverified: it
+    says less of the encoder, the more of them are wrong.  `net.encoder` maps images to features N x D.  Called on every
+    rank.  200 neighbours as is usual for CIFAR, sqrt(N) for fewer than 40,000 training images.
     """
     encoder = net.get_submodule("encoder")
     bank, labels, _ = extract_all(encoder, splits.train())
@@ -27,7 +28,8 @@ def knn(net: nn.Module, splits: Splits) -> dict[str, float]:
     predicted = vote(F.normalize(queries), F.normalize(bank), labels, splits.classes, neighbours)
     counts = torch.stack([(predicted == truth).sum(), torch.tensor(len(truth), device=truth.device)])
     correct, images = all_reduce_sum(counts).tolist()
-    return {"test/knn_top1": 100 * correct / images}
+    name = "test/knn_top1" if splits.verified else "test/knn_top1_unverified"
+    return {name: 100 * correct / images}
 
 
 def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, neighbours: int) -> Tensor:

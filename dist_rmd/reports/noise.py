@@ -20,6 +20,7 @@ from dist_rmd.trained import Trained
 
 __all__ = ["noise"]
 
+OPEN_SET = "open set"  # the row of images of none of the classes
 MOST_NUMBERS = 20  # classes up to which there is room for a number in every cell
 
 
@@ -45,9 +46,13 @@ def noise(runs: Sequence[Path]) -> str:
 
 
 def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
-    """The transition matrix: per row, how many percent of a true class are given as which class."""
+    """The transition matrix: per row, how many percent of a true class are given as which class.
+
+    Where there are images of none of the classes, a last row is theirs.
+    """
     percent = _percent(labels)
     count = len(classes)
+    rows = _rows(labels, classes)
     has_numbers = count <= MOST_NUMBERS
     side = max(5.0, 3.0 + 0.36 * count) if has_numbers else 3.0 + 0.12 * count
     figure, axis = plt.subplots(figsize=(side + 0.8, side), dpi=150)
@@ -55,7 +60,7 @@ def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
     image = axis.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
     size = 9 if has_numbers else 6
     axis.set_xticks(range(count), classes, rotation=90, fontsize=size)
-    axis.set_yticks(range(count), classes, fontsize=size)
+    axis.set_yticks(range(len(rows)), rows, fontsize=size)
     axis.tick_params(length=2)
     if has_numbers:
         for (row, column), value in np.ndenumerate(percent):
@@ -65,9 +70,12 @@ def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
         for edge in range(10, count, 10):  # to find one's way from a name to a cell
             axis.axhline(edge - 0.5, color="0.8", linewidth=0.5)
             axis.axvline(edge - 0.5, color="0.8", linewidth=0.5)
+    if len(rows) > count:
+        axis.axhline(count - 0.5, color="black", linewidth=0.8)
     axis.set_xlabel("given label")
     axis.set_ylabel("true class")
-    axis.set_title(f"{_origin(labels.origin)}\n{100 * (labels.noise_rate or 0):.1f} % of {len(labels):,} labels wrong")
+    rate = f"{100 * (labels.noise_rate or 0):.1f} % of {len(labels):,} labels wrong"
+    axis.set_title("\n".join([_origin(labels.origin), rate, *_by_type(labels, 1)]))
     figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03, ticks=[0, 1, 5, 10, 20, 40, 60, 80, 100], format="%g %%")
     figure.tight_layout()
     plt.close(figure)
@@ -77,18 +85,34 @@ def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
 def _table(folder: Path, labels: LabelView, classes: Sequence[str]) -> str:
     counts, percent = labels.transitions, _percent(labels)
     assert counts is not None  # the true labels are known
+    rate = f"{100 * (labels.noise_rate or 0):.2f} % of {len(labels)} labels are wrong"
     lines = [
-        f"{folder}: {_origin(labels.origin)}; {100 * (labels.noise_rate or 0):.2f} % of {len(labels)} labels are wrong",
+        f"{folder}: {'; '.join([_origin(labels.origin), rate, *_by_type(labels, 2)])}",
         "",
         "| true class | images | wrong | most often given as |",
         "|---|---|---|---|",
     ]
-    for label, (name, row) in enumerate(zip(classes, counts, strict=True)):
+    for label, (name, row) in enumerate(zip(_rows(labels, classes), counts, strict=True)):
         others = np.where(np.arange(len(classes)) == label, 0, row)
         wrong, worst = others.sum(), int(others.argmax())
         most = f"{classes[worst]} ({percent[label, worst]:.2f} %)" if wrong else "-"
         lines.append(f"| {name} | {row.sum()} | {100 * wrong / max(1, row.sum()):.2f} % | {most} |")
     return "\n".join(lines)
+
+
+def _rows(labels: LabelView, classes: Sequence[str]) -> tuple[str, ...]:
+    """What the rows of the transition matrix are called."""
+    counts = labels.counts
+    assert counts is not None  # the true labels are known
+    return (*classes, OPEN_SET) if counts["open"] else tuple(classes)
+
+
+def _by_type(labels: LabelView, digits: int) -> list[str]:
+    """How the wrong labels divide, in a few words, where some are on images of none of the classes."""
+    counts = labels.counts
+    assert counts is not None  # the true labels are known
+    closed, opened = (f"{100 * counts[kind] / max(1, len(labels)):.{digits}f} %" for kind in ("closed", "open"))
+    return [f"{closed} closed set, {opened} open set"] if counts["open"] else []
 
 
 def _percent(labels: LabelView) -> NDArray[np.float64]:
@@ -110,6 +134,10 @@ def _origin(origin: Mapping[str, Any]) -> str:
     if origin["kind"] == "file":
         column = f", column {origin['column']}" if origin["column"] else ""
         return f"{origin['file']}{column}"
+    if origin["kind"] == "openset":
+        included = ", true class included" if origin["include_true"] else ""
+        kept = ", labels of the replaced images" if origin["keep_label"] else ""
+        return f"openset, rho1 = {origin['rho1']:g}, rho2 = {origin['rho2']:g}{included}{kept}, seed {origin['seed']}"
     drawn = "" if origin["exact"] else ", each label by itself"
     included = ", true class included" if origin["include_true"] else ""
     return f"{origin['kind']} {origin['rate']:g}{drawn}{included}, seed {origin['seed']}"

@@ -15,6 +15,9 @@ from dist_rmd.trained import Trained
 __all__ = ["summary"]
 
 
+TAGS = {"knn": ("test/knn_top1", "test/knn_top1_unverified"), "accuracy": ("test/top1",)}
+"""evaluation -> the names that its accuracy may have"""
+
 BESIDES = ("name", "out", "seed", "stages", "log", "checkpoint")  # what runs may differ in and still be seeds
 
 
@@ -64,7 +67,8 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
     settings = json.dumps(other | {"noise": other["noise"] | {"seed": None}}, sort_keys=True)
     found = []
     for stage in config["stages"]:
-        tag = {"knn": "test/knn_top1", "accuracy": "test/top1"}[lookup("stages", stage).evaluation]
+        measured = {tag for record in run.scores(stage) for tag in record}
+        tag = next((tag for tag in TAGS[lookup("stages", stage).evaluation] if tag in measured), "")
         records = [record for record in run.scores(stage) if tag in record]
         curve = [(record[tag], record["epoch"]) for record in records]
         if curve:
@@ -74,7 +78,8 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
             data = Path(config["data"]["path"]).name
             forced = ", forced" if stage in run.forced else ""
             collapsed = ", collapsed" if records[-1].get("test/predicted_classes") == 1 else ""
-            row = Row(_method(stage, config) + unfinished + forced + collapsed, data, _noise(config), tag, settings)
+            method = _method(stage, config) + unfinished + forced + collapsed
+            row = Row(method, data, _noise(run, config), tag, settings)
             found.append((row, Result(curve[-1][0], best, epoch)))
     if not found:
         raise DataError(f"{folder}: the run has not measured anything yet")
@@ -87,10 +92,14 @@ def _method(stage: str, config: dict[str, Any]) -> str:
     return {"classifier": loss, "rgrl": rmdnet, "simsiam": "SimSiam"}.get(stage, stage)
 
 
-def _noise(config: dict[str, Any]) -> str:
+def _noise(run: Trained, config: dict[str, Any]) -> str:
     noise = config["noise"]
     if noise["kind"] == "file":
         return " ".join(filter(None, (Path(noise["file"]).name, noise["column"])))
+    if noise["kind"] == "openset":
+        return f"openset {noise['rho1']:g}, {noise['rho2']:g}"
+    if (run.folder / "labels.npz").exists() and run.labels.true is None:
+        return "unknown"
     return f"{noise['kind']} {noise['rate']:g}"
 
 

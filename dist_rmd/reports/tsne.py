@@ -189,7 +189,8 @@ def _drawn(labels: LabelView, pair: Sequence[int], points: int) -> LabelView:
         chosen.append(rows[np.arange(count) * len(rows) // max(1, count)])
     rows = np.concatenate(chosen)
     rows = rows[np.argsort(labels.indices[rows])]
-    return LabelView(labels.indices[rows], labels.given[rows], labels.clean().given[rows], labels.num_classes)
+    assert labels.true is not None  # or _check_comparable would have refused
+    return LabelView(labels.indices[rows], labels.given[rows], labels.true[rows], labels.num_classes)
 
 
 def _panels(networks: Mapping[str, Network], drawn: LabelView) -> dict[str, Panel]:
@@ -197,7 +198,8 @@ def _panels(networks: Mapping[str, Network], drawn: LabelView) -> dict[str, Pane
     run = next(iter(networks.values()))[0]
     world, dataset, labels = detect("auto"), run.dataset(), run.labels
     by_index = np.argsort(labels.indices)  # the order of extract_all
-    given, true = (torch.from_numpy(v[by_index]).to(world.device) for v in (labels.given, labels.clean().given))
+    assert labels.true is not None  # or _check_comparable would have refused
+    given, true = (torch.from_numpy(v[by_index]).to(world.device) for v in (labels.given, labels.true))
     rows = np.searchsorted(labels.indices[by_index], drawn.indices)
     loader = run.source(dataset, world).evaluation("train", labels)
     panels = {}

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -302,8 +303,51 @@ def test_a_broken_manifest(copy, content):
 
 
 def test_a_manifest_of_the_future(copy):
-    edit_manifest(copy, lambda manifest: manifest.update(format=2))
-    refused(copy, r"manifest\.json: format 2, but this version reads 1")
+    edit_manifest(copy, lambda manifest: manifest.update(format=3))
+    refused(copy, r"manifest\.json: format 3, but this version reads up to 2")
+
+
+def test_a_manifest_of_the_past(copy, written):
+    """Before there were images of none of the classes, and labels that nobody has verified."""
+
+    def age(manifest):
+        manifest["format"] = 1
+        for key in ("verified", "excluded"):
+            del manifest[key]
+        for split in manifest["splits"].values():
+            del split["open"]
+
+    edit_manifest(copy, age)
+    assert beton.open_dataset(copy) == dataclasses.replace(written, folder=copy)
+
+
+def with_pool(source, images=5):
+    """The same with images of none of the classes at the end."""
+    train = source.splits["train"]
+    count = len(train.labels)
+    pixels = np.random.default_rng(9).integers(0, 9, (images, source.side, source.side, 3), np.uint8)
+    labels, files = [*train.labels, *[-1] * images], [*train.files, *(f"open/{i}" for i in range(images))]
+    both = Split(np.array(labels), files, lambda i: train.read(i) if i < count else pixels[i - count])
+    return dataclasses.replace(source, splits={**source.splits, "train": both}, excluded=("dogs",), verified=False)
+
+
+def test_images_of_none_of_the_classes(written, tmp_path):
+    both = beton.write(with_pool(make_source()), tmp_path)
+    assert (both.sizes, both.open_images, both.excluded) == ({"train": 55, "test": 20}, 5, ("dogs",))
+    assert (both.mean, both.std, both.verified) == (written.mean, written.std, False)
+    images, index = pixels(both.beton("train"))
+    np.testing.assert_array_equal(images[:50], pixels(written.beton("train"))[0])
+    assert images[50:].max() < 9
+    np.testing.assert_array_equal(index, np.arange(55))
+    assert both.labels("train").tolist()[48:] == [0, 1, -1, -1, -1, -1, -1]
+    edit_manifest(tmp_path, lambda manifest: manifest["splits"]["train"].update(open=4))
+    refused(tmp_path, r"train\.csv: 5 labels -1, but the manifest says 4")
+
+
+def test_images_of_none_of_the_classes_alone_are_no_dataset(tmp_path):
+    bad = tuple(f"train/{i:04d}" for i in range(3))
+    with pytest.raises(DataError, match="none of the 3 train images can be read"):
+        beton.write(with_pool(make_source((3, 2), bad=bad)), tmp_path, skip_bad=True)
 
 
 def test_a_truncated_beton(copy):

@@ -20,14 +20,14 @@ FILES = [f"train/{i}ä.png" for i in range(10)]
 def make_dataset(tmp_path):
     """A dataset as far as labels are concerned: no images."""
 
-    def make(true=TRUE, classes=CLASSES, files=FILES):
+    def make(true=TRUE, classes=CLASSES, files=FILES, verified=True):
         folder = tmp_path / "data"
         folder.mkdir(exist_ok=True)
         with open(folder / "train.csv", "w", newline="", encoding="utf-8") as text:
             rows = csv.writer(text)
             rows.writerow(["index", "label", "class", "file"])
-            rows.writerows([i, label, classes[label], files[i]] for i, label in enumerate(true))
-        return Dataset(folder, "folder", 8, classes, (0.5,) * 3, (0.5,) * 3, {}, {}, {})
+            rows.writerows([i, label, "" if label < 0 else classes[label], files[i]] for i, label in enumerate(true))
+        return Dataset(folder, "folder", 8, classes, (0.5,) * 3, (0.5,) * 3, {}, {}, {}, verified)
 
     return make
 
@@ -308,3 +308,43 @@ def test_what_may_be_unpickled_is_forgotten_again(dataset, save):
     before = torch.serialization.get_safe_globals()
     given_view(dataset, save(FINE), "worse_label")
     assert torch.serialization.get_safe_globals() == before
+
+
+# Images of none of the classes, and labels that nobody has verified
+
+
+@pytest.fixture
+def pooled(make_dataset):
+    """The dataset with two more images, of none of its classes."""
+    return make_dataset([*TRUE, -1, -1], files=[*FILES, "open/a.png", "open/b.png"])
+
+
+def test_an_npy_and_a_pt_do_not_speak_of_images_of_no_class(pooled, tmp_path):
+    np.save(tmp_path / "mine.npy", GIVEN)
+    torch.save({"clean_label": TRUE, "worse_label": GIVEN}, tmp_path / "human.pt")
+    for name, column in {"mine.npy": None, "human.pt": "worse_label"}.items():
+        view = given_view(pooled, tmp_path / name, column)
+        np.testing.assert_array_equal(view.indices, range(10))
+        np.testing.assert_array_equal(view.true, TRUE)
+    np.save(tmp_path / "mine.npy", np.append(GIVEN, [0, 0]))
+    refused(pooled, tmp_path / "mine.npy", "12 labels, but the dataset has 10 images")
+
+
+def test_a_csv_and_an_npz_may_name_images_of_no_class(pooled, tmp_path):
+    path = write_csv(tmp_path / "mine.csv", f"file,label\nopen/b.png,bee\n{FILES[0]},cow\n")
+    view = given_view(pooled, path)
+    assert (view.indices.tolist(), view.given.tolist(), view.true.tolist()) == ([0, 11], [2, 1], [2, -1])
+    view.save(tmp_path / "run.npz")
+    again = given_view(pooled, tmp_path / "run.npz", per_class=1)
+    assert (again.digest, again.counts) == (view.digest, {"clean": 1, "closed": 0, "open": 1})
+
+
+def test_without_verified_labels_the_truth_stays_unknown(make_dataset, tmp_path):
+    dataset = make_dataset(verified=False)
+    np.save(tmp_path / "mine.npy", GIVEN)
+    LabelView.of(TRUE, 3).save(tmp_path / "run.npz")
+    write_csv(tmp_path / "mine.csv", f"file,label\n{FILES[0]},cow\n")
+    torch.save({"clean_label": TRUE[::-1].copy(), "worse_label": GIVEN}, tmp_path / "human.pt")
+    for name in ("mine.npy", "run.npz", "mine.csv", "human.pt"):
+        column = "worse_label" if name == "human.pt" else None
+        assert given_view(dataset, tmp_path / name, column).true is None

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_rmd.data.labels import LabelView, noisy_view
-from dist_rmd.data.noise import corrupt
+from dist_rmd.data.labels import TYPES, LabelView, noisy_view, openset_view
+from dist_rmd.data.noise import OPEN, corrupt, openset
 from dist_rmd.errors import DataError, WriteFailed
 
 TRUE = np.array([2, 0, 1, 1, 0, 2, 2, 0, 1, 0])
@@ -27,7 +27,8 @@ def test_noise_rate_counts_the_wrong_labels():
         ([0, 1], [0], None, "1 given labels for 2 indices"),
         ([0, 1], [0, 1], [0], "1 true labels for 2 indices"),
         ([0, 1], [0, 3], None, "given labels are 0..3, which is outside 0..2"),
-        ([0, 1], [0, 1], [-1, 1], "true labels are -1..1"),
+        ([0, 1], [0, 1], [-2, 1], "true labels are -2..1, which is outside -1..2"),
+        ([0, 1], [-1, 1], [0, 1], "given labels are -1..1, which is outside 0..2"),
         ([1, 1], [0, 1], None, "twice"),
         ([-1, 1], [0, 1], None, "negative"),
         ([0, 1], [0.0, 1.0], None, "integers"),
@@ -182,8 +183,8 @@ def test_the_first_images_of_every_class():
     assert view.first(None) is view
     with pytest.raises(ValueError, match="per_class is 0"):
         view.first(0)
-    with pytest.raises(ValueError, match="unknown"):
-        LabelView(view.indices, view.given, None, 3).first(1)
+    unverified = LabelView(view.indices, view.given, None, 3).first(1)  # given labels are all there is
+    assert (unverified.indices.tolist(), unverified.given.tolist()) == ([8, 2, 0], [1, 0, 2])
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -205,6 +206,84 @@ def test_a_part_held_out_has_its_share_of_every_given_label(known):
     np.testing.assert_array_equal(again.indices, held_out.indices)
     assert not np.array_equal(other.indices, held_out.indices)
     assert len(view.split(0, seed=3)[1]) == 0
+
+
+# Images of none of the classes, and labels that nobody has verified
+
+POOLED = np.concatenate([TRUE, [OPEN] * 8])
+
+
+def test_the_types_of_labels():
+    view = LabelView(np.arange(5), np.array([0, 1, 2, 1, 0]), np.array([0, 2, OPEN, 1, OPEN]), 3)
+    assert [TYPES[kind] for kind in view.types] == ["clean", "closed", "open", "clean", "open"]
+    assert view.counts == {"clean": 2, "closed": 1, "open": 2}
+    assert view.noise_rate == 0.6
+    assert view.transitions.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 1]]
+    clean = view.clean()
+    assert (clean.indices.tolist(), clean.given.tolist(), clean.true.tolist()) == ([0, 1, 3], [0, 2, 1], [0, 2, 1])
+    assert view.best_known().digest == clean.digest
+    few = view.first(1)
+    assert few.indices.tolist() == [0, 1, 2, 3, 4]  # the images of no class are not counted
+    assert LabelView.of(TRUE, 3).counts == {"clean": 10, "closed": 0, "open": 0}
+
+
+def test_of_unknown_truth_nothing_is_said():
+    view = LabelView.of(POOLED, 3, verified=False)
+    assert (view.true, view.types, view.counts, view.noise_rate, view.transitions) == (None,) * 5
+    np.testing.assert_array_equal(view.given, TRUE)
+    assert view.best_known() is view
+    with pytest.raises(ValueError, match="the correct labels are unknown"):
+        view.clean()
+
+
+def test_other_noise_does_not_touch_the_images_of_no_class():
+    for kind in ("none", "symmetric", "pairflip"):
+        with_pool, without = (noisy_view(labels, 3, kind, 0.4, seed=3, per_class=2) for labels in (POOLED, TRUE))
+        assert with_pool.digest == without.digest
+
+
+@pytest.mark.parametrize("options", [{}, {"include_true": True}, {"keep_label": True}])
+def test_openset_view_hands_everything_on(options):
+    view = openset_view(POOLED, 3, 0.8, 0.5, seed=5, **options)
+    given_labels, taken = openset(TRUE, 8, 0.8, 0.5, 3, 5, **options)
+    np.testing.assert_array_equal(view.given, given_labels)
+    opened = taken >= 0
+    assert opened.sum() == 4
+    np.testing.assert_array_equal(view.indices, np.where(opened, 10 + taken, np.arange(10)))
+    np.testing.assert_array_equal(view.true, np.where(opened, OPEN, TRUE))
+    assert view.origin == {
+        "kind": "openset", "rho1": 0.8, "rho2": 0.5, "seed": 5, "include_true": False, "keep_label": False, **options
+    }  # fmt: skip
+
+
+def test_openset_view_takes_the_first_images_of_every_class():
+    view = openset_view(np.concatenate([np.arange(60) % 3, [OPEN] * 9]), 3, 0.5, 0.5, seed=1, per_class=10)
+    assert view.counts == {"clean": 15, "closed": 7, "open": 8}
+    assert set(view.indices[view.true != OPEN]) < set(range(30))
+    assert set(view.indices[view.true == OPEN]) < set(range(60, 69))
+    with pytest.raises(ValueError, match="15 images of none of the classes are needed, but there are 9"):
+        openset_view(np.concatenate([np.arange(60) % 3, [OPEN] * 9]), 3, 0.5, 1.0, seed=1, per_class=10)
+
+
+def test_open_labels_are_saved_with_their_counts(tmp_path):
+    view = openset_view(POOLED, 3, 0.8, 0.5, seed=5)
+    view.save(tmp_path / "labels.npz")
+    with np.load(tmp_path / "labels.npz", allow_pickle=False) as content:
+        assert content["counts"].tolist() == [2, 4, 4]
+        assert content["transitions"].shape == (4, 3)
+        assert content["transitions"][3].sum() == 4
+        assert json.loads(str(content["origin"]))["rho2"] == 0.5
+    loaded = LabelView.load(tmp_path / "labels.npz")
+    assert (loaded.digest, loaded.origin, loaded.counts) == (view.digest, view.origin, view.counts)
+
+
+def test_a_part_held_out_keeps_its_types():
+    view = openset_view(np.concatenate([np.arange(300) % 3, [OPEN] * 90]), 3, 0.5, 0.5, seed=1)
+    rest, held_out = view.split(0.2, seed=3)
+    assert len(held_out) == pytest.approx(60, abs=2)
+    both = {kind: rest.counts[kind] + held_out.counts[kind] for kind in TYPES}
+    assert both == view.counts
+    assert held_out.counts["open"] > 0
 
 
 def test_files_that_are_no_labels(tmp_path):

@@ -35,16 +35,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as its publisher or owner gives it: square RGB images of one side, in the splits "train" and "test"."""
+    """A dataset as its publisher or owner gives it: square RGB images of one side, in the splits "train" and "test".
+
+    verified: the labels of "train" are right; otherwise nobody knows.  Those of "test" always are.
+    excluded: the classes of other images that were left out when these were added to "train" (data/open_set.py).
+    """
 
     name: str
     side: int
     classes: tuple[str, ...]
     splits: dict[str, Split]
+    verified: bool = True
+    excluded: tuple[str, ...] = ()
 
 
-def fit(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    """Resize the shorter side to `side` (bicubic, antialiased), crop the centre: side x side x 3 uint8 RGB.
+def fit(image: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> NDArray[np.uint8]:
+    """Resize the shorter side to `side` (antialiased), crop the centre: side x side x 3 uint8 RGB.
 
     An image of that size keeps its pixels.  Transparent parts show white, the page that such pictures are drawn for.
     """
@@ -53,17 +59,17 @@ def fit(image: Image.Image, side: int) -> NDArray[np.uint8]:
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
+    return np.array(ImageOps.fit(image.convert("RGB"), (side, side), resampling))
 
 
-def read_image(path: Path, side: int) -> NDArray[np.uint8]:
+def read_image(path: Path, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> NDArray[np.uint8]:
     """Decode an image file (the first frame of an animation), turned upright as its EXIF says, and `fit` it.
 
     Raises UnreadableImage.
     """
     try:
         with Image.open(path) as image:
-            return fit(ImageOps.exif_transpose(image), side)
+            return fit(ImageOps.exif_transpose(image), side, resampling)
     except Exception as error:  # Pillow's decoders raise some ten kinds of exception on broken files
         reason = " ".join(str(error).replace(repr(str(path)), "it").split())
         raise UnreadableImage(f"{path}: unreadable image ({reason})") from None

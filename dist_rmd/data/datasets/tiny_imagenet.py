@@ -22,7 +22,7 @@ def tiny_imagenet(origin: Path | None, side: int | None) -> Source:
     """
     root = needs_folder("tiny_imagenet", origin)
     side = side or 64
-    wnids = sorted(set(_text(root / "wnids.txt").split()))
+    wnids = sorted(set(text(root / "wnids.txt").split()))
     number = {wnid: label for label, wnid in enumerate(wnids)}
 
     train: list[tuple[str, int]] = []
@@ -34,7 +34,7 @@ def tiny_imagenet(origin: Path | None, side: int | None) -> Source:
 
     annotations = root / "val" / "val_annotations.txt"
     test: list[tuple[str, int]] = []
-    for line in _text(annotations).splitlines():
+    for line in text(annotations).splitlines():
         name, wnid, *_box = [*line.split("\t"), ""]
         if wnid not in number:
             raise DataError(f"{annotations}: {name} is of class {wnid!r}, which wnids.txt does not list")
@@ -43,7 +43,7 @@ def tiny_imagenet(origin: Path | None, side: int | None) -> Source:
         raise DataError(f"{annotations}: lists no images")
 
     splits = {"train": _split(root, train, side), "test": _split(root, test, side)}
-    return Source("tiny_imagenet", side, _names(wnids, _text(root / "words.txt")), splits)
+    return Source("tiny_imagenet", side, names(wnids, text(root / "words.txt")), splits)
 
 
 def _split(root: Path, images: list[tuple[str, int]], side: int) -> Split:
@@ -52,17 +52,18 @@ def _split(root: Path, images: list[tuple[str, int]], side: int) -> Split:
     return Split(labels, files, lambda i: read_image(root / files[i], side))
 
 
-def _names(wnids: list[str], words: str) -> tuple[str, ...]:
-    """words.txt has lines "n02124075<tab>Egyptian cat, other name"."""
+def names(wnids: list[str], words: str) -> tuple[str, ...]:
+    """What classes are called; `words` has lines "n02124075<tab>Egyptian cat, other name"."""
     synonyms = dict(line.split("\t", 1) for line in words.splitlines() if "\t" in line)
     first = [synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     uses = Counter(first)
     return tuple(name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(first, wnids, strict=True))
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """The content of a file of the layout.  Raises DataError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: {reason}; --from must name the folder of Tiny ImageNet's own layout") from None
+        raise DataError(f"{path}: {reason}; it belongs to the published layout of the dataset") from None

@@ -58,7 +58,7 @@ def test_parts_that_are_missing_or_contradict_each_other(tree):
     for path in (annotations, tree / "words.txt", tree / "wnids.txt"):
         content = path.read_bytes()
         path.unlink()
-        with pytest.raises(DataError, match=f"{path.name}: No such file or directory; --from must name"):
+        with pytest.raises(DataError, match=f"{path.name}: No such file or directory; it belongs to"):
             tiny_imagenet(tree, None)
         path.write_bytes(content)
     (tree / "wnids.txt").write_text("n01 n55")
