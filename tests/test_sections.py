@@ -3,10 +3,13 @@ from pathlib import Path
 import pytest
 
 from dist_rmd import sections
+from dist_rmd.config import read_yaml
 from dist_rmd.registry import available, lookup
 from dist_rmd.robust_loss import robust_loss
+from dist_rmd.sweep import grid
 
-CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
+FILES = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
+CONFIGS, GRIDS = ([file for file in FILES if ("axes" in read_yaml(file)) == is_grid] for is_grid in (False, True))
 
 
 def test_every_stage_adds_its_sections():
@@ -20,6 +23,15 @@ def test_every_configuration_of_the_project_is_valid(file):
     robust_loss(config.loss)
     for position, stage in enumerate(config.stages):
         assert set(lookup("stages", stage).needs(config)) <= set(config.stages[:position])
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_cell_of_every_grid_is_valid(file):
+    for cell in grid.load(file, seeds=[0]).cells:
+        config = sections.parse(cell.file, cell.overrides())
+        robust_loss(config.loss)
+        for position, stage in enumerate(config.stages):
+            assert set(lookup("stages", stage).needs(config)) <= set(config.stages[:position])
 
 
 @pytest.mark.parametrize(("dataset", "lr"), [("cifar10", 0.001), ("cifar100", 0.01)])

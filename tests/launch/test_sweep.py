@@ -49,7 +49,7 @@ def start(*arguments):
 def sweep(*arguments):
     """Its exit code and the lines it wrote."""
     with start(*arguments) as process:
-        output, errors = process.communicate(timeout=500)
+        output, errors = process.communicate(timeout=800)
     assert not errors
     return process.returncode, output.splitlines()
 
@@ -83,9 +83,9 @@ def test_a_sweep_that_is_stopped_goes_on(folder):
     arguments = (folder, "stopped", "--only", "method=CE,CE+RMDNet", "--jobs", "2", "simsiam.epochs=400")
     with start(*arguments) as process:
         status = folder / "stopped" / "small"
-        wait_for(lambda: [path for path in status.glob("simsiam-*/simsiam/checkpoints/*.pt")], 120)
+        wait_for(lambda: [path for path in status.glob("simsiam-*/simsiam/checkpoints/*.pt")], 400)
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
     assert process.returncode == 75, output
     assert output.splitlines()[-1] == "stopped by SIGINT: the same command goes on"
     assert any(line.startswith("stopped  simsiam-") for line in output.splitlines())
