@@ -1,9 +1,15 @@
 """A prepared dataset and a recipe small enough for whole runs within tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dist_rmd.data.beton import write
+from dist_rmd.data.datasets.base import Split
 from dist_rmd.data.datasets.digits import digits
+from dist_rmd.data.noise import OPEN
 
 RECIPE = (
     "data.compile_views=false",
@@ -28,7 +34,16 @@ RECIPE = (
 )
 
 
-def prepare(folder: Path) -> Path:
-    """The digits as betons in `folder`/digits."""
-    write(digits(None, None), folder / "digits")
+def prepare(folder: Path, open_images: int = 0, verified: bool = True) -> Path:
+    """The digits as betons in `folder`/digits, with `open_images` mirrored ones, which are of none of the classes."""
+    source = digits(None, None)
+    train = source.splits["train"]
+    count = len(train.labels)
+
+    def read(i: int) -> NDArray[np.uint8]:
+        return train.read(i) if i < count else train.read(i - count)[:, ::-1].copy()
+
+    files = [*train.files, *(f"open/{i}" for i in range(open_images))]
+    both = Split(np.append(train.labels, [OPEN] * open_images).astype(np.int64), files, read)
+    write(replace(source, splits={**source.splits, "train": both}, verified=verified), folder / "digits")
     return folder / "digits"

@@ -7,10 +7,6 @@ import small
 import torch
 
 from dist_rmd import plan, run_folder, sections
-from dist_rmd.data.beton import write
-from dist_rmd.data.datasets.base import Split
-from dist_rmd.data.datasets.digits import digits
-from dist_rmd.data.noise import OPEN
 from dist_rmd.engine.distributed import World
 from dist_rmd.errors import ConfigError
 
@@ -25,21 +21,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pooled(tmp_path_factory):
-    """The digits, whose mirror images are of none of the classes."""
-    source = digits(None, None)
-    train = source.splits["train"]
-    labels, files = np.append(train.labels, [OPEN] * 40), [*train.files, *(f"open/{i}" for i in range(40))]
-    both = Split(labels, files, lambda i: train.read(i) if i < 1437 else train.read(i - 1437)[:, ::-1].copy())
-    folder = tmp_path_factory.mktemp("data")
-    write(dataclasses.replace(source, splits={**source.splits, "train": both}), folder)
-    return folder
+    return small.prepare(tmp_path_factory.mktemp("data"), open_images=40)
 
 
 @pytest.fixture(scope="module")
 def unverified(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write(dataclasses.replace(digits(None, None), verified=False), folder)
-    return folder
+    return small.prepare(tmp_path_factory.mktemp("data"), verified=False)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torchrun import torchrun
 
 from dist_rmd import evaluate, report
 from dist_rmd.artefacts import load
+from dist_rmd.data.labels import LabelView
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.train import main
 
@@ -59,6 +60,33 @@ def test_a_run_leaves_what_the_readme_promises(run):
         assert evaluations in board.Tags()["scalars"]
         assert {"train/loss", "train/lr", "perf/images_per_s", "perf/data_wait_frac"} <= set(board.Tags()["scalars"])
         assert board.Tags()["images"] == ["train/views"]
+
+
+def test_labels_that_nobody_has_verified(arguments, tmp_path, capsys):
+    """Nothing is measured against them, and everything says so; the test images are measured as ever."""
+    data = small.prepare(tmp_path / "data", verified=False)
+    own = [f"data.path={data}", "noise.rate=0", "stages=[simsiam,classifier]", "name=web"]
+    assert main([*arguments, *own]) == 0
+    assert "150 images, 10 classes, how many labels are wrong is not known" in capsys.readouterr().out
+    folder = tmp_path / "web"
+    view = LabelView.load(folder / "labels.npz")
+    assert view.true is None
+    assert view.origin == {"kind": "collected"}
+    assert len(curve(folder, "simsiam", "test/knn_top1_unverified")) == 1
+    assert curve(folder, "simsiam", "test/knn_top1") == []
+    assert len(curve(folder, "classifier", "test/top1")) == 2
+    for words in ([], ["--data", str(data)]):
+        assert evaluate.main([str(folder), *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[:2] for line in lines[:2]] == [
+            ["simsiam", "test/knn_top1_unverified"],
+            ["classifier", "test/top1"],
+        ]
+    assert report.main(["summary", str(folder)]) == 0
+    assert capsys.readouterr().out.count("| unknown | test/") == 2
+    for kind in ("noise", "tsne"):
+        assert report.main([kind, str(folder)]) == 65
+        assert "the true labels are not known" in capsys.readouterr().err
 
 
 def test_one_process_trains_the_same_network(run, arguments, tmp_path):

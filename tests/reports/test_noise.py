@@ -7,7 +7,8 @@ import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd import report, run_folder, sections
-from dist_rmd.data.labels import LabelView, noisy_view
+from dist_rmd.data.labels import TYPES, LabelView, noisy_view, openset_view
+from dist_rmd.data.noise import OPEN
 from dist_rmd.reports.noise import draw
 from dist_rmd.train import main
 
@@ -42,6 +43,29 @@ def test_a_run_under_pairflip(train, capsys):
     board = EventAccumulator(str(folder / "tb" / "figures"))
     board.Reload()
     assert board.Tags()["images"] == ["figures/noise"]
+
+
+def test_a_run_with_open_set_noise(train, tmp_path, capsys):
+    """Of 150 images 60 are noisy, half of them of none of the classes.  Its labels.npz makes others train on the same."""
+    data = small.prepare(tmp_path / "data", open_images=40)
+    setting = ["noise.kind=openset", "noise.rate=0", "noise.rho1=0.4", "noise.rho2=0.5", f"data.path={data}"]
+    folder = train(*setting)
+    assert "150 images, 10 classes, 40.0 % wrong labels (20.0 % open set)" in capsys.readouterr().out
+    view = LabelView.load(folder / "labels.npz")
+    assert view.counts == {"clean": 90, "closed": 30, "open": 30}
+    assert (view.indices[view.types == TYPES.index("open")] >= 1437).all()
+    assert report.main(["noise", str(folder)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == (
+        f"{folder}: openset, rho1 = 0.4, rho2 = 0.5, seed 0; 40.00 % of 150 labels are wrong; "
+        "20.00 % closed set, 20.00 % open set"
+    )
+    assert printed[14].startswith("| open set | 30 | 100.00 % | ")
+    assert report.main(["summary", str(folder)]) == 0
+    assert "| openset 0.4, 0.5 | test/top1 |" in capsys.readouterr().out
+    keys = json.loads((folder / "exit.json").read_text())["keys"]
+    train("noise.kind=file", f"noise.file={folder / 'labels.npz'}", f"data.path={data}", "name=again")
+    assert json.loads((tmp_path / "again" / "exit.json").read_text())["keys"] == keys
 
 
 def test_a_run_on_the_labels_of_a_csv(train, data, tmp_path, capsys):
@@ -99,6 +123,8 @@ def test_classes_that_keep_their_labels_and_classes_without_images(run, capsys):
         ({"kind": "file", "file": "a.npy", "column": None}, "a.npy"),
         ({"kind": "symmetric", "rate": 0.2, "seed": 3, "exact": True, "include_true": True, "class_map": None},
          "symmetric 0.2, true class included, seed 3"),
+        ({"kind": "openset", "rho1": 0.5, "rho2": 0.25, "seed": 3, "include_true": True, "keep_label": True},
+         "openset, rho1 = 0.5, rho2 = 0.25, true class included, labels of the replaced images, seed 3"),
     ],
 )  # fmt: skip
 def test_the_picture_says_what_it_shows(origin, title):
@@ -107,6 +133,18 @@ def test_the_picture_says_what_it_shows(origin, title):
     assert axis.get_title() == f"{title}\n25.0 % of 4 labels wrong"
     assert [text.get_text() for text in axis.texts] == ["75", "25", "", ""]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+
+
+def test_images_of_none_of_the_classes_have_the_last_row():
+    view = openset_view([0, 1, 2] * 40 + [OPEN] * 60, 3, 0.5, 0.5, seed=2)
+    (axis, *_) = draw(view, ("a", "b", "c")).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c", "open set"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "b", "c"]
+    counts = np.array([((view.true == OPEN) & (view.given == label)).sum() for label in range(3)])
+    np.testing.assert_allclose(axis.images[0].get_array()[3], 100 * counts / 30)
+    assert axis.get_title() == (
+        "openset, rho1 = 0.5, rho2 = 0.5, seed 2\n50.0 % of 120 labels wrong\n25.0 % closed set, 25.0 % open set"
+    )
 
 
 def test_the_picture_of_many_classes_has_names_but_no_numbers():

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dist_rmd import artefacts
 from dist_rmd.data.beton import write
 from dist_rmd.data.datasets.digits import digits
-from dist_rmd.data.labels import LabelView, noisy_view
+from dist_rmd.data.labels import LabelView, noisy_view, openset_view
+from dist_rmd.data.noise import OPEN
 from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluation.features import extract_all
@@ -223,6 +224,16 @@ def test_points_are_drawn_from_all_over_a_class():
     assert np.mean(drawn.given != drawn.true) == pytest.approx(labels.noise_rate, abs=0.03)
     np.testing.assert_array_equal(drawn.given, labels.given[drawn.indices])
     np.testing.assert_array_equal(drawn.true, true[drawn.indices])
+
+
+def test_images_of_none_of_the_classes_are_drawn_as_mislabelled():
+    labels = openset_view(np.append(np.arange(600) % 3, [OPEN] * 300), 3, 0.5, 0.5, 0)
+    drawn = _drawn(labels, (1, 2), 1000)
+    assert len(drawn) == (labels.given > 0).sum()
+    assert drawn.counts["open"] == ((labels.given > 0) & (labels.true == OPEN)).sum() > 50
+    for index, given, true in zip(drawn.indices, drawn.given, drawn.true, strict=True):
+        (row,) = np.flatnonzero(labels.indices == index)
+        assert (labels.given[row], labels.true[row]) == (given, true)
 
 
 def test_a_class_with_fewer_images_gives_all_and_one_with_none_gives_none():
