@@ -46,7 +46,7 @@ def test_a_run_under_pairflip(train, capsys):
 
 
 def test_a_run_with_open_set_noise(train, tmp_path, capsys):
-    """Of 150 images 60 are noisy, half of them of none of the classes; labels.npz makes other runs train on the same."""
+    """Of 150 images 60 are noisy, half of them of none of the classes; labels.npz makes others train on the same."""
     data = small.prepare(tmp_path / "data", open_images=40)
     setting = ["noise.kind=openset", "noise.rate=0", "noise.rho1=0.4", "noise.rho2=0.5", f"data.path={data}"]
     folder = train(*setting)
