@@ -1,4 +1,7 @@
-"""What a dataset is to `prepare`: two splits of labelled images, read one by one; and how a picture becomes pixels."""
+"""What a dataset is to `prepare`: two splits of labelled images, read one by one; and how a picture becomes pixels.
+
+Its function is (origin, side) -> Source; keyword-only parameters, where it has any, become options of `prepare`.
+"""
 
 import os
 import warnings
