@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
+from dist_rmd.data.labels import TYPES
 from dist_rmd.distill.division import (
     CLEAN,
     CLOSED,
@@ -359,3 +360,7 @@ def test_quality():
 def test_quality_needs_known_sets(true):
     with pytest.raises(ValueError, match="as many true sets"):
         quality([0, 1], true)
+
+
+def test_the_sets_are_the_types_of_labels_in_the_same_order():
+    assert SETS == TYPES
