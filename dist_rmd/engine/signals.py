@@ -31,7 +31,6 @@ class StopRequest:
     """number of the first signal received, 0 for none"""
 
     def __enter__(self) -> "StopRequest":
-        self._process = os.getpid()
         self._before: dict[int, Any] = {}
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -43,11 +42,17 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() == self._process:
-            self.signal = self.signal or number
-        else:  # a forked child has this handler too: it is to end as if it had none
+        self.signal = self.signal or number
+
+
+def _forget() -> None:
+    """In a forked child: it is to end as if nobody noted requests."""
+    for number in SIGNALS:
+        if getattr(signal.getsignal(number), "__func__", None) is StopRequest._note:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def follow(launcher: int) -> None:
