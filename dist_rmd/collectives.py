@@ -4,10 +4,13 @@ Rank and device belong to engine/distributed.py; nothing here chooses either.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -53,6 +56,28 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """`all_gather_rows` with gradient: a rank's rows get the sum of what the losses of all ranks ask of them.
+
+    That is what the mean of gradients over ranks, which DDP takes, needs where each rank's loss is its part of a mean.
+    The backward pass is a collective: every rank must run it.
+    """
+    return rows if world_size() == 1 else _GatherRows.apply(rows, sizes)
+
+
+class _GatherRows(Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+        ctx.sizes = sizes
+        return all_gather_rows(rows, sizes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # Gradients of matrix products are often transposed in memory, which gloo and NCCL would refuse or mix up.
+        return all_reduce_sum(gradient.contiguous()).split(list(ctx.sizes))[rank()], None
 
 
 def global_moments(mean: Tensor, var: Tensor, count: float) -> tuple[Tensor, Tensor, Tensor]:
