@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,20 @@ from dist_rmd.engine.checkpoint import load_tensors, save_tensors
 from dist_rmd.errors import DataError
 
 FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an artefact is, and what it was made from."""
+
+    path: Path
+    stage: str
+    key: str
+    classes: tuple[str, ...]
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """of the channels R, G, B, scaled to 0..1: how its images were normalised"""
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:
@@ -57,3 +73,20 @@ def load(path: Path) -> dict[str, Any]:
     if artefact.get("format") != FORMAT:
         raise DataError(f"{path}: not an artefact of format {FORMAT}")
     return artefact
+
+
+def origin(path: Path) -> Origin:
+    """What the artefact at `path` says of itself.  Raises DataError as `load` does."""
+    try:
+        return _origin(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{path}: no artefact of a finished stage here ({error.strerror})") from None
+
+
+@cache  # a sweep asks hundreds of times
+def _origin(path: Path, _: int) -> Origin:
+    content = load(path)
+    return Origin(
+        path, content["stage"], content["key"], tuple(content["classes"]), content["side"],
+        tuple(content["mean"]), tuple(content["std"]),
+    )  # fmt: skip

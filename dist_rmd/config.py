@@ -46,6 +46,8 @@ class Data:
     """folder made by `python -m dist_rmd.prepare`"""
     per_class: PositiveInt | None = None
     """train on the first N images of every class only (all when null)"""
+    skip: NonNegativeInt = 0
+    """leave out the first N images of every class, before `per_class` counts: a teacher may have been trained on them"""
     holdout: Fraction = 0.0
     """fraction of every class's labels, as given, that are not trained on but measured (val/top1): to choose settings,
     and the best epoch, without a look at the test images"""
@@ -179,6 +181,9 @@ class Run:
     """seed of weights, batches and augmentation"""
     stages: tuple[str, ...] = ("simsiam", "rgrl")
     """what is trained, in this order"""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """stages that another run has trained, perhaps on other images: {teacher: its run folder, or artefact.pt}; images
+    are then normalised as there"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU where there is one"""
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp64"] = "auto"

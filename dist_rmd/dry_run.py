@@ -3,6 +3,7 @@
 import io
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.updater import Updater
 from dist_rmd.plan import Plan
-from dist_rmd.stages.base import Stage
+from dist_rmd.stages.base import Computation, Training
 
 
 def dry_run(plan: Plan, peers: Peers) -> None:
@@ -35,10 +36,16 @@ def dry_run(plan: Plan, peers: Peers) -> None:
     made: dict[str, dict[str, Any]] = {}
     disk = 0
     for name, stage_class in plan.stages.items():
-        stage = plan.build(name, {needed: made[needed] for needed in stage_class.needs(config)})
-        loss, size = _try(plan, stage, source)
-        made[name] = stage.artefact()
+        stage = plan.build(name, made)
+        if isinstance(stage, Computation):
+            stage.pretend(plan.training(stage_class))
+            made[name] = plan.artefact(stage, plan.keys[name], [])
+            stages.add_row(*[name, "computed once", *[""] * 5])
+            continue
+        assert isinstance(stage, Training)
         recipe = stage.optimization
+        loss, size = _try(plan, stage, source)
+        made[name] = plan.artefact(stage, plan.keys[name], [])
         parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
         done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
         disk += 0 if done else size * (config.checkpoint.keep + 2)  # the newest, the best, and the one being written
@@ -55,13 +62,16 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         _print(plan, ranks, stages, disk)
 
 
-def _try(plan: Plan, stage: Stage, source: Source) -> tuple[float, int]:
+def _try(plan: Plan, stage: Training, source: Source) -> tuple[float, int]:
     """The loss of two samples on each rank, and the bytes of a checkpoint."""
     world = plan.world
     plan.place(stage)
     updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
     kind = type(stage)
-    batch = next(source.training(plan.training(kind), stage.views, 2 * world.size, plan.seed(kind)).epoch(0))
+    stage.optimization = replace(stage.optimization, batch_size=2 * world.size)
+    batches = stage.batches(source, plan.training(kind), plan.seed(kind))
+    stage.start_epoch()
+    batch = next(batches.epoch(0))
     net = distributed.parallel(stage.net, world)
     with updater.autocast():
         loss = stage.losses(net, batch)["loss"]

@@ -58,6 +58,8 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
     )
     lines = []
     for stage in run.stages:
+        if lookup("stages", stage).evaluation is None:
+            continue
         if best and not run.has_best(stage):
             lines.append(f"{stage}  no checkpoint of its best epoch here: another run trained it")
             continue

@@ -20,9 +20,9 @@ from dist_rmd.data.source import Source
 from dist_rmd.engine import distributed
 from dist_rmd.engine.distributed import World
 from dist_rmd.engine.updater import parameter_dtype, resolve_precision
-from dist_rmd.errors import ConfigError
+from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.registry import lookup
-from dist_rmd.stages.base import DataShape, Stage
+from dist_rmd.stages.base import DataShape, Stage, Training
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Plan:
     force: bool
     changes: list[str]
     """`key: old -> new` since the folder's last start"""
+    inputs: Mapping[str, artefacts.Origin]
+    """stages that another run has trained, and where"""
 
     @property
     def folder(self) -> Path:
@@ -55,12 +57,12 @@ class Plan:
 
     @cached_property
     def _true(self) -> LabelView:
-        return LabelView.of(self.dataset.labels("train"), self.shape.classes).first(self.config.data.per_class)
+        return LabelView.of(self.dataset.labels("train"), self.shape.classes)
 
     def training(self, stage: type[Stage]) -> LabelView:
-        """What a stage is trained on: only one that learns the given labels has any to hold out."""
+        """What a stage works on: only one that learns the given labels has any to hold out."""
         if stage.labels == "true":
-            return self._true
+            return self._true.first(stage.per_class(self.config))
         return self._split[0] if stage.labels == "given" and self.config.data.holdout else self.labels
 
     def validation(self, stage: type[Stage]) -> LabelView | None:
@@ -76,7 +78,7 @@ class Plan:
         return keys
 
     def key(self, name: str, inputs: dict[str, str]) -> str:
-        """The hash of one stage, given those of the stages that it needs."""
+        """The hash of one stage, given those of the stages of this run that it needs."""
         stage, config = self.stages[name], to_dict(self.config)
         labels = self.training(stage)
         del config[stage.recipe]["seed"]  # whether it is the run's or the stage's own makes no difference
@@ -94,7 +96,11 @@ class Plan:
                 "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
                 "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
                 "labels": None if stage.labels == "none" else labels.digest,
-                "inputs": [inputs[needed] for needed in stage.needs(self.config)],
+                **({"scale": [self.dataset.mean, self.dataset.std]} if self.inputs else {}),  # else the images' own
+                "inputs": [
+                    self.inputs[needed].key if needed in self.inputs else inputs[needed]
+                    for needed in stage.needs(self.config)
+                ],
             }
         )
 
@@ -104,8 +110,10 @@ class Plan:
         return self.config.seed if own is None else own
 
     def build(self, name: str, inputs: Mapping[str, Any]) -> Stage:
-        """The stage with its initial weights, on the CPU, given the artefacts that it needs."""
+        """The stage with its initial weights, on the CPU, given the artefacts of this run's stages that it needs."""
         stage = self.stages[name]
+        brought = {needed: artefacts.load(origin.path) for needed, origin in self.inputs.items()}
+        inputs = {needed: (brought | dict(inputs))[needed] for needed in stage.needs(self.config)}
         torch.manual_seed(self.seed(stage))  # the only use of torch's generator
         return stage(self.config, self.shape, inputs)
 
@@ -120,7 +128,8 @@ class Plan:
     def place(self, stage: Stage) -> None:
         """Move the stage's networks to this rank's device, in the run's precision."""
         dtype = parameter_dtype(self.precision)
-        stage.net = distributed.place(stage.net, self.world, self.config.dist.sync_batchnorm, dtype)
+        if isinstance(stage, Training):
+            stage.net = distributed.place(stage.net, self.world, self.config.dist.sync_batchnorm, dtype)
         for frozen in stage.frozen():
             distributed.place(frozen, self.world, sync_batchnorm=False, dtype=dtype)
 
@@ -151,18 +160,26 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None) -
     if not stages or len(stages) < len(names):
         raise ConfigError(f"stages={list(names)}: name at least one stage, and each one once")
     for position, (name, stage) in enumerate(stages.items()):
-        if missing := [needed for needed in stage.needs(config) if needed not in names[:position]]:
-            raise ConfigError(f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}")
+        if missing := [needed for needed in stage.needs(config) if needed not in (*names[:position], *config.inputs)]:
+            raise ConfigError(
+                f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}, or "
+                f"inputs.{missing[0]}=<a run that has trained it>"
+            )
     world = distributed.detect(config.device)
     dataset = dataset or open_dataset(Path(config.data.path))
+    inputs = _inputs(config, stages, dataset)
+    for origin in inputs.values():  # a network is to see images on the scale that it knows
+        dataset = replace(dataset, mean=origin.mean, std=origin.std)
     labels = _labels(config, dataset)
     precision = resolve_precision(config.precision, world.device)
     changes = run_folder.changes(Path(config.out) / config.name, config, force)
-    plan = Plan(config, world, dataset, labels, stages, precision, force, changes)
+    plan = Plan(config, world, dataset, labels, stages, precision, force, changes, inputs)
     for name, stage in stages.items():
         stage.check(config)
         if stage.labels == "true" and not dataset.verified:
             raise ConfigError(f"stage {name} learns true labels, but nobody knows those of {dataset.folder}")
+        if not issubclass(stage, Training):
+            continue
         size, images = getattr(config, stage.recipe).batch_size, len(plan.training(stage))
         if not 2 * world.size <= size <= images:
             raise ConfigError(
@@ -172,10 +189,35 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None) -
     return plan
 
 
+def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset) -> dict[str, artefacts.Origin]:
+    """What `inputs` names.  Raises ConfigError or DataError."""
+    needed = {name for stage in stages.values() for name in stage.needs(config)}
+    found: dict[str, artefacts.Origin] = {}
+    for name, where in config.inputs.items():
+        if name not in needed or name in stages:
+            why = "this run trains it itself" if name in stages else "no stage of this run starts from it"
+            raise ConfigError(f"inputs.{name}={where}: {why}; stages={list(stages)}")
+        path = Path(where)
+        origin = artefacts.origin(path / name / "artefact.pt" if path.is_dir() else path)
+        if origin.stage != name:
+            raise ConfigError(f"inputs.{name}: {origin.path} is of stage {origin.stage}")
+        if (origin.classes, origin.side) != (dataset.classes, dataset.side):
+            raise DataError(
+                f"inputs.{name}: {origin.path} knows {len(origin.classes)} classes of images of side {origin.side}, but "
+                f"{dataset.folder} has {len(dataset.classes)} of side {dataset.side}"
+                f"{', under other names or in another order' * (len(origin.classes) == len(dataset.classes))}: "
+                "prepare the images for the classes that it knows"
+            )
+        found[name] = origin
+    if len({(origin.mean, origin.std) for origin in found.values()}) > 1:
+        raise DataError(f"inputs: {', '.join(found)} were trained on images that were normalised differently")
+    return found
+
+
 def _labels(config: Config, dataset: Dataset) -> LabelView:
-    noise, per_class = config.noise, config.data.per_class
+    noise, per_class, skip = config.noise, config.data.per_class, config.data.skip
     if noise.kind == "file":
-        return given_view(dataset, Path(noise.file), noise.column, per_class)
+        return given_view(dataset, Path(noise.file), noise.column, per_class, skip)
     labels, classes = dataset.labels("train"), len(dataset.classes)
     if not dataset.verified:
         if noise.rate or noise.rho1:
@@ -183,12 +225,14 @@ def _labels(config: Config, dataset: Dataset) -> LabelView:
                 f"noise.kind={noise.kind}: nobody knows which labels of {dataset.folder} are right, so none can be "
                 "made wrong on purpose; leave noise.rate and noise.rho1 at 0"
             )
-        return replace(LabelView.of(labels, classes, verified=False).first(per_class), origin={"kind": "collected"})
+        collected = LabelView.of(labels, classes, verified=False).first(per_class, skip)
+        return replace(collected, origin={"kind": "collected"})
     if noise.kind == "openset":
         try:
             return openset_view(
-                labels, classes, noise.rho1, noise.rho2, noise.seed, per_class, noise.include_true, noise.keep_label
-            )
+                labels, classes, noise.rho1, noise.rho2, noise.seed, per_class,
+                noise.include_true, noise.keep_label, skip,
+            )  # fmt: skip
         except ValueError as error:
             raise ConfigError(
                 f"noise.kind=openset with {dataset.folder}: {error}; prepare it again with --open and enough "
@@ -196,5 +240,5 @@ def _labels(config: Config, dataset: Dataset) -> LabelView:
             ) from None
     table = class_map(noise.class_map, dataset.name, dataset.classes) if noise.kind == "asymmetric" else None
     return noisy_view(
-        labels, classes, noise.kind, noise.rate, noise.seed, per_class, table, noise.exact, noise.include_true
+        labels, classes, noise.kind, noise.rate, noise.seed, per_class, table, noise.exact, noise.include_true, skip
     )

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import functools
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -37,14 +38,15 @@ from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
-from dist_rmd.errors import CannotCreate, DataError, UserError
+from dist_rmd.errors import CannotCreate, DataError, Stopped, UserError
 from dist_rmd.evaluation.splits import Splits
 from dist_rmd.plan import Plan, check
 from dist_rmd.registry import lookup
 from dist_rmd.run_lock import run_lock
-from dist_rmd.stages.base import Stage
+from dist_rmd.stages.base import Computation, Training
 
 VIEWS_SHOWN = 64
+PERCENT = 100
 
 
 @dataclass
@@ -115,10 +117,13 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
             if world.leads:
                 artefacts.adopt(own, shared)
         else:
-            needs = stage_class.needs(config)
-            inputs = {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in needs}
-            stage = plan.build(name, inputs)
-            artefact = _train_stage(plan, stage, source, peers, request, console, position.clock, keys[name])
+            needs = [needed for needed in stage_class.needs(config) if needed in keys]
+            stage = plan.build(name, {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in needs})
+            if isinstance(stage, Computation):
+                artefact = _compute(plan, stage, source, request, console, keys[name])
+            else:
+                assert isinstance(stage, Training)
+                artefact = _train_stage(plan, stage, source, peers, request, console, position.clock, keys[name])
             keys[name] = artefact["key"]
             if world.leads:
                 artefacts.save(own, artefacts.shared_path(Path(config.out), name, keys[name]), artefact)
@@ -129,7 +134,7 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
 
 def _train_stage(
     plan: Plan,
-    stage: Stage,
+    stage: Training,
     source: Source,
     peers: Peers,
     request: StopRequest,
@@ -141,7 +146,7 @@ def _train_stage(
     config, world, kind = plan.config, plan.world, type(stage)
     held_out = plan.validation(kind)
     plan.place(stage)
-    loader = source.training(plan.training(kind), stage.views, stage.optimization.batch_size, plan.seed(kind))
+    loader = stage.batches(source, plan.training(kind), plan.seed(kind))
     steps = len(loader)
     updater = Updater(stage.param_groups(), stage.optimization, steps, world.device, plan.precision)
     writers = Writers(plan.folder, stage.name, world.rank)
@@ -162,7 +167,7 @@ def _train_stage(
     if clock.step == 0 and world.leads:
         writers.image(clock, "train/views", _picture(plan, next(loader.epoch(0))))
     guard = Guard(stage.name, peers, request, config.checkpoint.minutes)
-    measure = lookup("evaluation", stage.evaluation)
+    measure = lookup("evaluation", str(stage.evaluation))
     splits = Splits(
         train=lambda: source.evaluation("train", plan.labels.best_known()),
         test=lambda: source.evaluation("test", LabelView.of(plan.dataset.labels("test"), plan.shape.classes)),
@@ -199,6 +204,30 @@ def _train_stage(
             raise
     key = key if len(lineage) == 1 else artefacts.key_of({"lineage": lineage})
     return plan.artefact(stage, key, observer.scores)
+
+
+def _compute(
+    plan: Plan, stage: Computation, source: Source, request: StopRequest, console: Console, key: str
+) -> dict[str, Any]:
+    """Let `stage` work out what it is for; returns its artefact."""
+    labels, began = plan.training(type(stage)), time.monotonic()
+
+    def proceed(share: float) -> None:
+        if request.signal:
+            raise Stopped(f"{stage.name}: stopped by {signal.Signals(request.signal).name}, to be begun anew")
+        console.step(Clock(step=round(PERCENT * share)))
+
+    plan.place(stage)
+    writers = Writers(plan.folder, stage.name, plan.world.rank)
+    writers.open(resumed_at=Clock())
+    console.start(stage.name, done=0, steps=PERCENT)
+    with contextlib.ExitStack() as leaving:
+        for leave in (writers.close, console.stop):
+            leaving.callback(leave)
+        metrics = stage.compute(source, labels, proceed)
+        writers.scalars(Clock(), metrics)
+    console.say(f"{stage.name}: {stage.summary()} ({duration(time.monotonic() - began)})")
+    return plan.artefact(stage, key, [{"epoch": 0, "step": 0, **metrics}])
 
 
 def _run(plan: Plan, peers: Peers) -> int:

@@ -1,7 +1,7 @@
 """A finished run, read back: its configuration, labels and trained networks."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,13 @@ class Trained:
             return []
 
     def dataset(self, path: Path | None = None) -> Dataset:
-        """The images it was trained on, or those in `path`."""
-        return open_dataset(path or Path(self.config.data.path))
+        """The images it was trained on, or those in `path`, on the scale that its networks know."""
+        dataset = open_dataset(path or Path(self.config.data.path))
+        finished = [path for name in self.config.stages if (path := self.folder / name / "artefact.pt").exists()]
+        if not finished:
+            return dataset
+        known = artefacts.origin(finished[0])
+        return replace(dataset, mean=known.mean, std=known.std)
 
     def source(self, dataset: Dataset, world: World) -> Source:
         """Loaders of `dataset` for this rank."""

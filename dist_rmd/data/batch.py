@@ -17,6 +17,11 @@ class Batch:
     """b int64: positions in the beton"""
     sizes: tuple[int, ...]
     """the b of every rank, in rank order"""
+    epoch: int = 0
+    number: int = 0
+    """which global batch of its epoch this is part of: what all its samples share is drawn from the two"""
+    open_set: "Batch | None" = None
+    """images of none of the classes that come along, where a stage asks for them"""
 
     @property
     def share(self) -> float:

@@ -26,14 +26,17 @@ SAFE: list[Any] = [
 ]
 
 
-def given_view(dataset: Dataset, file: Path, column: str | None = None, per_class: int | None = None) -> LabelView:
-    """The first `per_class` training images of every true class (all when None) under the labels that `file` gives.
+def given_view(
+    dataset: Dataset, file: Path, column: str | None = None, per_class: int | None = None, skip: int = 0
+) -> LabelView:
+    """The labels that `file` gives, to the first `per_class` training images of every true class (all when None).
 
     file: an .npy with one class number per image, in the dataset's order; an .npz that `LabelView.save` wrote; a .csv
         with a column "file" (names as in the dataset's train.csv) and one of class numbers or names; a .pt such as
         CIFAR-10N's, a dictionary of columns with one class number per image.  Images that an .npz or a .csv does not
         list are left out; an .npy or .pt does not speak of images of none of the classes, which are left out too.
     column: which one of a .csv ("label" when None) or of a .pt.
+    skip: how many of every true class are left out before.
 
     Raises DataError, which names the file and the place in it, when it is unreadable or does not fit the dataset;
     ConfigError when it must be said which column of a .pt, or one is named in a file that has none.
@@ -44,7 +47,7 @@ def given_view(dataset: Dataset, file: Path, column: str | None = None, per_clas
             f"{file}: labels are read from {', '.join(READERS)}, not from {kind or 'a file without suffix'}"
         )
     try:
-        return READERS[kind](dataset, file, column).first(per_class)
+        return READERS[kind](dataset, file, column).first(per_class, skip)
     except (OSError, ValueError, csv.Error) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise DataError(f"{file}: {reason}") from None

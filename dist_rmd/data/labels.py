@@ -84,16 +84,16 @@ class LabelView:
         """`clean`, or where the correct labels are unknown the view itself."""
         return self if self.true is None else self.clean()
 
-    def first(self, per_class: int | None) -> "LabelView":
-        """The first `per_class` images of every class (all when None); a class with fewer gives all it has.
+    def first(self, per_class: int | None, skip: int = 0) -> "LabelView":
+        """The first `per_class` images of every class (all when None) after `skip`; a class with fewer gives what it has.
 
         A class is that of the correct labels, where these are known.  Images of none of the classes are not counted,
         and all stay.  Raises ValueError for less than 1.
         """
-        if per_class is None:
+        if per_class is None and not skip:
             return self
         classes = self.given if self.true is None else self.true
-        return self._only(np.union1d(_first(classes, per_class), np.flatnonzero(classes == OPEN)))
+        return self._only(np.union1d(_first(classes, per_class, skip), np.flatnonzero(classes == OPEN)))
 
     def split(self, fraction: float, seed: int) -> tuple["LabelView", "LabelView"]:
         """(the rest, the part held out): of every given label, round(fraction * n) of its n images are held out.
@@ -199,12 +199,13 @@ def noisy_view(
     class_map: Mapping[int, int] | None = None,
     exact: bool = True,
     include_true: bool = False,
+    skip: int = 0,
 ) -> LabelView:
-    """The first `per_class` images of every class (all when None) under labels corrupted by `noise.corrupt`.
+    """The first `per_class` images of every class (all when None) after `skip`, under labels of `noise.corrupt`.
 
-    A class with fewer images than `per_class` gives all it has.  Raises ValueError for values outside their range.
+    A class with fewer images gives all it has.  Raises ValueError for values outside their range.
     """
-    clean = LabelView.of(true_labels, num_classes).first(per_class)
+    clean = LabelView.of(true_labels, num_classes).first(per_class, skip)
     origin = {
         "kind": kind,
         "rate": rate,
@@ -226,14 +227,15 @@ def openset_view(
     per_class: int | None = None,
     include_true: bool = False,
     keep_label: bool = False,
+    skip: int = 0,
 ) -> LabelView:
-    """The first `per_class` images of every class (all when None) with the two kinds of noise of `noise.openset`.
+    """The first `per_class` images of every class (all when None) after `skip`, with the noise of `noise.openset`.
 
     The view has as many images as these, in their order: where one gives way to an image labelled OPEN, the latter has
     its place.  Raises ValueError for values outside their range, and where there are too few images labelled OPEN.
     """
     labels = np.asarray(true_labels)
-    clean = LabelView.of(labels, num_classes).first(per_class)
+    clean = LabelView.of(labels, num_classes).first(per_class, skip)
     pool = np.flatnonzero(labels == OPEN)
     given, taken = openset(clean.given, len(pool), rho1, rho2, num_classes, seed, include_true, keep_label)
     indices, true = clean.indices.copy(), clean.given.copy()
@@ -250,14 +252,14 @@ def openset_view(
     return LabelView(indices, given, true, num_classes, origin)
 
 
-def _first(labels: NDArray[np.int64], per_class: int) -> NDArray[np.int64]:
-    """Ascending positions of the first `per_class` entries of every label."""
-    if per_class < 1:
+def _first(labels: NDArray[np.int64], per_class: int | None, skip: int) -> NDArray[np.int64]:
+    """Ascending positions of the first `per_class` entries (all when None) of every label after `skip`."""
+    if per_class is not None and per_class < 1:
         raise ValueError(f"per_class is {per_class}, but must be at least 1")
     order = np.argsort(labels, kind="stable")
     ranked = labels[order]
     rank = np.arange(len(labels)) - np.searchsorted(ranked, ranked)  # place of each entry within its class
-    return np.sort(order[rank < per_class])
+    return np.sort(order[(rank >= skip) & (rank < (len(labels) if per_class is None else skip + per_class))])
 
 
 def integers(name: str, values: Any) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ So step k of epoch e sees the same samples and pixels on any number of ranks and
 FFCV or memory serves them.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Protocol
 
@@ -35,6 +35,9 @@ class Loader:
     shuffle: a new order every epoch; otherwise the order of the label view.  drop_last: leave out the last, smaller
     batch.  With neither, every sample is served exactly once over all ranks: for evaluation.  Then a rank may find
     nothing left for it in the last batch, and yields one batch less.  With shuffle all ranks take part in every batch.
+    aligned: the parts of a batch are batch_size / world samples each, as far as these go, in place of equal ones: where
+    batch_size grows with the ranks, a network sees the same samples together on any number of them, so that its outputs
+    are the same to the bit.
     Raises ConfigError where that is impossible, or no batch is full.
     """
 
@@ -49,6 +52,7 @@ class Loader:
         world: int,
         shuffle: bool = True,
         drop_last: bool = True,
+        aligned: bool = False,
     ):
         samples = len(labels.indices)
         if drop_last and batch_size > samples:
@@ -60,6 +64,7 @@ class Loader:
             )
         self._reader, self._views, self._indices = reader, views, labels.indices
         self._batch_size, self._seed, self._rank, self._world, self._shuffle = batch_size, seed, rank, world, shuffle
+        self._aligned = aligned
         self._batches = samples // batch_size if drop_last else -(-samples // batch_size)
         by_position = np.full(labels.indices.max(initial=-1) + 1, -1)
         by_position[labels.indices] = labels.given
@@ -69,7 +74,7 @@ class Loader:
         """Global batches in an epoch."""
         return self._batches
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """The batches of epoch `epoch` from global batch `start` on.  Leaving early ends the reading."""
         order = self._indices
         if self._shuffle:
@@ -77,7 +82,7 @@ class Loader:
         own, numbers, sizes = [], [], []
         for number in range(start, self._batches):
             whole = order[number * self._batch_size : (number + 1) * self._batch_size]
-            parts = [whole[keyed.shard(len(whole), rank, self._world)] for rank in range(self._world)]
+            parts = [whole[self._part(len(whole), rank)] for rank in range(self._world)]
             if len(parts[self._rank]):
                 own.append(parts[self._rank])
                 numbers.append(number)
@@ -85,4 +90,11 @@ class Loader:
         with closing(self._reader.read(own)) as read:
             for number, shard_sizes, (images, indices) in zip(numbers, sizes, read, strict=True):
                 views = self._views(images, indices, epoch, number)
-                yield Batch(views, self._labels[indices], indices, shard_sizes)
+                yield Batch(views, self._labels[indices], indices, shard_sizes, epoch, number)
+
+    def _part(self, size: int, rank: int) -> slice:
+        """The part of a global batch of `size` samples that rank `rank` takes."""
+        if not self._aligned:
+            return keyed.shard(size, rank, self._world)
+        each = -(-self._batch_size // self._world)
+        return slice(rank * each, (rank + 1) * each)

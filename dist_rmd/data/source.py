@@ -40,12 +40,12 @@ class Source:
         views = self._views(kinds, seed, compiled=self.config.compile_views)
         return Loader(self._reader("train"), labels, views, batch_size, seed, self.rank, self.world)
 
-    def evaluation(self, split: str, labels: LabelView) -> Loader:
-        """The test view of every image in `labels`, each once over all ranks."""
+    def evaluation(self, split: str, labels: LabelView, aligned: bool = False) -> Loader:
+        """The test view of every image in `labels`, each once over all ranks.  aligned: see Loader."""
         seed = 0  # nothing is drawn
         return Loader(
             self._reader(split), labels, self._views(("plain",), seed, compiled=False), EVALUATION_BATCH * self.world,
-            seed, self.rank, self.world, shuffle=False, drop_last=False,
+            seed, self.rank, self.world, shuffle=False, drop_last=False, aligned=aligned,
         )  # fmt: skip
 
     def _views(self, kinds: Sequence[str], seed: int, compiled: bool) -> Views:

@@ -35,6 +35,8 @@ def fit(
     config = stage.optimization
     while clock.epoch < config.epochs:
         net.train()
+        if clock.batch == 0:
+            stage.start_epoch()
         for batch in observer.waiting(loader.epoch(clock.epoch, start=clock.batch)):
             with updater.autocast():
                 terms = faults.inject(stage.losses(net, batch), clock, stage.name)

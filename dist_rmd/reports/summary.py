@@ -15,7 +15,11 @@ from dist_rmd.trained import Trained
 __all__ = ["summary"]
 
 
-TAGS = {"knn": ("test/knn_top1", "test/knn_top1_unverified"), "accuracy": ("test/top1",)}
+TAGS: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "knn": ("test/knn_top1", "test/knn_top1_unverified"),
+    "accuracy": ("test/top1",),
+}
 """evaluation -> the names that its accuracy may have"""
 
 BESIDES = ("name", "out", "seed", "stages", "log", "checkpoint")  # what runs may differ in and still be seeds

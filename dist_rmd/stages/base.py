@@ -1,16 +1,18 @@
-"""What every stage offers the engine: what is trained, on which views, with which loss.  The engine does the training.
+"""What every stage is: a training, which the engine carries out, or a computation over images.
 
 Stages meet only through artefacts: plain dictionaries of tensors, strings and numbers, written when a stage ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
 from dist_rmd.config import Config, Model, Optimization
 from dist_rmd.data.batch import Batch
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,14 @@ class DataShape:
 
     classes: int
     side: int
+
+
+class Batches(Protocol):
+    """What a training goes through: a Loader, or something that puts several together."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Any: ...
 
 
 class Stage:
@@ -31,18 +41,12 @@ class Stage:
     sections: ClassVar[Mapping[str, type]] = {}
     """sections of the configuration that determine the result: name -> frozen dataclass"""
     recipe: ClassVar[str]
-    """the one of them that is an Optimization"""
+    """the one of them that has the stage's `seed`"""
     labels: ClassVar[Literal["given", "true", "none"]] = "given"
-    """which labels the training images come with.  given: those of the run, noise and all.  true: the dataset's own, of
-    all its images.  none: none that the result would depend on.  One artefact of the latter two serves all noise"""
-    views: tuple[str, ...] = ("weak",)
-    """the kinds of augmented views in each batch (dist_rmd.data.views)"""
-    evaluation: ClassVar[str] = "accuracy"
-    """what is measured on the test images: the public function of dist_rmd/evaluation/<evaluation>.py"""
-
-    net: nn.Module
-    """exactly what is trained and wrapped by DDP; frozen networks are other attributes"""
-    optimization: Optimization
+    """which labels the images come with.  given: those of the run, noise and all.  true: the dataset's own, of all its
+    images.  none: none that the result would depend on.  One artefact of the latter two serves all noise"""
+    evaluation: ClassVar[str | None] = None
+    """what is measured on the test images: the public function of dist_rmd/evaluation/<evaluation>.py, if anything"""
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         raise NotImplementedError
@@ -58,6 +62,11 @@ class Stage:
         return config.model
 
     @classmethod
+    def per_class(cls, config: Config) -> int | None:
+        """labels = "true": how many images of every class, the first ones, it learns (all when None)."""
+        return config.data.per_class
+
+    @classmethod
     def check(cls, config: Config) -> None:
         """Raise ConfigError for values that only this stage can judge.  Called before any work."""
 
@@ -66,13 +75,35 @@ class Stage:
         """The name of the stage's file, as in `stages` of a configuration."""
         return type(self).__module__.rpartition(".")[2]
 
+    def frozen(self) -> list[nn.Module]:
+        """Networks that are not trained; they are moved to the device and stay in evaluation mode."""
+        return []
+
+    def artefact(self) -> dict[str, Any]:
+        """What later stages and users load: {"encoder": state_dict, ...}, plain containers only."""
+        raise NotImplementedError
+
+
+class Training(Stage):
+    """A stage that the engine trains: what is trained, on which batches, with which loss."""
+
+    recipe: ClassVar[str]
+    """the section that is an Optimization"""
+    evaluation = "accuracy"
+    views: tuple[str, ...] = ("weak",)
+    """the kinds of augmented views in each batch (dist_rmd.data.views)"""
+
+    net: nn.Module
+    """exactly what is trained and wrapped by DDP; frozen networks are other attributes"""
+    optimization: Optimization
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for SGD.  A group with `constant_lr=True` keeps the initial learning rate."""
         return [{"params": list(self.net.parameters())}]
 
-    def frozen(self) -> list[nn.Module]:
-        """Networks that only serve the losses; they are moved to the device and stay in evaluation mode."""
-        return []
+    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+        """What it is trained on.  Called once its networks are on the device."""
+        return source.training(labels, self.views, self.optimization.batch_size, seed)
 
     def memory(self) -> dict[str, Tensor]:
         """Tensors that the stage itself changes as it trains (a value for each sample, a queue): the same on all ranks.
@@ -81,11 +112,14 @@ class Stage:
         """
         return {}
 
+    def start_epoch(self) -> None:
+        """Called on all ranks before the first batch of every epoch, and not where a run goes on within one."""
+
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Loss terms of this rank (0-d): "loss" is differentiated, every other is logged under its name.
 
-        Forward through `net` alone, never through `self.net`: DDP synchronises gradients of `net`'s forward only.
-        The mean over ranks of each term is its value for the global batch (see Batch.share).
+        Forward through `net` alone, and once, never through `self.net`: DDP synchronises gradients of `net`'s forward
+        only.  The mean over ranks of each term is its value for the global batch (see Batch.share).
         """
         raise NotImplementedError
 
@@ -93,8 +127,23 @@ class Stage:
         """One line for the user when logged means, or what an evaluation has measured, look wrong, else None."""
         return None
 
-    def artefact(self) -> dict[str, Any]:
-        """What later stages and users load: {"encoder": state_dict, ...}, plain containers only."""
+
+class Computation(Stage):
+    """A stage that trains nothing: it works something out from images, once."""
+
+    def compute(self, source: Source, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
+        """Do it, on all ranks; returns what is worth a place among the run's metrics, by tag.
+
+        `proceed` is told every few seconds how much is done, from 0 to 1, and raises where the work is to be given up.
+        """
+        raise NotImplementedError
+
+    def pretend(self, labels: LabelView) -> None:
+        """Come to a result of the right form without work, for a dry run."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """The result in one line."""
         raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from dist_rmd.data.batch import Batch
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
 from dist_rmd.robust_loss import LossConfig, robust_loss
-from dist_rmd.stages.base import DataShape, Stage, batch_mean
+from dist_rmd.stages.base import DataShape, Training, batch_mean
 
 __all__ = ["Classifier"]
 
@@ -31,7 +31,7 @@ class TaskConfig(Optimization):
     """epochs after which schedule=step lowers the learning rate"""
 
 
-class Classifier(Stage):
+class Classifier(Training):
     """Mean robust loss between the logits and the given labels."""
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig, "loss": LossConfig}

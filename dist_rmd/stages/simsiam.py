@@ -14,7 +14,7 @@ from dist_rmd.config import Config, Optimization
 from dist_rmd.data.batch import Batch
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import predictor, projector
-from dist_rmd.stages.base import DataShape, Stage, batch_mean
+from dist_rmd.stages.base import DataShape, Training, batch_mean
 
 __all__ = ["SimSiam"]
 
@@ -59,7 +59,7 @@ class Siamese(nn.Module):
         return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
 
 
-class SimSiam(Stage):
+class SimSiam(Training):
     """L = C(p1, stopgrad z2) / 2 + C(p2, stopgrad z1) / 2, C = minus cosine similarity (RMDNet eq. 1-3)."""
 
     sections: ClassVar[Mapping[str, type]] = {"simsiam": SimSiamConfig}

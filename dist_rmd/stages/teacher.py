@@ -24,6 +24,9 @@ class TeacherConfig(Optimization):
     """encoder of the teacher, in place of model.name"""
     width: Width = 64
     """channels of its first stage, in place of model.width"""
+    per_class: PositiveInt | None = None
+    """it learns the first N images of every class, whatever data.skip leaves to the student (data.per_class when
+    null)"""
     batch_size: PositiveInt = 256
     """images per optimizer step over all ranks (the global batch)"""
     schedule: Literal["cosine", "step", "constant"] = "step"
@@ -42,6 +45,10 @@ class Teacher(Classifier):
     @classmethod
     def model(cls, config: Config) -> Model:
         return Model(config.teacher.model, config.teacher.width)
+
+    @classmethod
+    def per_class(cls, config: Config) -> int | None:
+        return config.teacher.per_class or config.data.per_class
 
     @classmethod
     def check(cls, config: Config) -> None:

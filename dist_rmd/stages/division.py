@@ -1,0 +1,153 @@
+"""MODUL's first stage: which images of a collected set are clean, closed-set and open-set noise (MODUL sec. IV-A)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dist_rmd.config import Config
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.source import Source
+from dist_rmd.distill import division as division_of
+from dist_rmd.distill.division import CLOSED, SETS, refined_labels, subjective_logic_loss
+from dist_rmd.errors import ConfigError
+from dist_rmd.stages.base import Computation, DataShape
+from dist_rmd.student import frozen_teacher, survey
+
+__all__ = ["Division"]
+
+
+@dataclass(frozen=True)
+class DivisionConfig:
+    """Stage `division`: by the teacher's subjective-logic loss of every given label (docs/modul.md)."""
+
+    seed: NonNegativeInt | None = None
+    """seed of the mixture's starts, where it is not the run's (null)"""
+    evidence: Literal["relu", "softplus", "exp"] = "relu"
+    """what turns the teacher's logits into evidence"""
+    logit_scale: PositiveFloat = 1.0
+    """factor of the logits before that"""
+    scaling: Literal["minmax", "percentile", "per_class", "none"] = "minmax"
+    """how losses come to 0..1 before the thresholds: by the least and the largest of the set; by its percentiles 0.1
+    and 99.9; by the least and the largest of each given label; or not at all"""
+    clean: float = 0.3
+    """components of the mixture with a mean of at most this are clean"""
+    closed: float = 0.9
+    """components with a mean of at least this are closed-set noise; those between the two are open-set noise"""
+    components: PositiveInt = 20
+    """Gaussians of the mixture"""
+    reg_covar: PositiveFloat = 5e-4
+    """least variance of one"""
+    n_init: PositiveInt = 5
+    """starts of the fit, of which the best counts"""
+    max_iter: PositiveInt = 100
+    """iterations of each at most"""
+    tol: PositiveFloat = 1e-3
+    """gain of the mean log likelihood below which the fit has converged"""
+    probability: Literal["responsibilities", "density"] = "responsibilities"
+    """of the three sets: shares of the mixture's density, or its parts as the paper prints them, which may all be 0"""
+    undecided: Literal["nearest", "open"] = "nearest"
+    """an image with no single most probable set: to that of the nearest component, or to the open set"""
+    force_extremes: bool = False
+    """the least loss is clean and the largest closed, whatever the mixture says"""
+
+    def __post_init__(self) -> None:
+        if not self.clean < self.closed:
+            raise ConfigError(f"division.clean={self.clean} must be below division.closed={self.closed}")
+
+
+class Division(Computation):
+    """Every image's loss under the teacher, once over all ranks; a Gaussian mixture over them; a set for each image.
+
+    Images of the closed set get the teacher's label (eq. 6).
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {"division": DivisionConfig}
+    recipe = "division"
+
+    @classmethod
+    def needs(cls, config: Config) -> tuple[str, ...]:
+        return ("teacher",)
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        self.config = config.division
+        self.seed = config.seed if self.config.seed is None else self.config.seed
+        self.teacher = frozen_teacher(inputs["teacher"])
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.teacher]
+
+    def compute(self, source: Source, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
+        c = self.config
+
+        def judge(images: Tensor, given: Tensor) -> Tensor:
+            logits, _ = self.teacher(images)
+            loss = subjective_logic_loss(logits, given, c.evidence, c.logit_scale)
+            return torch.stack([loss, refined_labels(logits).double()], dim=1)
+
+        losses, predicted = survey(source, labels, judge, 2, proceed).cpu().numpy().T
+        found = division_of.divide(
+            losses, labels.given,
+            scaling=c.scaling, clean=c.clean, closed=c.closed, components=c.components, reg_covar=c.reg_covar,
+            n_init=c.n_init, max_iter=c.max_iter, tol=c.tol, seed=self.seed, probability=c.probability,
+            undecided=c.undecided, force_extremes=c.force_extremes,
+        )  # fmt: skip
+        self._keep(labels, losses, predicted.astype(np.int64), found)
+        return _metrics(found, labels)
+
+    def pretend(self, labels: LabelView) -> None:
+        """One image in three is of each set."""
+        losses = np.arange(len(labels)) % 3 / 2
+        found = division_of.divide(losses, components=3, n_init=1)
+        self._keep(labels, losses, labels.given, found)
+
+    def _keep(self, labels: LabelView, losses: Any, predicted: Any, found: division_of.Division) -> None:
+        mixture = found.mixture
+        self.found = found
+        self._artefact = {
+            "indices": torch.from_numpy(labels.indices),
+            "given": torch.from_numpy(labels.given),
+            "predicted": torch.from_numpy(predicted),
+            "sets": torch.from_numpy(found.set),
+            "labels": torch.from_numpy(np.where(found.set == CLOSED, predicted, labels.given)),
+            "losses": torch.from_numpy(np.ascontiguousarray(losses)),
+            "scaled": torch.from_numpy(found.losses),
+            "probability": torch.from_numpy(found.probability),
+            "mixture": {
+                name: torch.from_numpy(np.ascontiguousarray(getattr(mixture, name)))
+                for name in ("weights", "means", "variances", "set")
+            },
+            "thresholds": [self.config.clean, self.config.closed],
+            "evidence": self.config.evidence,
+            "scaling": self.config.scaling,
+            "counts": found.counts,
+            "undecided": found.undecided,
+            "underflows": found.underflows,
+            "narrow": found.narrow,
+            "converged": mixture.converged,
+        }
+
+    def summary(self) -> str:
+        counted = ", ".join(f"{count:,} {name}" for name, count in self.found.counts.items())
+        undecided = f", {self.found.undecided:,} of them undecided" if self.found.undecided else ""
+        return f"{counted}{undecided}"
+
+    def artefact(self) -> dict[str, Any]:
+        return self._artefact
+
+
+def _metrics(found: division_of.Division, labels: LabelView) -> dict[str, float]:
+    """Sizes of the sets; where the truth is known, precision and recall of each that has any (percent)."""
+    metrics = {f"division/{name}": float(count) for name, count in found.counts.items()}
+    metrics["division/undecided"] = float(found.undecided)
+    if labels.types is None:
+        return metrics
+    quality = division_of.quality(found.set, labels.types)
+    for measure in ("precision", "recall"):
+        for name, value in zip(SETS, getattr(quality, measure), strict=True):
+            metrics |= {} if value is None else {f"division/{measure}_{name}": 100 * value}
+    return metrics
