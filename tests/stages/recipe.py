@@ -6,6 +6,7 @@ from dist_rmd import sections
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.keyed import shard
 from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import Classifier
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape
 
@@ -15,12 +16,24 @@ SHAPE = DataShape(classes=3, side=8)
 
 
 def stage(name, *overrides, seed=0):
-    """A stage as the train command builds it; rgrl gets a random teacher in place of SimSiam's."""
+    """A stage as the train command builds it; networks of earlier stages are random ones."""
     config = sections.parse(None, [*SMALL, *HEADS, *overrides])
     torch.manual_seed(99)
-    inputs = {"simsiam": {"encoder": encoder("resnet10", 8).state_dict()}}
+    inputs = {"simsiam": {"encoder": encoder("resnet10", 8).state_dict()}, "teacher": teacher()}
     torch.manual_seed(seed)
     return lookup("stages", name)(config, SHAPE, inputs)
+
+
+def teacher():
+    """What students take of a teacher's artefact; its weights come from torch's generator."""
+    net = Classifier(encoder("resnet10", 8), SHAPE.classes)
+    return {
+        "encoder": net.encoder.state_dict(),
+        "head": net.head.state_dict(),
+        "model": {"name": "resnet10", "width": 8},
+        "classes": ["a", "b", "c"],
+        "scores": [{"epoch": 1, "step": 9, "test/top1": 60.0}, {"epoch": 2, "step": 18, "test/top1": 80.0}],
+    }
 
 
 def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1):
