@@ -28,15 +28,31 @@ def sizes(world: int) -> list[list[int]]:
     return [[2] * world, [1 + 3 * rank for rank in range(world)], [5 * (rank == world - 1) for rank in range(world)]]
 
 
+def asked(rank: int, size: int) -> torch.Tensor:
+    """The gradient, size x 2 x 3, of all ranks' rows that one rank's loss has; laid out otherwise on rank 0."""
+    draw = torch.Generator().manual_seed(100 + rank)
+    gradient = torch.randint(-99, 99, (3, 2, size), generator=draw).float().permute(2, 1, 0)
+    return gradient.contiguous() if rank else gradient
+
+
+def with_gradient(rank: int, known: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """All ranks' rows, and the gradient of this rank's."""
+    own = rows(rank, known[rank], torch.float32).requires_grad_()
+    found = collectives.gather_rows(own, known)
+    (gradient,) = torch.autograd.grad(found, own, asked(rank, sum(known)))
+    return found.detach(), gradient
+
+
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = collectives.rank(), collectives.world_size()
-    result = {"place": (rank, world), "gathered": []}
+    result = {"place": (rank, world), "gathered": [], "with_gradient": []}
     for case in sizes(world):
         known = collectives.gather_sizes(case[rank], torch.device("cpu"))
         for dtype in (torch.float32, torch.int64):
             own = rows(rank, case[rank], dtype).requires_grad_(dtype.is_floating_point)
             result["gathered"].append((known, collectives.all_gather_rows(own, known)))
+        result["with_gradient"].append(with_gradient(rank, known))
     own = torch.full((2,), 10.0**rank, requires_grad=True)
     result["sum"], result["own"] = collectives.all_reduce_sum(own), own.detach()
     var, mean = torch.var_mean(far_from_zero(rank), dim=0, correction=0)

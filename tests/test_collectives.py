@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from collectives_ranks import far_from_zero, rows, sizes
+from collectives_ranks import asked, far_from_zero, rows, sizes
 from torchrun import on_ranks
 
 from dist_rmd import collectives
@@ -24,6 +24,9 @@ def test_every_rank_holds_the_whole_in_rank_order(world, tmp_path):
             assert found.dtype == whole.dtype
             assert torch.equal(found, whole)
             assert not found.requires_grad
+        for (found, gradient), case in zip(result["with_gradient"], sizes(world), strict=True):
+            assert torch.equal(found, torch.cat([rows(r, size, torch.float32) for r, size in enumerate(case)]))
+            assert torch.equal(gradient, sum(asked(r, sum(case)) for r in range(world)).split(case)[rank])
         assert result["sum"].tolist() == [sum(10.0**r for r in range(world))] * 2
         assert not result["sum"].requires_grad
         assert result["own"].tolist() == [10.0**rank] * 2  # the caller's tensor is left alone
@@ -41,6 +44,7 @@ def test_one_process_needs_no_group():
     for found in (collectives.all_gather_rows(own, [4]), collectives.all_reduce_sum(own)):
         assert torch.equal(found, own)
         assert not found.requires_grad
+    assert collectives.gather_rows(own, [4]) is own
     total = collectives.all_reduce_sum(own)
     total += 1
     assert not torch.equal(total, own)
