@@ -69,7 +69,7 @@ def _try(plan: Plan, stage: Training, source: Source) -> tuple[float, int]:
     updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
     kind = type(stage)
     stage.optimization = replace(stage.optimization, batch_size=2 * world.size)
-    batches = stage.batches(source, plan.training(kind), plan.seed(kind))
+    batches = stage.batches(source, plan.training(kind), kind.seed(plan.config))
     stage.start_epoch()
     batch = next(batches.epoch(0))
     net = distributed.parallel(stage.net, world)

@@ -90,7 +90,7 @@ class Plan:
                     **{section: config[section] for section in (*stage.sections, "augment")},
                     "model": to_dict(stage.model(self.config)),
                 },
-                "seed": self.seed(stage),
+                "seed": stage.seed(self.config),
                 "precision": self.precision,
                 # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
                 "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
@@ -104,17 +104,12 @@ class Plan:
             }
         )
 
-    def seed(self, stage: type[Stage]) -> int:
-        """The seed of a stage's weights, batches and augmentation."""
-        own = getattr(self.config, stage.recipe).seed
-        return self.config.seed if own is None else own
-
     def build(self, name: str, inputs: Mapping[str, Any]) -> Stage:
         """The stage with its initial weights, on the CPU, given the artefacts of this run's stages that it needs."""
         stage = self.stages[name]
         brought = {needed: artefacts.load(origin.path) for needed, origin in self.inputs.items()}
         inputs = {needed: (brought | dict(inputs))[needed] for needed in stage.needs(self.config)}
-        torch.manual_seed(self.seed(stage))  # the only use of torch's generator
+        torch.manual_seed(stage.seed(self.config))  # the only use of torch's generator
         return stage(self.config, self.shape, inputs)
 
     def source(self) -> Source:

@@ -37,29 +37,37 @@ def frozen_teacher(artefact: Mapping[str, Any]) -> Classifier:
     return net.requires_grad_(False).eval()
 
 
-@torch.no_grad()
-def survey(
-    source: Source,
-    labels: LabelView,
-    judge: Callable[[Tensor, Tensor], Tensor],
-    columns: int,
-    proceed: Callable[[float], None] = lambda share: None,
-) -> Tensor:
-    """What `judge` makes of every training image of `labels`, each once over all ranks, in the plain view of it.
+Judge = Callable[[Tensor, Tensor], Tensor]
+"""(images b x 3 x S x S, given labels b) -> b rows of numbers"""
 
-    judge: (images b x 3 x S x S, given labels b) -> b x columns numbers.  proceed: told what share of the images is
-    done, between batches.  Returns N x columns float64 in the order of `labels` on every rank: the same bits on any
-    number of ranks, where all machines are of one kind.
+
+def survey(source: Source, labels: LabelView, judge: Judge, proceed: Callable[[float], None]) -> Tensor:
+    """What `judge` makes of every training image of `labels`: N rows on every rank, in the order of `labels`.
+
+    Each image is looked at once over all ranks, in the plain view of it.  The same bits on any number of ranks, where
+    all machines are of one kind.  proceed: told between batches what share of the images is done.
     """
+    judged, indices = own_share(source, labels, judge, proceed)
+    sizes = gather_sizes(len(indices), indices.device)
+    rows, indices = (all_gather_rows(column, sizes) for column in (judged, indices))
+    place = torch.from_numpy(labels.indices.argsort().argsort()).to(source.device)
+    return rows[indices.argsort()][place]
+
+
+@torch.no_grad()
+def own_share(
+    source: Source, labels: LabelView, judge: Judge, proceed: Callable[[float], None] = lambda share: None
+) -> tuple[Tensor, Tensor]:
+    """This rank's part of a survey: n rows, and the positions of the images in the beton, n int64."""
     loader = source.evaluation("train", labels, aligned=True)
-    parts = [torch.empty(0, columns + 1, dtype=torch.float64, device=source.device)]
+    parts = []
     for batch in loader.epoch(0):
         (view,) = batch.views
-        judged = judge(view, batch.labels).double()
-        parts.append(torch.cat([batch.indices[:, None].double(), judged], dim=1))  # exact up to 2^53 images
+        parts.append((judge(view, batch.labels), batch.indices))
         proceed((batch.number + 1) / len(loader))
-    own = torch.cat(parts)
-    rows = all_gather_rows(own, gather_sizes(len(own), own.device))
-    by_index = rows[rows[:, 0].argsort(), 1:]
-    place = torch.from_numpy(labels.indices.argsort().argsort()).to(source.device)
-    return by_index[place]
+    if not parts:  # more ranks than there are batches
+        none = torch.empty(0, dtype=torch.int64, device=source.device)
+        side = source.dataset.side
+        return judge(torch.empty(0, 3, side, side, dtype=source.dtype, device=source.device), none), none
+    rows, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    return rows, indices

@@ -146,7 +146,7 @@ def _train_stage(
     config, world, kind = plan.config, plan.world, type(stage)
     held_out = plan.validation(kind)
     plan.place(stage)
-    loader = stage.batches(source, plan.training(kind), plan.seed(kind))
+    loader = stage.batches(source, plan.training(kind), kind.seed(config))
     steps = len(loader)
     updater = Updater(stage.param_groups(), stage.optimization, steps, world.device, plan.precision)
     writers = Writers(plan.folder, stage.name, world.rank)

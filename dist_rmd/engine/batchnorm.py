@@ -34,7 +34,12 @@ class SyncBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         x = input.float() if input.itemsize < 4 else input
         mean, var, count = _global_statistics(x.detach())
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+        if (
+            self.track_running_stats
+            and self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+        ):
             self.num_batches_tracked += 1
             momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, momentum)

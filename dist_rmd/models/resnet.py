@@ -35,6 +35,9 @@ class ResNet(nn.Module):
     `blocks` are the BasicBlocks of the four stages; `width` the channels of the first (64 in the papers).
     """
 
+    stride = 8
+    """side of an image / side of the last map"""
+
     def __init__(self, blocks: Sequence[int], width: int = 64):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
@@ -51,7 +54,9 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def maps(self, x: Tensor) -> Tensor:
+        """The features before they are pooled: N x 8*width x S/8 x S/8."""
+        return self.blocks(F.relu(self.bn1(self.conv1(x))))
+
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))  # N x width x S x S
-        x = self.blocks(x)  # N x 8*width x S/8 x S/8
-        return x.mean(dim=(2, 3))  # N x 8*width
+        return self.maps(x).mean(dim=(2, 3))  # N x 8*width

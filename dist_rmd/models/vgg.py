@@ -17,6 +17,9 @@ class VGG(nn.Module):
     others have 2, 4, 8 and 8 times as many.
     """
 
+    stride = 16
+    """side of an image / side of the last map"""
+
     def __init__(self, convolutions: Sequence[int], width: int = 64):
         super().__init__()
         channels = 3
@@ -34,6 +37,9 @@ class VGG(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def maps(self, x: Tensor) -> Tensor:
+        """The features before they are pooled: N x 8*width x S/16 x S/16."""
+        return self.layers(x)
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(x)  # N x 8*width x S/16 x S/16
-        return x.mean(dim=(2, 3))  # N x 8*width
+        return self.maps(x).mean(dim=(2, 3))  # N x 8*width

@@ -62,6 +62,12 @@ class Stage:
         return config.model
 
     @classmethod
+    def seed(cls, config: Config) -> int:
+        """The seed of its weights, batches and augmentation: its own, or else the run's."""
+        own = getattr(config, cls.recipe).seed
+        return config.seed if own is None else own
+
+    @classmethod
     def per_class(cls, config: Config) -> int | None:
         """labels = "true": how many images of every class, the first ones, it learns (all when None)."""
         return config.data.per_class

@@ -75,7 +75,7 @@ class Division(Computation):
 
     def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
         self.config = config.division
-        self.seed = config.seed if self.config.seed is None else self.config.seed
+        self.mixture_seed = self.seed(config)
         self.teacher = frozen_teacher(inputs["teacher"])
 
     def frozen(self) -> list[nn.Module]:
@@ -89,11 +89,11 @@ class Division(Computation):
             loss = subjective_logic_loss(logits, given, c.evidence, c.logit_scale)
             return torch.stack([loss, refined_labels(logits).double()], dim=1)
 
-        losses, predicted = survey(source, labels, judge, 2, proceed).cpu().numpy().T
+        losses, predicted = survey(source, labels, judge, proceed).cpu().numpy().T
         found = division_of.divide(
             losses, labels.given,
             scaling=c.scaling, clean=c.clean, closed=c.closed, components=c.components, reg_covar=c.reg_covar,
-            n_init=c.n_init, max_iter=c.max_iter, tol=c.tol, seed=self.seed, probability=c.probability,
+            n_init=c.n_init, max_iter=c.max_iter, tol=c.tol, seed=self.mixture_seed, probability=c.probability,
             undecided=c.undecided, force_extremes=c.force_extremes,
         )  # fmt: skip
         self._keep(labels, losses, predicted.astype(np.int64), found)

@@ -1,0 +1,296 @@
+"""MODUL's second stage: a student of the divided set (MODUL sec. IV-B to IV-D)."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dist_rmd.collectives import rank
+from dist_rmd.config import Config
+from dist_rmd.data.batch import Batch
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.paired import Paired
+from dist_rmd.data.source import Source
+from dist_rmd.distill import mixup
+from dist_rmd.distill.division import CLEAN, OPEN
+from dist_rmd.distill.hint import hint_loss
+from dist_rmd.distill.instance import instance_loss
+from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_loss
+from dist_rmd.distill.rotation import rotated
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.losses.ce import CE
+from dist_rmd.models.encoder import Encoder, encoder
+from dist_rmd.models.statistics import statistics_kept
+from dist_rmd.stages.base import Batches, DataShape, Training, batch_mean
+from dist_rmd.student import StudentConfig, frozen_teacher, own_share
+
+__all__ = ["Modul"]
+
+
+@dataclass(frozen=True)
+class ModulConfig:
+    """The terms of stage `modul` (MODUL eq. 21): alpha CE + (1 - alpha) KD + beta (category + instance) + gamma
+    rotation.  A weight of 0 switches a term off."""
+
+    alpha: ClosedUnitInterval = 0.1
+    """weight of the cross entropy"""
+    beta: NonNegativeFloat = 0.1
+    """weight of the category and of the instance loss"""
+    gamma: NonNegativeFloat = 0.01
+    """weight of the rotation loss"""
+    kd: NonNegativeFloat | None = None
+    """weight of the distance between features, in place of 1 - alpha"""
+    category: NonNegativeFloat | None = None
+    """weight of the category loss, in place of beta"""
+    instance: NonNegativeFloat | None = None
+    """weight of the instance loss, in place of beta"""
+    temperature: PositiveFloat = 0.3
+    """t of the category loss"""
+    instance_temperature: PositiveFloat = 1.0
+    """temperature of the instance loss: the paper has none"""
+    student_negatives: bool = False
+    """the instance loss also tells an image from what the student makes of the others, not the teacher alone"""
+    mixup: NonNegativeFloat = 8.0
+    """delta: images of the category loss are mixed by weights from Beta(delta, delta); 0: they are not"""
+    embedding: PositiveInt = 128
+    """dimensions of the embeddings that the category and the instance loss compare"""
+    prototypes: Literal["labelled", "clean"] = "labelled"
+    """images that class prototypes are made of: the clean and the closed set, or the clean one alone"""
+    prototype_momentum: ClosedUnitInterval = 0.0
+    """what stays of the prototypes from one epoch to the next; 1: those of the first are kept"""
+    hint: Literal["pooled", "map"] = "pooled"
+    """features that the student is to have of the teacher: after pooling, or the last map before it"""
+    batchnorm: Literal["labelled", "all"] = "labelled"
+    """images that the running statistics are of: labelled ones as they are, or mixed and turned ones, too"""
+    open_batch_size: PositiveInt = 64
+    """images of the open set in each optimizer step over all ranks, each in four rotations"""
+
+
+class Outputs(NamedTuple):
+    """What the student makes of a batch; `logits` first, as an evaluation expects.  None: not asked for."""
+
+    logits: Tensor
+    """b x classes"""
+    hint: Any
+    """b x the teacher's features"""
+    student: Any
+    teacher: Any
+    """embeddings b x D of both networks"""
+    mixed_student: Any
+    mixed_teacher: Any
+    """the same of mixed images"""
+    turned: Any
+    """4b' x 4 logits of rotations"""
+
+
+class Student(nn.Module):
+    """Encoder and head, and all else that is trained beside them: one forward, so that DDP sees one."""
+
+    def __init__(self, body: Encoder, classes: int, taught: int, config: ModulConfig, weights: Mapping[str, float]):
+        super().__init__()
+        width = body.out_features
+        self.encoder = body
+        self.head = nn.Linear(width, classes)
+        # What no term needs does not exist: DDP waits for the gradient of every parameter.
+        self.hint: nn.Module | None = None
+        self.student_embedding = self.teacher_embedding = self.rotation = None
+        if weights["kd"]:
+            self.hint = nn.Linear(width, taught) if width != taught else nn.Identity()
+        if weights["category"] or weights["instance"]:
+            self.student_embedding = nn.Linear(width, config.embedding)
+            self.teacher_embedding = nn.Linear(taught, config.embedding)
+        if weights["rotation"]:
+            self.rotation = nn.Linear(width, 4)
+        self.maps = config.hint == "map"
+        self.forgets = config.batchnorm == "labelled"
+
+    def forward(
+        self,
+        images: Tensor,
+        taught: Tensor | None = None,
+        mixed: Tensor | None = None,
+        mixed_taught: Tensor | None = None,
+        turned: Tensor | None = None,
+    ) -> Outputs:
+        """images b x 3 x S x S; taught: the teacher's pooled features of them, b x D; mixed, mixed_taught: the same of
+        mixed images; turned: rotated ones, 4b' x 3 x S x S.
+
+        Each kind of images is normalised by itself.
+        """
+        maps = self.encoder.maps(images)
+        features = maps.mean(dim=(2, 3))
+        hint = None
+        if taught is not None and self.hint is not None:
+            # On a map, a linear layer over the channels is a 1 x 1 convolution.
+            hint = self.hint(maps.permute(0, 2, 3, 1)) if self.maps else self.hint(features)
+        with statistics_kept(self.encoder) if self.forgets else contextlib.nullcontext():
+            features_mixed = None if mixed is None else self.encoder(mixed)
+            turns = None if turned is None or self.rotation is None else self.rotation(self.encoder(turned))
+        return Outputs(
+            self.head(features),
+            hint,
+            self._embed(self.student_embedding, features if taught is not None else None),
+            self._embed(self.teacher_embedding, taught),
+            self._embed(self.student_embedding, features_mixed),
+            self._embed(self.teacher_embedding, mixed_taught),
+            turns,
+        )
+
+    @staticmethod
+    def _embed(embedding: nn.Linear | None, features: Tensor | None) -> Tensor | None:
+        """Eq. 8, 10: unit rows."""
+        if embedding is None or features is None:
+            return None
+        z = embedding(features)
+        return F.normalize(z.float() if z.itemsize < 4 else z)
+
+
+class Modul(Training):
+    """Eq. 21 over the clean set and the closed set with the teacher's labels; the open set is told by its rotations."""
+
+    sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "modul": ModulConfig}
+    recipe = "student"
+    net: Student
+
+    @classmethod
+    def needs(cls, config: Config) -> tuple[str, ...]:
+        return ("teacher", "division")
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        c = self.config = config.modul
+        self.optimization = config.student
+        self.classes = shape.classes
+        self.divided = inputs["division"]
+        self.weights = {
+            "ce": c.alpha,
+            "kd": 1 - c.alpha if c.kd is None else c.kd,
+            "category": c.beta if c.category is None else c.category,
+            "instance": c.beta if c.instance is None else c.instance,
+            "rotation": c.gamma if (self.divided["sets"] == OPEN).any() else 0.0,
+        }
+        if not any(self.weights.values()):
+            raise ConfigError("modul: all weights are 0, so there is nothing to learn")
+        body = encoder(config.model.name, config.model.width)
+        self.teacher = frozen_teacher(inputs["teacher"])
+        taught = self.teacher.encoder
+        if c.hint == "map" and body.stride != taught.stride:
+            raise ConfigError(
+                f"modul.hint=map: the last maps of {config.model.name} and of the teacher differ in size; "
+                "choose modul.hint=pooled"
+            )
+        self.net = Student(body, shape.classes, taught.out_features, c, self.weights)
+        self.ce = CE()
+        self.draws = self.seed(config)
+        self.prototypes = torch.zeros(shape.classes, c.embedding, dtype=torch.float64)
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.teacher]
+
+    def memory(self) -> dict[str, Tensor]:
+        return {"prototypes": self.prototypes}
+
+    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+        """Labelled images, the clean and the closed set in one pool; with each batch one of the open set."""
+        divided, batch_size = self.divided, self.optimization.batch_size
+        kept = torch.isin(divided["indices"], torch.from_numpy(labels.indices))
+        if not kept.all() or len(kept) != len(labels):
+            raise DataError(
+                "the division is of other images than this run's: divide these (stages=[..., division, modul])"
+            )
+        is_open = divided["sets"] == OPEN
+        labelled = self._view(~is_open, "labels")
+        if not len(labelled):
+            raise DataError(
+                "the division has put all images into the open set, so there is none to learn a class from: look at "
+                "`python -m dist_rmd.report division` and at division.evidence, division.scaling and the thresholds"
+            )
+        self.prototypes = self.prototypes.to(source.device)
+        if self.weights["category"]:
+            self._look(source, labelled)
+        loader = source.training(labelled, self.views, batch_size, seed)
+        if not self.weights["rotation"]:
+            return loader
+        opened = self._view(is_open, "given")
+        return Paired(loader, source.training(opened, self.views, min(self.config.open_batch_size, len(opened)), seed))
+
+    def start_epoch(self) -> None:
+        """Eq. 9, with the teacher's projection as it has become."""
+        if not self.weights["category"] or self.net.teacher_embedding is None:
+            return
+        with torch.no_grad():
+            z = F.normalize(self.net.teacher_embedding(self._features))
+            sums, counts = class_sums(z[self._chosen], self._targets[self._chosen], self.classes)
+            # A class that no image is labelled with is what the teacher takes for it, if that is any.
+            sums_seen, counts_seen = class_sums(z, self._predicted, self.classes)
+            missing = counts == 0
+            fresh = prototypes(
+                torch.where(missing[:, None], sums_seen, sums), torch.where(missing, counts_seen, counts)
+            )
+            momentum = self.config.prototype_momentum if self.prototypes.any() else 0.0
+            blended = momentum * self.prototypes + (1 - momentum) * fresh
+            self.prototypes.copy_(F.normalize(blended))
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        c, weights = self.config, self.weights
+        (view,) = batch.views
+        mix = mixed = mixed_taught = turned = turns = None
+        if weights["category"] and c.mixup:
+            mix = mixup.draw(self.draws, batch.epoch, batch.number, sum(batch.sizes), c.mixup)
+            mixed = mixup.mixed(view, mixup.partners(view, mix, batch.sizes, rank()), mix.weight)
+        opened = batch.open_set if weights["rotation"] else None
+        if opened is not None:
+            turned, turns = rotated(opened.views[0])
+        with torch.no_grad():
+            maps = self.teacher.encoder.maps(view)
+            taught = maps.mean(dim=(2, 3))
+            if mixed is not None:
+                mixed_taught = self.teacher.encoder(mixed)
+        out: Outputs = net(view, taught, mixed, mixed_taught, turned)
+
+        terms = {"ce": self.ce(out.logits, batch.labels)}
+        if weights["kd"]:
+            terms["kd"] = hint_loss(out.hint, maps.permute(0, 2, 3, 1) if c.hint == "map" else taught)
+        if weights["category"]:
+            pair = (out.teacher, out.student) if mix is None else (out.mixed_teacher, out.mixed_student)
+            teacher, student = (self._category(z, batch, mix) for z in pair)
+            terms["category"] = teacher + student
+        if weights["instance"]:
+            terms["instance"] = instance_loss(
+                out.student, out.teacher, batch.sizes, c.instance_temperature, c.student_negatives
+            )
+        means = {name: batch_mean(values, batch) for name, values in terms.items()}
+        if opened is not None and turns is not None:
+            means["rotation"] = batch_mean(self.ce(out.turned, turns), opened)
+        loss = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
+        return {"loss": loss, **{f"loss_{name}": mean.detach() for name, mean in means.items()}}
+
+    def _category(self, z: Tensor, batch: Batch, mix: mixup.Mix | None) -> Tensor:
+        """Eq. 11 of embeddings b x D, or eq. 15 of mixed ones -> b values."""
+        own = prototypical_loss(z, batch.labels, self.prototypes, self.config.temperature)
+        if mix is None:
+            return own
+        labels = mixup.partners(batch.labels, mix, batch.sizes, rank())
+        return mixup.mixed(own, prototypical_loss(z, labels, self.prototypes, self.config.temperature), mix.weight)
+
+    def artefact(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.net.named_children()}
+
+    def _view(self, rows: Tensor, labels: str) -> LabelView:
+        """Some of the divided images under their targets, or their given labels."""
+        indices, given = (self.divided[name][rows].numpy() for name in ("indices", labels))
+        return LabelView(indices, given, None, self.classes)
+
+    def _look(self, source: Source, labelled: LabelView) -> None:
+        """Keep the teacher's features of this rank's share of the labelled images: it sees them the same every time."""
+        self._features, indices = own_share(source, labelled, lambda images, _: self.teacher.encoder(images))
+        order = self.divided["indices"].argsort()
+        rows = order[torch.searchsorted(self.divided["indices"][order], indices.cpu())]
+        device = self._features.device
+        self._targets, self._predicted = (self.divided[name][rows].to(device) for name in ("labels", "predicted"))
+        sets = self.divided["sets"][rows].to(device)
+        self._chosen = sets == CLEAN if self.config.prototypes == "clean" else sets != OPEN
