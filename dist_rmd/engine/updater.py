@@ -1,4 +1,4 @@
-"""One optimizer step: learning rate, backward, gradient scaling, clipping, SGD."""
+"""One optimizer step: learning rate, backward, gradient scaling, clipping, SGD (and Adam where a stage asks for it)."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,7 +28,10 @@ def parameter_dtype(precision: str) -> torch.dtype:
 
 
 class Updater:
-    """SGD with everything around it.  `precision` is bf16, fp16 (with a GradScaler), fp32 or fp64."""
+    """SGD with everything around it.  `precision` is bf16, fp16 (with a GradScaler), fp32 or fp64.
+
+    A parameter group with `adam` is left to Adam at this learning rate, which no schedule or weight decay is for.
+    """
 
     def __init__(
         self,
@@ -44,12 +47,16 @@ class Updater:
         self.dtype = AUTOCAST.get(precision)
         self.base_lr = schedule.initial_lr(config)
         self.optimizer = torch.optim.SGD(
-            groups, lr=self.base_lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
+            [group for group in groups if "adam" not in group],
+            lr=self.base_lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True,
+        )  # fmt: skip
         if config.momentum:
-            # torch would allocate them in the first step, and leave them unwritten when the scaler skips that step.
-            for parameter in self._parameters():
+            # torch would allocate them in the first step, and leave them unwritten when that step moves nothing.
+            for parameter in _parameters(self.optimizer):
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
+        if adaptive := [{"params": group["params"], "lr": group["adam"]} for group in groups if "adam" in group]:
+            self.optimizers["adam"] = torch.optim.Adam(adaptive, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def autocast(self) -> AbstractContextManager:
@@ -65,20 +72,25 @@ class Updater:
         with fp16 {"amp_skipped": 1 where infinite gradients made the scaler skip the step, else 0}.
         """
         self._set_lr(clock)
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizers = self.optimizers.values()
+        parameters = [parameter for optimizer in optimizers for parameter in _parameters(optimizer)]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = get_total_norm([p.grad for p in self._parameters() if p.grad is not None])
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.config.grad_clip is not None:
-            clip_grads_with_norm_(self._parameters(), self.config.grad_clip, norm)
+            clip_grads_with_norm_(parameters, self.config.grad_clip, norm)
         verify()
         skipped = ~norm.isfinite()
+        for optimizer in optimizers:
+            # The fused kernel then leaves the weights alone, without the host having to know.  GradScaler.step would
+            # let each optimizer judge by its own gradients.
+            optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+            optimizer.step()
         if not self.scaler.is_enabled():
-            # The fused kernel then leaves the weights alone, without the host having to know.
-            self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-            self.optimizer.step()
             return {"grad_norm": norm}
-        self.scaler.step(self.optimizer)
         self.scaler.update()
         return {"grad_norm": norm.masked_fill(skipped, 0.0), "amp_skipped": skipped.float()}
 
@@ -92,16 +104,19 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr if group.get("constant_lr") else scaled
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return {**states, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, with the weight decay and all other settings of this configuration."""
-        configured = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, settings in zip(self.optimizer.param_groups, configured, strict=True):
-            group.update(settings)
+        for name, optimizer in self.optimizers.items():
+            configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state[name])
+            for group, settings in zip(optimizer.param_groups, configured, strict=True):
+                group.update(settings)
         self.scaler.load_state_dict(state["scaler"])
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

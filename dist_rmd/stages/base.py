@@ -104,7 +104,10 @@ class Training(Stage):
     optimization: Optimization
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for SGD.  A group with `constant_lr=True` keeps the initial learning rate."""
+        """Parameter groups for SGD.  A group with `constant_lr=True` keeps the initial learning rate.
+
+        One with `adam=RATE` is Adam's, at this constant learning rate.
+        """
         return [{"params": list(self.net.parameters())}]
 
     def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:

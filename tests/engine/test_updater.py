@@ -32,6 +32,63 @@ def test_constant_group_keeps_its_learning_rate():
     assert fixed.item() == pytest.approx(1 - 0.1)
 
 
+def test_a_group_of_adams_is_adam_at_its_own_rate_and_the_rest_is_sgd():
+    """Written out as in Kingma & Ba 2015, algorithm 1; neither the schedule nor weight decay is for it."""
+    plain, adaptive = nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.tensor([1.0, -2.0]))
+    config = Optimization(epochs=2, lr=0.1, momentum=0, weight_decay=0.01, schedule="cosine")
+    groups = [{"params": [plain]}, {"params": [adaptive], "adam": 0.03}]
+    updater, clock = Updater(groups, config, 2, CPU, "fp32"), Clock()
+    sgd, adam, m, v = plain.detach().clone(), adaptive.detach().clone(), torch.zeros(2), torch.zeros(2)
+    for step in range(1, 5):
+        updater((plain**2).sum() + (adaptive**2).sum(), clock)
+        sgd = sgd - updater.readings()["train/lr"] * (2 * sgd + 0.01 * sgd)
+        gradient = 2 * adam
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        adam = adam - 0.03 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        clock.tick()
+    torch.testing.assert_close(plain.detach(), sgd)
+    torch.testing.assert_close(adaptive.detach(), adam)
+    assert updater.readings()["train/lr"] < 0.05
+
+
+@pytest.mark.parametrize("infinite", ["plain", "adaptive"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
+def test_a_bad_gradient_of_either_optimizer_moves_neither_and_leaves_no_trace(precision, infinite):
+    def weights():
+        return {"plain": nn.Parameter(torch.ones(4)), "adaptive": nn.Parameter(torch.ones(4))}
+
+    def made(weights):
+        groups = [{"params": [weights["plain"]]}, {"params": [weights["adaptive"]], "adam": 0.03}]
+        return Updater(groups, Optimization(schedule="constant", momentum=0.9), 1, CPU, precision)
+
+    def step(updater, weights, **factors):
+        return updater(sum((factors.get(name, 1) * weight).sum() for name, weight in weights.items()), Clock())
+
+    disturbed, smooth = weights(), weights()
+    updater = made(disturbed)
+    step(updater, disturbed, **{infinite: float("inf")})
+    assert all(weight.tolist() == [1, 1, 1, 1] for weight in disturbed.values())
+    other = made(smooth)
+    for _ in range(2):
+        step(updater, disturbed)
+        step(other, smooth)
+    for name, weight in smooth.items():
+        assert (weight < 1).all()
+        assert torch.equal(weight, disturbed[name])
+    if precision == "fp16":
+        assert updater.scaler.get_scale() == other.scaler.get_scale() / 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipping_bounds_gradients_of_both_optimizers(precision):
+    plain, adaptive = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    config = Optimization(lr=1.0, momentum=0, weight_decay=0, schedule="constant", grad_clip=0.5)
+    updater = Updater([{"params": [plain]}, {"params": [adaptive], "adam": 0.03}], config, 1, CPU, precision)
+    assert updater((3 * plain + 4 * adaptive).sum(), Clock())["grad_norm"].item() == pytest.approx(5)
+    assert plain.item() == pytest.approx(-0.3)
+    assert updater.optimizers["adam"].state[adaptive]["exp_avg"].item() == pytest.approx(0.1 * 0.4)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
 def test_clipping_bounds_the_step_of_all_parameters_together(precision):
     """In true units, whatever fp16 has scaled the loss by."""
@@ -87,6 +144,17 @@ def test_settings_are_those_of_the_configuration_not_of_the_state():
     assert torch.equal(new.optimizer.state[weight]["momentum_buffer"], old.optimizer.state[weight]["momentum_buffer"])
 
 
+def test_adams_rate_is_that_of_the_configuration_too():
+    weights = [nn.Parameter(torch.ones(4)) for _ in range(2)]
+    old, new = (
+        Updater([{"params": weights[:1]}, {"params": weights[1:], "adam": rate}], Optimization(), 1, CPU, "fp32")
+        for rate in (0.1, 0.2)
+    )
+    old(sum(weight.sum() for weight in weights), Clock())
+    new.load_state_dict(old.state_dict())
+    assert new.optimizers["adam"].param_groups[0]["lr"] == 0.2
+
+
 def test_an_objection_comes_before_the_weights_move():
     weight = nn.Parameter(torch.ones(4))
     updater = Updater([{"params": [weight]}], Optimization(), 1, CPU, "fp32")
@@ -122,24 +190,27 @@ def test_a_skipped_first_step_leaves_no_trace_in_the_momentum():
         torch.testing.assert_close(weight.detach(), torch.full((4096,), 0.9))
 
 
-def test_state_goes_on_bit_for_bit():
+@pytest.mark.parametrize("group", [{}, {"adam": 0.03}])
+def test_state_goes_on_bit_for_bit(group):
     config = Optimization(epochs=3, lr=0.1, schedule="cosine")
 
-    def steps(weight, updater, clock, count):
+    def made(*weights):
+        return Updater([{"params": [weights[0]]}, {"params": [weights[1]], **group}], config, 2, CPU, "fp32")
+
+    def steps(weights, updater, clock, count):
         for _ in range(count):
-            updater((weight.sin() ** 2).sum(), clock)
+            updater(sum((weight.sin() ** 2).sum() for weight in weights), clock)
             clock.tick()
 
-    straight = nn.Parameter(torch.tensor([0.3, 0.7]))
-    steps(straight, Updater([{"params": [straight]}], config, 2, CPU, "fp32"), Clock(), 6)
-    first = nn.Parameter(torch.tensor([0.3, 0.7]))
-    updater, clock = Updater([{"params": [first]}], config, 2, CPU, "fp32"), Clock()
+    straight, first = ([nn.Parameter(torch.tensor([0.3, 0.7])) for _ in range(2)] for _ in range(2))
+    steps(straight, made(*straight), Clock(), 6)
+    updater, clock = made(*first), Clock()
     steps(first, updater, clock, 3)
-    second = nn.Parameter(first.detach().clone())
-    resumed = Updater([{"params": [second]}], config, 2, CPU, "fp32")
+    second = [nn.Parameter(weight.detach().clone()) for weight in first]
+    resumed = made(*second)
     resumed.load_state_dict(updater.state_dict())
     steps(second, resumed, clock, 3)
-    assert torch.equal(second, straight)
+    assert all(map(torch.equal, second, straight))
 
 
 def test_precision_follows_the_device():
