@@ -29,6 +29,9 @@ RECIPE = (
     "teacher.width=8",
     "teacher.epochs=2",
     "teacher.batch_size=32",
+    "student.epochs=2",
+    "student.batch_size=32",
+    "student.lr=0.05",
     "log.every=1",
     "device=cpu",
 )
