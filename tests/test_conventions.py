@@ -57,6 +57,7 @@ ROOMS = {
     "sweep.results": "config trained",
     "sweep.comparison": "published sweep.results",
     "reports": "reports config data evaluation files registry trained engine.distributed",
+    "reports.division": "artefacts data distill.division files trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files plan run_folder sections sweep trained",
     "prepare": "*",
