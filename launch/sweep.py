@@ -46,8 +46,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     whole = grids.load(arguments.grid, arguments.seeds)
     grid = whole.only(_only(arguments.only))
     first = grid.cells[0]
-    folder = Path(sections.parse(first.file, [*first.overrides(), *overrides]).out) / grid.name
-    planner = Planner(grid.name, overrides, arguments.ranks)
+    folder = Path(sections.parse(first.file, [*first.overrides(), *overrides]).out) / grid.folder
+    planner = Planner(grid.folder, overrides, arguments.ranks)
     slots = Slots(arguments.jobs, arguments.ranks, console.print, Bars(console))
 
     def tracked(cells: Sequence[Cell]) -> Iterable[Cell]:

@@ -27,12 +27,12 @@ def test_every_printed_number_is_found_by_its_coordinates(paper, sizes):
         assert 1 <= float(line["accuracy"]) < 100
 
 
-@pytest.mark.parametrize("table", ["1", "2", "3", "4", "5"])
-def test_the_grids_of_the_project_have_exactly_the_cells_of_the_papers_tables(table):
-    grid = load(Path(__file__).parent.parent / "configs" / "rmdnet" / f"table{table}.yaml", seeds=[0])
-    assert grid.published == {"paper": "rmdnet", "table": table}
-    assert all(published("rmdnet", table, cell.coordinates) for cell in grid.cells)
-    assert len(grid.cells) == sum(line["table"] == table for line in lines("rmdnet"))
+@pytest.mark.parametrize(("paper", "table"), [*(("rmdnet", n) for n in "12345"), *(("modul", n) for n in "125")])
+def test_the_grids_of_the_project_have_exactly_the_cells_of_the_papers_tables(paper, table):
+    grid = load(Path(__file__).parent.parent / "configs" / paper / f"table{table}.yaml", seeds=[0])
+    assert grid.published == {"paper": paper, "table": table}
+    assert all(published(paper, table, cell.coordinates) for cell in grid.cells)
+    assert len(grid.cells) == sum(line["table"] == table for line in lines(paper))
 
 
 def test_numbers_of_one_setting_agree_between_the_tables_of_rmdnet():

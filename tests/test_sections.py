@@ -12,26 +12,41 @@ FILES = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yam
 CONFIGS, GRIDS = ([file for file in FILES if ("axes" in read_yaml(file)) == is_grid] for is_grid in (False, True))
 
 
+def named(file):
+    return f"{file.parent.name}-{file.stem}"
+
+
+def has_what_it_needs(config):
+    """Every stage comes after those that it starts from, or another run has trained these."""
+    return all(
+        set(lookup("stages", stage).needs(config)) <= {*config.stages[:position], *config.inputs}
+        for position, stage in enumerate(config.stages)
+    )
+
+
+def test_sweeps_have_folders_of_their_own():
+    folders = [grid.load(file).folder for file in GRIDS]
+    assert len(set(folders)) == len(folders)
+
+
 def test_every_stage_adds_its_sections():
     assert {"simsiam", "task", "loss", "relation"} <= sections.sections().keys()
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", CONFIGS, ids=named)
 def test_every_configuration_of_the_project_is_valid(file):
     config = sections.parse(file)
     assert all(stage in available("stages") for stage in config.stages)
     robust_loss(config.loss)
-    for position, stage in enumerate(config.stages):
-        assert set(lookup("stages", stage).needs(config)) <= set(config.stages[:position])
+    assert has_what_it_needs(config)
 
 
-@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", GRIDS, ids=named)
 def test_every_cell_of_every_grid_is_valid(file):
     for cell in grid.load(file, seeds=[0]).cells:
         config = sections.parse(cell.file, cell.overrides())
         robust_loss(config.loss)
-        for position, stage in enumerate(config.stages):
-            assert set(lookup("stages", stage).needs(config)) <= set(config.stages[:position])
+        assert has_what_it_needs(config)
 
 
 @pytest.mark.parametrize(("dataset", "lr"), [("cifar10", 0.001), ("cifar100", 0.01)])
@@ -45,3 +60,24 @@ def test_the_papers_recipe(dataset, lr):
     assert (t.schedule, t.milestones, t.gamma) == ("step", (150, 180, 210), 0.1)
     assert (r.node, r.edge) == (0.8, 0.35)
     assert (config.model.name, config.model.width) == ("resnet18", 64)
+
+
+def test_the_recipe_of_the_other_paper():
+    """MODUL sec. V-B; the teacher's is that of its authors' code."""
+    for dataset in ("cifar10", "cifar100"):
+        config = sections.parse(FILES[0].parent.parent / "modul" / f"{dataset}.yaml")
+        s, m, d = config.student, config.modul, config.division
+        assert (s.epochs, s.batch_size, s.lr, s.momentum, s.weight_decay) == (200, 64, 0.1, 0.9, 1e-4)
+        assert (s.schedule, s.milestones, s.gamma) == ("step", (80, 160), 0.1)
+        assert (m.alpha, m.beta, m.gamma, m.temperature) == (0.1, 0.1, 0.01, 0.3)
+        assert (d.clean, d.closed, d.components, d.evidence) == (0.3, 0.9, 20, "relu")
+        assert (config.model.name, config.teacher.model) == ("resnet18", "resnet34")
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_what_the_presets_say_is_what_goes_without_saying(dataset):
+    """The paper's values are the defaults, too."""
+    config = sections.parse(FILES[0].parent.parent / "modul" / f"{dataset}.yaml")
+    bare = sections.parse(None)
+    for section in ("student", "modul", "division", "teacher"):
+        assert getattr(config, section) == getattr(bare, section), section

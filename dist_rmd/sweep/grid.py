@@ -1,6 +1,7 @@
 """A grid of runs: axes whose values set keys of a configuration, such as configs/rmdnet/table1.yaml.
 
     title: Test accuracy with and without RMDNet (RMDNet, Table 1)
+    folder: table1                          # of the runs, within `out` (the file's name without one)
     published: {paper: rmdnet, table: 1}    # the numbers to compare with
     seeds: [0, 1, 2]                        # each sets `seed` and `noise.seed`
     set: {simsiam.seed: 0}                  # keys of all runs
@@ -30,7 +31,7 @@ from typing import Any
 from dist_rmd.config import read_yaml
 from dist_rmd.errors import ConfigError
 
-KEYS = ("title", "published", "seeds", "config", "set", "axes", "rules", "skip", "compare", "search")
+KEYS = ("title", "folder", "published", "seeds", "config", "set", "axes", "rules", "skip", "compare", "search")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,8 @@ class Grid:
     """All runs of a grid, and how to tell of them."""
 
     name: str
+    folder: str
+    """of its runs, within `out`: two papers each have a table1"""
     title: str
     published: Mapping[str, str]
     """paper and table of the numbers to compare with; empty where there are none"""
@@ -144,7 +147,8 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
     _check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
     published = {key: str(value) for key, value in tree.get("published", {}).items()}
     title = tree.get("title", file.stem)
-    return Grid(file.stem, title, published, names, list(seeds), compare, _search(file, tree, names), cells)
+    folder, found = str(tree.get("folder", file.stem)), _search(file, tree, names)
+    return Grid(file.stem, folder, title, published, names, list(seeds), compare, found, cells)
 
 
 def _named(file: Path, axis: Any, values: Any) -> dict[str, dict[str, Any]]:

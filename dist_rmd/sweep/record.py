@@ -58,10 +58,11 @@ def read(folder: Path) -> dict[str, Any]:
 def _changed(cell: Cell, used: Config, datasets: Mapping[str, str]) -> list[str]:
     """`key: the grid's -> used` for all that makes the run another one.
 
-    Where a dataset lies does not matter, but what it is does: the grid's is named like its folder, data/cifar10.
+    Where a dataset lies does not matter, but what it is does: the grid's is named like its folder, data/cifar10, or
+    data/cifar10-open where it has an open set.
     """
     own = sections.parse(cell.file, cell.overrides())
-    meant = Path(own.data.path).name
+    meant = Path(own.data.path).name.removesuffix("-open")
     found = datasets.get(used.data.path, meant)
     other = [f"dataset: {meant} -> {found}"] if found != meant else []
     return other + [line for line in differences(to_dict(own), to_dict(used)) if not line.startswith(OF_EACH_RUN)]

@@ -95,7 +95,10 @@ class Task:
 
 def with_needs(tasks: Iterable[Task]) -> list[Task]:
     """The tasks, each once and after what it needs."""
-    return list(dict.fromkeys(task for wanted in tasks for task in (wanted.needs, wanted) if task))
+    ordered: dict[Task, None] = {}
+    for task in tasks:
+        ordered |= dict.fromkeys([*with_needs([task.needs] if task.needs else []), task])
+    return list(ordered)
 
 
 class Planner:
@@ -127,7 +130,9 @@ class Planner:
         if name not in self.shared:
             overrides = (*overrides, f"stages={json.dumps(stages)}", f"name={name}")
             config = self._plan(cell.file, overrides, cell).config
-            self.shared[name] = Task(cell.file, overrides, config, keys, None, True)
+            # One teacher may serve several divisions: whoever trains it, the others wait for it.
+            needs = self._before(cell, overrides, planned, stages[:-1]) if len(stages) > 1 else None
+            self.shared[name] = Task(cell.file, overrides, config, keys, needs, True)
         return self.shared[name]
 
     def _plan(self, file: Path, overrides: tuple[str, ...], cell: Cell) -> Plan:

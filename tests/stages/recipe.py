@@ -1,10 +1,12 @@
 """Small stages and batches for tests: width 8, 8 x 8 images, 3 classes."""
 
 import torch
+import torch.nn.functional as F
 
 from dist_rmd import sections
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.keyed import shard
+from dist_rmd.distill.division import CLEAN, CLOSED, OPEN
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
 from dist_rmd.registry import lookup
@@ -19,28 +21,44 @@ def stage(name, *overrides, seed=0):
     """A stage as the train command builds it; networks of earlier stages are random ones."""
     config = sections.parse(None, [*SMALL, *HEADS, *overrides])
     torch.manual_seed(99)
-    inputs = {"simsiam": {"encoder": encoder("resnet10", 8).state_dict()}, "teacher": teacher()}
+    simsiam = {"encoder": encoder("resnet10", 8).state_dict()}
+    inputs = {"simsiam": simsiam, "teacher": teacher(), "division": division()}
     torch.manual_seed(seed)
     return lookup("stages", name)(config, SHAPE, inputs)
 
 
-def teacher():
+def teacher(width=16):
     """What students take of a teacher's artefact; its weights come from torch's generator."""
-    net = Classifier(encoder("resnet10", 8), SHAPE.classes)
+    net = Classifier(encoder("resnet10", width), SHAPE.classes)
     return {
         "encoder": net.encoder.state_dict(),
         "head": net.head.state_dict(),
-        "model": {"name": "resnet10", "width": 8},
+        "model": {"name": "resnet10", "width": width},
         "classes": ["a", "b", "c"],
         "scores": [{"epoch": 1, "step": 9, "test/top1": 60.0}, {"epoch": 2, "step": 18, "test/top1": 80.0}],
     }
 
 
-def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1):
-    """This rank's part of one global batch of `size` samples."""
+def division(open_images=10):
+    """What a student takes of a division's artefact: 10 clean images, 10 closed, and open ones."""
+    labels = torch.arange(20 + open_images) % SHAPE.classes
+    sets = torch.tensor([CLEAN] * 10 + [CLOSED] * 10 + [OPEN] * open_images)
+    return {"indices": torch.arange(len(sets)), "given": labels, "predicted": labels, "labels": labels, "sets": sets}
+
+
+def fill_memory(stage):
+    """Something in place of what a stage would have seen, the same on all ranks: unit rows."""
+    for tensor in stage.memory().values():
+        rows = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        tensor.copy_(F.normalize(rows))
+
+
+def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1, open_images=7):
+    """This rank's part of one global batch of `size` samples; of `open_images` that come along, none for 0."""
     generator = torch.Generator().manual_seed(seed)
     images = [torch.randn(size, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype) for _ in range(views)]
     labels = torch.randint(3, (size,), generator=generator)
     part = shard(size, rank, world)
     sizes = tuple(len(range(size)[shard(size, r, world)]) for r in range(world))
-    return Batch(tuple(x[part] for x in images), labels[part], torch.arange(size)[part], sizes)
+    more = batch(1, open_images, rank, world, dtype, seed + 1, 0) if open_images else None
+    return Batch(tuple(x[part] for x in images), labels[part], torch.arange(size)[part], sizes, 2, 5, more)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from stages.recipe import batch, stage
+from stages.recipe import batch, fill_memory, stage
 from torchrun import on_ranks
 
 from dist_rmd.registry import available, lookup
@@ -13,13 +13,14 @@ TRAININGS = [name for name in available("stages") if issubclass(lookup("stages",
 SCRIPT = """
 import sys
 import torch
-from stages.recipe import batch, stage
+from stages.recipe import batch, fill_memory, stage
 from dist_rmd.collectives import all_reduce_sum
 from dist_rmd.engine import distributed
 world = distributed.detect("cpu")
 distributed.start(world, timeout=60)
 def measure(number, name, *overrides):
     s = stage(name, *overrides)
+    fill_memory(s)
     for part in s.frozen():
         part.double()
     s.net = distributed.place(s.net, world, True, torch.float64)
@@ -36,11 +37,15 @@ distributed.stop()
 """
 
 
-OPTIONS = "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other"
+OPTIONS = (
+    "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
+    "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
+)
 
 
 def single(name, *overrides):
     s = stage(name, *overrides)
+    fill_memory(s)
     for part in [s.net, *s.frozen()]:
         part.double()
     terms = s.losses(s.net, batch(len(s.views), dtype=torch.float64))
@@ -55,7 +60,7 @@ def test_terms_gradients_and_statistics_are_those_of_one_process(tmp_path, ranks
     """10 samples on 3 ranks are 4 + 3 + 3: uneven shards are weighted."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    cases = [*TRAININGS, OPTIONS]
+    cases = [*TRAININGS, *OPTIONS]
     on_ranks(ranks, script, tmp_path, *cases)
     for number, case in enumerate(cases):
         expected = single(*case.split())
