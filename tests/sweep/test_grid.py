@@ -93,7 +93,7 @@ def test_the_search(load):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("title:", "titel:", "unknown key 'titel'; a grid has title, published"),
+        ("title:", "titel:", "unknown key 'titel'; a grid has title, folder, published"),
         ("config: base.yaml", "", r"no `config` for method=CE, rate=0\.2"),
         ("seeds: [0, 3]", "seeds: [0, 0]", r"seeds must be different whole numbers.*\[0, 0\]"),
         ("seeds: [0, 3]", "seeds: [-1]", "seeds must be"),
