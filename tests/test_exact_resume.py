@@ -55,6 +55,21 @@ def test_stopped_twice_in_every_stage(command, straight, tmp_path):
     assert_same(tmp_path / "a", straight, *STAGES)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_students_stopped_twice(command, tmp_path, precision):
+    """DFND has two optimizers, and chooses its images anew at each start: 3 steps an epoch."""
+    arguments = [*command, "stages=[teacher,vkd,dfnd]", "dfnd.keep=0.7", f"precision={precision}"]
+    straight = finished(arguments, tmp_path / "straight")
+    arguments.append(f"out={tmp_path}")
+    for stage, step in (("teacher", 7), ("vkd", 3), ("vkd", 8), ("dfnd", 2), ("dfnd", 4)):
+        assert stopped(arguments, stage, step) == 75
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", straight, "teacher", "vkd", "dfnd")
+    newest = Checkpoints(tmp_path / "a" / "dfnd" / "checkpoints", 2).load_newest()
+    assert newest
+    assert newest["updater"]["adam"]["state"][0]["exp_avg"].any()
+
+
 def test_stopped_with_scaled_losses(command, tmp_path):
     """fp16: the scaler's state goes on too, and steps that it skips are counted once."""
     arguments = [*command, "stages=[classifier]", "precision=fp16"]

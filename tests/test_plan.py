@@ -88,6 +88,33 @@ def test_keys_follow_what_determines_a_result_and_nothing_else(planned, override
     assert tuple(name for name in STAGES if before[name] != after.get(name)) == other
 
 
+@pytest.mark.parametrize(
+    ("override", "other"),
+    [
+        ("noise.rho2=0", ("vkd", "dfnd")),  # which images there are
+        ("noise.seed=1", ("vkd", "dfnd")),
+        ("noise.include_true=true", ("vkd",)),  # which labels these have
+        ("noise.keep_label=true", ("vkd",)),
+        ("data.holdout=0.1", ("vkd",)),
+        ("data.skip=1", ("vkd", "dfnd")),
+        ("teacher.lr=0.5", ("teacher", "vkd", "dfnd")),
+        ("student.lr=0.5", ("vkd", "dfnd")),
+        ("student.seed=1", ("vkd", "dfnd")),
+        ("vkd.alpha=0.5", ("vkd",)),
+        ("dfnd.keep=0.5", ("dfnd",)),
+        ("dfnd.accuracy=0.5", ("dfnd",)),
+        ("loss.name=gce", ()),
+        ("task.lr=0.5", ()),
+    ],
+)
+def test_keys_of_students_follow_their_teacher_and_images(planned, pooled, override, other):
+    """DFND does not look at labels, so it does not depend on them."""
+    noise = ("noise.kind=openset", "noise.rate=0", "noise.rho1=0.5", "noise.rho2=0.4")
+    common = (f"data.path={pooled}", "stages=[teacher,vkd,dfnd]", *noise)
+    before, after = planned(*common).keys, planned(*common, override).keys
+    assert tuple(name for name in before if before[name] != after[name]) == other
+
+
 def test_keys_do_not_follow_the_number_of_ranks(planned):
     made = planned()
     for world in (World(0, 2, 0, 2, torch.device("cpu")), World(1, 3, 1, 3, torch.device("cpu"))):

@@ -93,7 +93,8 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
 def _method(stage: str, config: dict[str, Any]) -> str:
     loss = config["loss"]["name"].upper()
     rmdnet = f"{loss}+RMDNet (K={config['relation']['k']:g})"
-    return {"classifier": loss, "rgrl": rmdnet, "simsiam": "SimSiam"}.get(stage, stage)
+    names = {"classifier": loss, "rgrl": rmdnet, "simsiam": "SimSiam", "vkd": "VKD", "dfnd": "DFND", "modul": "MODUL"}
+    return names.get(stage, stage)
 
 
 def _noise(run: Trained, config: dict[str, Any]) -> str:

@@ -1,0 +1,142 @@
+"""Data-free noisy distillation (DFND; Chen et al., Learning Student Networks in the Wild, CVPR 2021): no labels at all.
+
+MODUL is compared with it (MODUL table I).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
+from torch import Tensor, nn
+
+from dist_rmd.config import Config
+from dist_rmd.data.batch import Batch
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.source import Source
+from dist_rmd.distill.adaptation import NoiseAdaptation
+from dist_rmd.distill.kd import kd_loss
+from dist_rmd.errors import ConfigError
+from dist_rmd.models.encoder import Encoder, encoder
+from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.stages.base import Batches, DataShape, batch_mean
+from dist_rmd.stages.classifier import Classifier
+from dist_rmd.student import StudentConfig, frozen_teacher, survey
+
+__all__ = ["DFND"]
+
+ADAPTATION_LR = 1e-3  # of Adam
+
+
+@dataclass(frozen=True)
+class DFNDConfig:
+    """Stage `dfnd`."""
+
+    keep: PositiveFloat = 1.0
+    """share of the images that are learned from: those of which the teacher is most certain"""
+    accuracy: ClosedUnitInterval | None = None
+    """how often the teacher is taken to be right, the diagonal of the noise adaptation matrix; when null its accuracy
+    on the test images, as the authors have it"""
+    temperature: PositiveFloat = 4.0
+    """T of the distillation"""
+
+    def __post_init__(self) -> None:
+        if self.keep > 1:
+            raise ConfigError(f"dfnd.keep={self.keep} must be at most 1, which is all images")
+
+
+class Adapted(Network):
+    """A classifier of images N x 3 x S x S -> (logits N x C, log probabilities N x C of what the teacher will say)."""
+
+    def __init__(self, encoder: Encoder, classes: int, accuracy: float):
+        super().__init__(encoder, classes)
+        self.adaptation = NoiseAdaptation(classes, accuracy)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, _ = super().forward(images)
+        return logits, self.adaptation(logits)
+
+
+class DFND(Classifier):
+    """L = T^2 KL(teacher || student) + NLL of the teacher's class under log(softmax(student) Q).
+
+    The frozen teacher sees the student's view, and its class there is the label.  Q is learned (NoiseAdaptation).
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "dfnd": DFNDConfig}
+    recipe = "student"
+    labels = "none"
+    net: Adapted
+
+    @classmethod
+    def needs(cls, config: Config) -> tuple[str, ...]:
+        return ("teacher",)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Nothing: section `loss` is not for this stage."""
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        c = self.config = config.dfnd
+        self.optimization = config.student
+        accuracy = measured_accuracy(inputs["teacher"]["scores"]) if c.accuracy is None else c.accuracy
+        self.net = Adapted(encoder(config.model.name, config.model.width), shape.classes, accuracy)
+        self.teacher = frozen_teacher(inputs["teacher"])
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.teacher]
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        net = self.net
+        return [
+            {"params": [*net.encoder.parameters(), *net.head.parameters()]},
+            {"params": list(net.adaptation.parameters()), "adam": ADAPTATION_LR},
+        ]
+
+    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+        """Views of the images that the teacher is most certain of, in the plain view of them."""
+        count = round(self.config.keep * len(labels))
+        if count < self.optimization.batch_size:
+            raise ConfigError(
+                f"dfnd.keep={self.config.keep} leaves {count} of {len(labels)} images, less than one batch of "
+                f"student.batch_size={self.optimization.batch_size}",
+                agreed=True,
+            )
+        if count < len(labels):
+            entropy = survey(source, labels, self._uncertainty, lambda share: None).cpu().numpy()
+            chosen = np.sort(entropy.argsort(kind="stable")[:count])
+            labels = LabelView(labels.indices[chosen], labels.given[chosen], None, labels.num_classes)
+        return super().batches(source, labels, seed)
+
+    def _uncertainty(self, images: Tensor, given: Tensor) -> Tensor:
+        """Cross entropy between the teacher's output and its own argmax -> b values >= 0."""
+        logits, _ = self.teacher(images)
+        return -logits.double().log_softmax(dim=1).amax(dim=1)
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        (view,) = batch.views
+        logits, adapted = net(view)
+        with torch.no_grad():
+            targets, _ = self.teacher(view)
+        distilled = batch_mean(kd_loss(logits, targets, self.config.temperature), batch)
+        named = batch_mean(F.nll_loss(adapted, targets.argmax(dim=1), reduction="none"), batch)
+        return {"loss": distilled + named, "loss_kd": distilled.detach(), "loss_adapted": named.detach()}
+
+    def artefact(self) -> dict[str, Any]:
+        """adaptation: the matrix Q, C x C."""
+        return {**super().artefact(), "adaptation": self.net.adaptation.matrix().detach()}
+
+
+def measured_accuracy(scores: list[dict[str, float]]) -> float:
+    """The teacher's accuracy on the test images in its last epoch, 0..1.  Raises ConfigError where none is known."""
+    measured = [score["test/top1"] for score in scores if "test/top1" in score]
+    if not measured:
+        raise ConfigError(
+            "dfnd.accuracy=null is the accuracy that the teacher was measured to have, but its artefact says none: "
+            "give dfnd.accuracy",
+            agreed=True,
+        )
+    return measured[-1] / 100

@@ -1,0 +1,72 @@
+"""Vanilla knowledge distillation, which MODUL is compared with: the noise in the labels is ignored (MODUL table I)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
+from torch import Tensor, nn
+
+from dist_rmd.config import Config
+from dist_rmd.data.batch import Batch
+from dist_rmd.distill.kd import kd_loss
+from dist_rmd.losses.ce import CE
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.stages.base import DataShape, batch_mean
+from dist_rmd.stages.classifier import Classifier
+from dist_rmd.student import StudentConfig, frozen_teacher
+
+__all__ = ["VKD"]
+
+
+@dataclass(frozen=True)
+class VKDConfig:
+    """The loss of stage `vkd` (Hinton et al. 2015; the usual constants, as MODUL names none)."""
+
+    alpha: ClosedUnitInterval = 0.1
+    """weight of the cross entropy with the given labels; that of the distillation is 1 - alpha"""
+    temperature: PositiveFloat = 4.0
+    """T of the distillation"""
+
+
+class VKD(Classifier):
+    """L = alpha CE(student, given label) + (1 - alpha) T^2 KL(teacher || student), over all images.
+
+    The frozen teacher sees the student's view.
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "vkd": VKDConfig}
+    recipe = "student"
+
+    @classmethod
+    def needs(cls, config: Config) -> tuple[str, ...]:
+        return ("teacher",)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Nothing: section `loss` is not for this stage."""
+
+    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+        self.config, self.optimization = config.vkd, config.student
+        self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
+        self.teacher = frozen_teacher(inputs["teacher"])
+        self.loss = CE()
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.teacher]
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        (view,) = batch.views
+        alpha, temperature = self.config.alpha, self.config.temperature
+        logits, _ = net(view)
+        with torch.no_grad():
+            targets, _ = self.teacher(view)
+        task = batch_mean(self.loss(logits, batch.labels), batch)
+        distilled = batch_mean(kd_loss(logits, targets, temperature), batch)
+        return {
+            "loss": alpha * task + (1 - alpha) * distilled,
+            "loss_task": task.detach(),
+            "loss_kd": distilled.detach(),
+        }
