@@ -384,9 +384,11 @@ def test_a_set_without_images_says_so(run):
     assert len(pictures(figure)) == 3
 
 
-@pytest.mark.parametrize("examples", [1, 10, 23])
-@pytest.mark.parametrize("name", ["W" * 30, "European fire salamander, Salamandra salamandra", "$x$, $y"])
-def test_long_names_and_odd_ones_stay_below_their_image(run, examples, name):
+@pytest.mark.parametrize(
+    ("name", "examples"),
+    [("W" * 30, 10), ("European fire salamander, Salamandra salamandra", 13), (r"$\odd$", 1)],
+)
+def test_long_names_and_odd_ones_stay_below_their_image(run, name, examples):
     divided = replace(Divided.of(run), classes=tuple(f"{name} {number}" for number in range(10)))
     figure = draw_examples(divided, examples)
     figure.savefig(io.BytesIO())
