@@ -55,7 +55,7 @@ def test_stopped_twice_in_every_stage(command, straight, tmp_path):
     assert_same(tmp_path / "a", straight, *STAGES)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
 def test_students_stopped_twice(command, tmp_path, precision):
     """DFND has two optimizers, and chooses its images anew at each start: 3 steps an epoch."""
     arguments = [*command, "stages=[teacher,vkd,dfnd]", "dfnd.keep=0.7", f"precision={precision}"]
