@@ -47,7 +47,7 @@ class Data:
     per_class: PositiveInt | None = None
     """train on the first N images of every class only (all when null)"""
     skip: NonNegativeInt = 0
-    """leave out the first N images of every class, before `per_class` counts: a teacher may have been trained on them"""
+    """leave out the first N images of every class, before `per_class` counts: a teacher may have learned them"""
     holdout: Fraction = 0.0
     """fraction of every class's labels, as given, that are not trained on but measured (val/top1): to choose settings,
     and the best epoch, without a look at the test images"""

@@ -197,11 +197,11 @@ def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset)
         if origin.stage != name:
             raise ConfigError(f"inputs.{name}: {origin.path} is of stage {origin.stage}")
         if (origin.classes, origin.side) != (dataset.classes, dataset.side):
+            renamed = len(origin.classes) == len(dataset.classes) and origin.classes != dataset.classes
             raise DataError(
-                f"inputs.{name}: {origin.path} knows {len(origin.classes)} classes of images of side {origin.side}, but "
-                f"{dataset.folder} has {len(dataset.classes)} of side {dataset.side}"
-                f"{', under other names or in another order' * (len(origin.classes) == len(dataset.classes))}: "
-                "prepare the images for the classes that it knows"
+                f"inputs.{name}: {origin.path} knows {len(origin.classes)} classes, side {origin.side}, but "
+                f"{dataset.folder} has {len(dataset.classes)}, side {dataset.side}"
+                f"{', under other names or in another order' if renamed else ''}: prepare the images for what it knows"
             )
         found[name] = origin
     if len({(origin.mean, origin.std) for origin in found.values()}) > 1:

@@ -41,3 +41,15 @@ def test_files_that_are_no_artefact_are_named(tmp_path):
     save_tensors(tmp_path / "b.pt", {"anything": 1})
     with pytest.raises(DataError, match=r"b\.pt.*format"):
         artefacts.load(tmp_path / "b.pt")
+
+
+def test_what_an_artefact_says_of_itself(tmp_path):
+    said = {"classes": ["a", "b"], "side": 8, "mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}
+    artefacts.save(tmp_path / "own.pt", tmp_path / "shared.pt", {"stage": "teacher", "key": "k", **said})
+    found = artefacts.origin(tmp_path / "own.pt")
+    assert (found.stage, found.key, found.classes, found.side) == ("teacher", "k", ("a", "b"), 8)
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    artefacts.save(tmp_path / "own.pt", tmp_path / "shared.pt", {"stage": "teacher", "key": "other", **said})
+    assert artefacts.origin(tmp_path / "own.pt").key == "other"
+    with pytest.raises(DataError, match=r"none\.pt: no artefact of a finished stage here"):
+        artefacts.origin(tmp_path / "none.pt")

@@ -49,7 +49,8 @@ ROOMS = {
     "losses": "",
     "distill": "distill collectives",
     "distill.mixup": "collectives data.keyed",
-    "stages": "stages data.batch data.labels data.paired data.source models losses distill config registry robust_loss student collectives",
+    "stages": "stages data.batch data.labels data.paired data.source models losses distill "
+    "config registry robust_loss student collectives",
     "engine": "engine config collectives files",
     "evaluation": "evaluation data.batch data.labels models collectives",
     "published": "",
@@ -159,7 +160,8 @@ EXISTING = {
     "engine": "loop",
     "losses": "ce",
     "models": "resnet",
-    "stages": "base",
+    "stages": "stages data.batch data.labels data.paired data.source models losses distill "
+    "config registry robust_loss student collectives",
 }
 
 

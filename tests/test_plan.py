@@ -6,9 +6,11 @@ import pytest
 import small
 import torch
 
-from dist_rmd import plan, run_folder, sections
+from dist_rmd import artefacts, plan, run_folder, sections
 from dist_rmd.engine.distributed import World
-from dist_rmd.errors import ConfigError
+from dist_rmd.errors import ConfigError, DataError, UserError
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import Classifier
 
 STAGES = ("simsiam", "classifier", "rgrl", "teacher")
 STUDENTS = STAGES[:3]
@@ -279,3 +281,73 @@ def test_an_artefact_says_what_it_is(planned):
     teacher = made.artefact(made.build("teacher", {}), "0a1b", [])
     assert teacher["model"] == {"name": "resnet10", "width": 8}
     assert planned("teacher.model=vgg13", "teacher.width=16").artefact(stage, "", [])["model"] == artefact["model"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A run that has trained a teacher of the digits, as far as anybody asks."""
+    folder = tmp_path_factory.mktemp("out") / "t"
+    save_teacher(folder / "teacher" / "artefact.pt")
+    return folder
+
+
+def save_teacher(path, **other):
+    net = Classifier(encoder("resnet10", 8), 10)
+    content = {
+        "stage": "teacher", "key": "0123456789abcdef", "classes": [str(digit) for digit in range(10)], "side": 8,
+        "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "model": {"name": "resnet10", "width": 8},
+        "encoder": net.encoder.state_dict(), "head": net.head.state_dict(), **other,
+    }  # fmt: skip
+    artefacts.save(path, path.with_name("shared.pt"), content)
+    return path
+
+
+def test_a_stage_may_start_from_what_another_run_has_trained(planned, teacher):
+    made = planned("stages=[vkd]", f"inputs.teacher={teacher}")
+    assert made.dataset.mean == (0.5, 0.5, 0.5)  # as the teacher knows images
+    stage = made.build("vkd", {})
+    assert torch.equal(stage.teacher.head.weight, artefacts.load(teacher / "teacher" / "artefact.pt")["head"]["weight"])
+    file = teacher / "teacher" / "artefact.pt"
+    assert planned("stages=[vkd]", f"inputs.teacher={file}").keys == made.keys
+
+
+def test_keys_follow_the_content_of_what_is_brought(planned, teacher, tmp_path):
+    other = save_teacher(tmp_path / "artefact.pt", key="fedcba9876543210")
+    keys = [planned("stages=[division,modul]", f"inputs.teacher={path}").keys for path in (teacher, other)]
+    assert all(keys[0][stage] != keys[1][stage] for stage in ("division", "modul"))
+    beside = planned("stages=[division,classifier]", f"inputs.teacher={teacher}").keys["classifier"]
+    assert planned("stages=[classifier]").keys["classifier"] != beside  # it sees images on another scale
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"stage": "simsiam"}, r"inputs\.teacher: .*artefact\.pt is of stage simsiam"),
+        ({"classes": ["a", "b"]}, r"knows 2 classes, side 8, but .* has 10, side 8: prepare"),
+        ({"classes": [str(digit) for digit in reversed(range(10))]}, "under other names or in another order"),
+        ({"side": 32}, "10 classes, side 32, but"),
+    ],
+)
+def test_what_does_not_fit_is_refused(planned, tmp_path, content, words):
+    path = save_teacher(tmp_path / "artefact.pt", **content)
+    with pytest.raises(UserError, match=words):
+        planned("stages=[vkd]", f"inputs.teacher={path}")
+
+
+def test_inputs_that_nobody_asks_for_are_mistakes(planned, teacher):
+    with pytest.raises(ConfigError, match="no stage of this run starts from it"):
+        planned("stages=[classifier]", f"inputs.teacher={teacher}")
+    with pytest.raises(ConfigError, match="this run trains it itself"):
+        planned("stages=[teacher,vkd]", f"inputs.teacher={teacher}")
+    with pytest.raises(DataError, match="no artefact of a finished stage here"):
+        planned("stages=[vkd]", "inputs.teacher=nowhere")
+    with pytest.raises(ConfigError, match=r"stage vkd needs teacher before it: .* or inputs\.teacher=<a run"):
+        planned("stages=[vkd]")
+
+
+def test_a_teacher_may_learn_other_images_than_the_student_sees(planned):
+    made = planned("data.skip=20", "data.per_class=10", "teacher.per_class=20")
+    teacher, student = (set(made.training(made.stages[name]).indices.tolist()) for name in ("teacher", "classifier"))
+    assert (len(teacher), len(student)) == (200, 100)
+    assert not teacher & student
+    assert len(planned().training(made.stages["teacher"])) == 150  # data.per_class, if nothing else is said

@@ -85,7 +85,7 @@ class LabelView:
         return self if self.true is None else self.clean()
 
     def first(self, per_class: int | None, skip: int = 0) -> "LabelView":
-        """The first `per_class` images of every class (all when None) after `skip`; a class with fewer gives what it has.
+        """The first `per_class` images of every class (all when None) after `skip`, or what a class has of them.
 
         A class is that of the correct labels, where these are known.  Images of none of the classes are not counted,
         and all stay.  Raises ValueError for less than 1.

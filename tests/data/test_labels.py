@@ -187,6 +187,20 @@ def test_the_first_images_of_every_class():
     assert (unverified.indices.tolist(), unverified.given.tolist()) == ([8, 2, 0], [1, 0, 2])
 
 
+def test_some_images_of_every_class_are_left_to_others():
+    """Of class 0 positions 0, 2, 4, 6 are there, of class 1 positions 1, 3, 5; 7 and 8 are of none."""
+    true = np.array([0, 1, 0, 1, 0, 1, 0, OPEN, OPEN])
+    view = LabelView(np.arange(9), np.where(true == OPEN, 0, true), true, 2)
+    assert view.first(None, skip=1).indices.tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert view.first(1, skip=2).indices.tolist() == [4, 5, 7, 8]
+    assert view.first(5, skip=3).indices.tolist() == [6, 7, 8]
+    assert not set(view.first(2).indices[:4]) & set(view.first(2, skip=2).indices[:-2])
+    skipped = openset_view(np.array([0, 1] * 10 + [OPEN] * 8), 2, 0.5, 0.5, seed=0, per_class=4, skip=3)
+    assert sorted(skipped.counts.values()) == [2, 2, 4]
+    assert not set(range(6)) & set(skipped.indices.tolist())
+    assert noisy_view([0, 1] * 5, 2, "symmetric", 0.5, 0, skip=4).indices.tolist() == [8, 9]
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_part_held_out_has_its_share_of_every_given_label(known):
     labels = np.repeat([0, 1, 2], [40, 25, 3])

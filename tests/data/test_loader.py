@@ -1,5 +1,6 @@
 """The loader: the same global batches, to the bit, on any number of ranks, from any reader, after any restart."""
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -157,3 +158,20 @@ def test_impossible_batches(memory, labels):
     with pytest.raises(ConfigError, match=r"a batch of 1 images \(batch_size=63\)"):  # 190 = 3 * 63 + 1
         make(memory, labels, batch_size=63, world=2, drop_last=False)
     assert len(make(memory, labels, batch_size=2, world=3, shuffle=False, drop_last=False)) == 95
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_aligned_parts_are_the_same_images_together_on_any_number_of_ranks(memory, labels, world):
+    """190 images, 20 a rank: networks that see them in the same company give the same bits."""
+    own = {"shuffle": False, "drop_last": False, "aligned": True}
+    ranks = [list(make(memory, labels, 20 * world, rank, world, **own).epoch(0)) for rank in range(world)]
+    parts = [batch.indices.tolist() for batches in itertools.zip_longest(*ranks) for batch in batches if batch]
+    order = labels.indices.tolist()
+    assert parts == [order[start : start + 20] for start in range(0, 190, 20)]
+    for batches in itertools.zip_longest(*ranks):
+        there = [batch for batch in batches if batch]
+        assert all(batch.sizes[: len(there)] == tuple(len(b.indices) for b in there) for batch in there)
+
+
+def test_a_batch_says_which_one_it_is(memory, labels):
+    assert [(b.epoch, b.number) for b in make(memory, labels, 64).epoch(3, start=1)] == [(3, 1)]
