@@ -37,10 +37,12 @@ def dry_run(plan: Plan, peers: Peers) -> None:
     disk = 0
     for name, stage_class in plan.stages.items():
         stage = plan.build(name, made)
+        done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
+        shown = f"{name} *" if done else name
         if isinstance(stage, Computation):
             stage.pretend(plan.training(stage_class))
             made[name] = plan.artefact(stage, plan.keys[name], [])
-            stages.add_row(*[name, "computed once", *[""] * 5])
+            stages.add_row(*[shown, "computed once", *[""] * 5])
             continue
         assert isinstance(stage, Training)
         recipe = stage.optimization
@@ -48,11 +50,12 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         chance = {"epoch": 0, "step": 0, "test/top1": 100 / plan.shape.classes}  # what nobody has trained is right by
         made[name] = plan.artefact(stage, plan.keys[name], [chance])
         parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
-        done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
         disk += 0 if done else size * (config.checkpoint.keep + 2)  # the newest, the best, and the one being written
         stages.add_row(
-            f"{name} *" if done else name,
-            f"{recipe.epochs} x {len(plan.training(stage_class)) // recipe.batch_size}",
+            shown,
+            # A stage that chooses among the images learns how many there are only when it is its turn.
+            f"{recipe.epochs} x {'' if type(stage).batches is Training.batches else 'at most '}"
+            f"{len(plan.training(stage_class)) // recipe.batch_size}",
             str(recipe.batch_size),
             " ".join(map(str, sorted(set(parts), reverse=True))),
             f"{sum(p.numel() for p in stage.net.parameters()):,}",
