@@ -46,6 +46,35 @@ def test_cells_with_other_teachers_do_not_share_one(planned):
     assert len({task.needs for task in tasks.values() if task.needs}) == 2  # one for each seed
 
 
+def test_what_is_needed_may_need_something_itself(cells, overrides):
+    """One teacher for all, one division for each set of labels, which two students share."""
+    text = """
+config: base.yaml
+set: {teacher.seed: 0, division.seed: 0, noise.rate: 0.3}
+axes:
+  method:
+    VKD: {stages: [teacher, vkd]}
+    MODUL: {stages: [teacher, division, modul]}
+    No Mixup: {stages: [teacher, division, modul], modul.mixup: 0}
+"""
+    planner = Planner("small", tuple(overrides), 1)
+    tasks = {cell.name: planner.task(cell, cell.name) for cell in cells(text, seeds=[0, 1]).cells}
+    first, second = (tasks[f"MODUL-seed{seed}"].needs for seed in (0, 1))
+    teacher = tasks["VKD-seed0"].needs
+    assert first.needs is second.needs is tasks["VKD-seed1"].needs is teacher
+    assert tasks["No_Mixup-seed1"].needs is second
+    assert [task.config.stages for task in (teacher, first)] == [("teacher",), ("teacher", "division")]
+    assert with_needs(tasks.values()) == [
+        teacher, tasks["VKD-seed0"], tasks["VKD-seed1"], first, tasks["MODUL-seed0"], second, tasks["MODUL-seed1"],
+        tasks["No_Mixup-seed0"], tasks["No_Mixup-seed1"],
+    ]  # fmt: skip
+
+
+def test_a_grid_may_name_its_folder(cells):
+    assert cells().folder == "small"
+    assert cells("folder: elsewhere\n" + "title: x\nconfig: base.yaml\naxes: {method: {CE: {}}}").folder == "elsewhere"
+
+
 def test_overrides_win_and_the_sweep_names_the_runs(planned, tmp_path):
     task = planned("relation.k=7")["CE+RMDNet_K=2-seed1"]
     assert (task.config.relation.k, task.config.seed, task.config.noise.seed) == (7, 1, 1)
