@@ -40,7 +40,12 @@ def test_everything(run, tool):
 
 
 def test_all(run):
-    assert run("tools/test", "--all") == (0, ["setup ", *LINT, "python -m pytest --durations=10 -m "])
+    assert run("tools/test", "--all") == (0, ["setup ", *LINT, "python -m pytest --durations=10 -m not slurm"])
+
+
+def test_slurm(run):
+    selected = "python -m pytest --durations=10 -m slurm -rs tests/launch/test_slurm.py"
+    assert run("tools/test", "--slurm") == (0, ["setup ", selected])
 
 
 def test_a_selection_is_not_linted(run):
