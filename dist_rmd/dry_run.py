@@ -54,7 +54,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         stages.add_row(
             shown,
             # A stage that chooses among the images learns how many there are only when it is its turn.
-            f"{recipe.epochs} x {'' if type(stage).batches is Training.batches else 'at most '}"
+            f"{recipe.epochs} x {'' if type(stage).batches is Training.batches else '<= '}"
             f"{len(plan.training(stage_class)) // recipe.batch_size}",
             str(recipe.batch_size),
             " ".join(map(str, sorted(set(parts), reverse=True))),

@@ -188,7 +188,7 @@ def test_one_student_serves_all_noise_in_the_labels(recipe, taught, tmp_path, ca
 
 def test_a_dry_run_has_a_teacher_that_nobody_has_measured(recipe, tmp_path, capsys):
     assert main(["--dry-run", *recipe, f"out={tmp_path / 'out'}"]) == 0
-    assert re.search(r"^ *dfnd +2 x 4 ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^ *dfnd +2 x <= 4 ", capsys.readouterr().out, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
 
 
