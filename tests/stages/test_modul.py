@@ -188,7 +188,9 @@ def data(tmp_path_factory) -> Path:
 
 def source(data) -> Source:
     """Of digits: 8 x 8 pixels as in SHAPE."""
-    return Source(open_dataset(data), Data(reader="memory", compile_views=False), Augment(), 0, 1, torch.device("cpu"), cores=1)
+    return Source(
+        open_dataset(data), Data(reader="memory", compile_views=False), Augment(), 0, 1, torch.device("cpu"), cores=1
+    )
 
 
 def looked(data, sets, labels, predicted, *overrides):
