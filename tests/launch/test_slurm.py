@@ -4,15 +4,15 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import small
 from torchrun import ROOT, is_held, wait_for
 from whole_runs import assert_same, records
 
+from dist_rmd.cluster.options import SITE
 from dist_rmd.cluster.state import follow, scontrol, slurm_state
-from launch.slurm import SITE, arguments, filesystem, main
+from launch.slurm import arguments, main
 
 TOOL = str(ROOT / "tools/slurm")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as many in all runs: sums of other parts round differently
@@ -180,14 +180,6 @@ def test_mistakes_in_the_sites_file(home, data, tmp_path, capsys, text, message)
 
 
 @pytest.mark.parametrize(
-    ("time", "minutes"),
-    [("90", 90), ("90:30", 91), ("1:30:00", 90), ("1-12", 2160), ("1-12:30", 2190), ("1-12:30:15", 2191)],
-)
-def test_times_as_slurm_reads_them(time, minutes):
-    assert arguments(["--time", time, "CONFIG"]).time == minutes
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--time=12h"], "argument --time: '12h' is none of SLURM's formats: minutes, "),
@@ -209,8 +201,3 @@ def test_mistakes_are_one_line(data, tmp_path, monkeypatch, capsys, options, mes
     assert said.err.startswith(f"error: {message}")
     assert said.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_file_systems_are_those_of_the_mounts(tmp_path):
-    assert filesystem(Path("/proc/self")) == "proc"
-    assert filesystem(tmp_path / "not" / "yet") == filesystem(tmp_path) != ""

@@ -1,0 +1,113 @@
+"""The options of a SLURM job: on a command line, and beneath them those that a user has set for all jobs."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from dist_rmd.errors import ConfigError
+
+SITE = ".config/dist_rmd/slurm.yaml"
+"""options that hold for all jobs of a user, below the home folder"""
+TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line, raised as ConfigError.  `parse` reads the options of the site, too."""
+
+    _own: tuple[str, ...] = ()
+    """of the options of a job those that this command line has"""
+    _known: tuple[str, ...] = ()
+    """all options of a job"""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+    def add_job_options(self, without: Collection[str] = ()) -> None:
+        """Add the options of a job but those named in `without`."""
+        number: dict[str, Any] = {"type": positive, "metavar": "N"}
+        options: dict[str, dict[str, Any]] = {
+            "nodes": {"help": "machines (default 1)", "default": 1, **number},
+            "gpus-per-node": {"help": "GPUs of each, with one task for each GPU", **number},
+            "tasks-per-node": {"help": "tasks on each, where there are no GPUs (default 1)", **number},
+            "cpus-per-task": {
+                "help": "cores for each task, also set as OMP_NUM_THREADS unless that is set", **number
+            },
+            "mem": {"help": "memory on each machine, such as 64G", "metavar": "SIZE"},
+            "time": {
+                "help": "until it is requeued, in SLURM's formats, such as 12:00:00 or 1-12 or 90", "type": _minutes
+            },
+            "partition": {"help": "as for sbatch; so are the next four", "metavar": "NAME"},
+            "account": {"help": "whom it is charged to", "metavar": "NAME"},
+            "qos": {"help": "quality of service", "metavar": "NAME"},
+            "constraint": {"help": "features the machines must have", "metavar": "LIST"},
+            "comment": {"help": "free text", "metavar": "TEXT"},
+            "setup": {
+                "help": "a line for the shell before training, such as 'module load cuda'; repeatable",
+                "metavar": "CMD", "action": "append", "default": [],
+            },
+        }  # fmt: skip
+        self._known = tuple(options)
+        self._own = tuple(name for name in options if name not in without)
+        group = self.add_argument_group(
+            "options of a SLURM job",
+            f"each can be given in ~/{SITE} for all jobs, such as `account: vision`; `setup` is a list there",
+        )
+        for name in self._own:
+            group.add_argument(f"--{name}", **options[name])
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The options of a command line, which win over those of the site.  Raises ConfigError."""
+        return self.parse_intermixed_args([*self._site(Path.home() / SITE), *argv])
+
+    def _site(self, path: Path) -> list[str]:
+        """The options in a file, as words of a command line."""
+        try:
+            given = yaml.load(path.read_text(), yaml.BaseLoader) or {}  # all strings: 12:00:00 is a number in YAML
+        except FileNotFoundError:
+            return []
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+        if not isinstance(given, dict):
+            raise ConfigError(f"{path}: expected lines such as `account: vision`")
+        words = []
+        for name, value in given.items():
+            if name not in self._known:
+                near = difflib.get_close_matches(name, self._known, 1)
+                raise ConfigError(f"{path}: unknown option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            if name in self._own:
+                words += [f"--{name}={one}" for one in (value if isinstance(value, list) else [value])]
+        alone = Parser(allow_abbrev=False)
+        alone.add_job_options()
+        try:
+            alone.parse_args(words)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return words
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _minutes(text: str) -> int:
+    """SLURM's minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s -> minutes, rounded up."""
+    if not TIME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of SLURM's formats: minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
+            "days-hours:minutes, days-hours:minutes:seconds"
+        )
+    days, _, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    largest = 3600 if days or len(parts) == 3 else 60
+    seconds = 86400 * int(days or 0) + sum(part * largest // 60**i for i, part in enumerate(parts))
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time at all")
+    return -(-seconds // 60)

@@ -1,0 +1,104 @@
+"""How work gets to SLURM: through submitit, whose scripts are requeued and go on in the same log."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import submitit
+
+from dist_rmd.cluster.options import SITE
+from dist_rmd.cluster.state import in_slurms_words
+from dist_rmd.errors import ConfigError, UserError
+
+SIGNAL_BEFORE_END = 120
+"""seconds before the time limit at which SLURM asks the job to stop"""
+NEVER = 10**6
+"""of anything that submitit counts down or waits for"""
+OF_ONE_MACHINE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "ramfs"}
+
+
+class SlurmExecutor(submitit.SlurmExecutor):
+    """submitit's, which can write a job's script where there is no SLURM, too."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 1
+
+
+def executor(
+    options: argparse.Namespace, folder: Path, name: str, nodes: int, tasks_per_node: int, parallel: int | None = None
+) -> SlurmExecutor:
+    """What submits jobs called `name` to SLURM, with the options of `Parser.add_job_options`; `folder` is for its logs.
+
+    parallel: how many elements of a job array run at once.  Raises ConfigError where there is no SLURM, but for
+    options.dry_run, and without a time limit.
+    """
+    if not options.dry_run and not shutil.which("sbatch"):
+        raise ConfigError("sbatch is not in PATH: run this where jobs are submitted, or try --local or --dry-run")
+    if options.time is None:
+        raise ConfigError(f"--time is missing: how long the job may take, such as 12:00:00; also in ~/{SITE}")
+    made = SlurmExecutor(folder, max_num_timeout=NEVER)
+    made.update_parameters(
+        job_name=name,
+        time=options.time,
+        nodes=nodes,
+        ntasks_per_node=tasks_per_node,
+        gpus_per_node=options.gpus_per_node,
+        cpus_per_task=options.cpus_per_task,
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        constraint=options.constraint,
+        comment=options.comment,
+        array_parallelism=parallel or NEVER,
+        signal_delay_s=SIGNAL_BEFORE_END,
+        stderr_to_stdout=True,
+        setup=[*threads(options), *(f"{command} || exit" for command in options.setup)],
+        wckey=None,
+        additional_parameters={"requeue": True} | ({"mem": options.mem} if options.mem else {}),
+        # srun takes no --cpus-per-task from sbatch since SLURM 22.05.
+        srun_args=[f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else None,
+    )
+    return made
+
+
+def threads(options: argparse.Namespace) -> list[str]:
+    """The cores that were asked for are those to be used."""
+    return [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{options.cpus_per_task}}}"] if options.cpus_per_task else []
+
+
+@contextlib.contextmanager
+def submitting() -> Iterator[None]:
+    """A refusal in SLURM's words, as UserError; within another job, nothing of that one's is inherited."""
+    inherited = [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"]
+    for name in inherited:
+        del os.environ[name]
+    try:
+        yield
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(f"not submitted: {in_slurms_words(str(error))}") from None
+
+
+def warn_of_local_disk(out: str) -> None:
+    """Say so where `out` looks like a folder that other machines do not see."""
+    kind = filesystem(Path(out))
+    if kind in OF_ONE_MACHINE:
+        print(
+            f"warning: out={out} is on {kind}, which machines seldom share: all of the job's must see it",
+            file=sys.stderr,
+        )
+
+
+def filesystem(path: Path) -> str:
+    """The type of the file system that a path, existing or not, is on, such as nfs4; "" where nobody knows."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    places = {Path(mount[1].replace("\\040", " ")): mount[2] for mount in mounts}  # of two on one place, the later
+    whole = path.resolve()
+    return next((places[place] for place in (whole, *whole.parents) if place in places), "")
