@@ -144,11 +144,12 @@ class Plan:
         }
 
 
-def check(config: Config, force: bool = False, dataset: Dataset | None = None) -> Plan:
+def check(config: Config, force: bool = False, dataset: Dataset | None = None, world: World | None = None) -> Plan:
     """Check all that can be checked before work begins.  Raises ConfigError or DataError.
 
     force: take up the folder's run although the configuration has changed in what the stages learn.
     dataset: the one at config.data.path, if it is open already.
+    world: the processes that will do it, where they are not those that this one finds itself among.
     """
     names = config.stages
     stages = {name: lookup("stages", name) for name in names}
@@ -160,7 +161,7 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None) -
                 f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}, or "
                 f"inputs.{missing[0]}=<a run that has trained it>"
             )
-    world = distributed.detect(config.device)
+    world = world or distributed.detect(config.device)
     dataset = dataset or open_dataset(Path(config.data.path))
     inputs = _inputs(config, stages, dataset)
     for origin in inputs.values():  # a network is to see images on the scale that it knows

@@ -50,10 +50,10 @@ def launch(options: argparse.Namespace) -> int:
     else:
         name = options.name or config.name
         executor = submission.executor(options, folder / "slurm", name, options.nodes, tasks_per_node(options))
-    if options.dry_run:
-        print(executor._make_submission_file_text(executor._submitit_command_str, ""), end="")
-        print(f"# each task: python -m dist_rmd.train {shlex.join(words)}")
-        return 0
+        if options.dry_run:
+            print(submission.script(executor), end="")
+            print(f"# each task: python -m dist_rmd.train {shlex.join(words)}")
+            return 0
     if options.local:
         with _deaf(), _address():
             job = executor.submit(Task(words))
@@ -88,7 +88,7 @@ def on_this_machine(options: argparse.Namespace, folder: Path) -> submitit.Local
         tasks_per_node=tasks_per_node(options),
         gpus_per_node=options.gpus_per_node or 0,
         stderr_to_stdout=True,
-        setup=[*submission.threads(options), *options.setup],
+        setup=[*submission.threads(options.cpus_per_task), *options.setup],
     )
     return executor
 

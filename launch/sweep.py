@@ -1,18 +1,25 @@
 #!/usr/bin/env python
-"""Run all cells of a grid, such as a table of a paper, on this machine; started again, go on with what is missing."""
+"""Run all cells of a grid, such as a table of a paper, here or as SLURM jobs; again, to go on with what is missing."""
 
 import argparse
-import json
 import signal
 import sys
+import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, track
+from rich.table import Table
 
 from dist_rmd import sections
+from dist_rmd.cluster import submission
+from dist_rmd.cluster.arrays import Queue, arrays
+from dist_rmd.cluster.bundle import Bundle
+from dist_rmd.cluster.options import Parser, positive
+from dist_rmd.cluster.standing import Standing, counts, standings
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.sweep import grid as grids
 from dist_rmd.sweep import record, search
@@ -20,20 +27,22 @@ from dist_rmd.sweep.grid import Cell
 from dist_rmd.sweep.slots import Running, Slots
 from dist_rmd.sweep.tasks import Planner, Task, with_needs
 
+POLL = 5.0
+"""seconds between two looks at SLURM's queue"""
 EPILOG = """\
 Each run is <out>/<grid>/<cell>-seed<N>, what it says is in <out>/<grid>/logs.  Stages that several cells start from,
 such as SimSiam's teacher, are trained once, first.  Finished runs are skipped, stopped ones go on, failed ones are
 tried again (those whose loss was not finite with --again only).  Machines that share <out> can work on one grid.
 At any time, `python -m dist_rmd.report table1 <out>/table1` makes the table.
-Exit code: 0 all done, 1 some are not, 2 wrong configuration, 65 wrong data, 75 stopped on request.
+Exit code: 0 all done (--slurm: all submitted), 1 some are not, 2 wrong configuration, 65 wrong data, 75 stopped on
+request.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = _arguments(argv)
     try:
-        return sweep(arguments)
+        return sweep(_arguments(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
@@ -41,20 +50,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """Plan all, then run all.  Returns the exit code."""
+    if arguments.slurm:
+        submission.check(arguments)
+    elif arguments.follow:
+        raise ConfigError("--follow is for --slurm: without it the sweep is followed anyhow")
     console = Console(highlight=False, soft_wrap=True, markup=False)
     overrides = tuple(arguments.overrides)
     whole = grids.load(arguments.grid, arguments.seeds)
     grid = whole.only(_only(arguments.only))
     first = grid.cells[0]
     folder = Path(sections.parse(first.file, [*first.overrides(), *overrides]).out) / grid.folder
-    planner = Planner(grid.folder, overrides, arguments.ranks)
-    slots = Slots(arguments.jobs, arguments.ranks, console.print, Bars(console))
+    gpus = arguments.gpus_per_node
+    planner = Planner(
+        grid.folder, overrides, arguments.ranks, torch.device("cuda" if gpus else "cpu") if arguments.slurm else None
+    )
+    looks = arguments.dry_run or arguments.status
 
     def tracked(cells: Sequence[Cell]) -> Iterable[Cell]:
         return track(cells, "planning", console=console, transient=True, disable=not console.is_terminal)
 
     def run(tasks: Sequence[Task]) -> int:
-        return _list(tasks, console) if arguments.dry_run else _run(tasks, slots, arguments.again, console)
+        if arguments.status:
+            return _show(standings(with_needs(tasks), Queue(folder)), console)
+        if arguments.slurm:
+            return _submit(tasks, folder, arguments, console)
+        return _list(tasks, console) if arguments.dry_run else _run(tasks, arguments, console)
 
     cells, code = grid.cells, 0
     if arguments.search:
@@ -63,14 +83,18 @@ def sweep(arguments: argparse.Namespace) -> int:
         places, key = {cell.place for cell in cells}, whole.search.key
         others = grids.load(arguments.grid, whole.search.seeds).only(whole.search.condition).cells
         trials = search.trials(whole.search, tracked([cell for cell in others if cell.place in places]), planner.task)
-        code = run([task for values in trials.values() for tasks in values.values() for task in tasks])
-        if arguments.dry_run or code == 75:
+        found = [task for values in trials.values() for tasks in values.values() for task in tasks]
+        code = run(found)
+        if looks or code == 75:
+            return code
+        if arguments.slurm and any(one.alive for one in standings(with_needs(found), Queue(folder))):
+            console.print("the search is under way: when it has ended, the same command chooses and runs the cells")
             return code
         best = search.best(trials, key, folder, console.print)
         lost = trials.keys() - best.keys()
         cells = [c.having({key: best[c.place]} if c.place in best else {}) for c in cells if c.place not in lost]
     tasks = {cell: planner.task(cell, cell.name) for cell in tracked(cells)}
-    if not arguments.dry_run:
+    if not looks:
         configs = {cell.place: task.config for cell, task in tasks.items()}
         record.write(folder, whole, configs, overrides, {path: data.name for path, data in planner.datasets.items()})
     return run(list(tasks.values())) or code
@@ -92,15 +116,17 @@ class Bars:
         for name, task in tasks.items():
             if name not in self.bars:
                 self.bars[name] = self.progress.add_task(name, total=None, text="")
-            if status := _status(task):
+            if status := task.status:
                 text = f"{status['stage']}, epoch {status['epoch'] + 1}"
                 self.progress.update(self.bars[name], completed=status["step"], total=status["steps"], text=text)
 
 
-def _run(tasks: Sequence[Task], slots: Slots, again: bool, console: Console) -> int:
-    """Run them, and say what came of it.  Returns the exit code."""
+def _run(tasks: Sequence[Task], arguments: argparse.Namespace, console: Console) -> int:
+    """Run them here, and say what came of it.  Returns the exit code."""
+    machine = max(1, torch.cuda.device_count() // arguments.ranks)
+    jobs = arguments.jobs or (machine * arguments.pack if arguments.pack else 1)
     console.print(f"{len(tasks)} runs, {sum(task.state == 'done' for task in tasks)} finished before")
-    stopped_by = slots.run(tasks, again)
+    stopped_by = Slots(jobs, arguments.ranks, console.print, Bars(console)).run(tasks, arguments.again)
     missing = [task for task in with_needs(tasks) if task.state != "done"]
     console.print(f"{sum(task.state == 'done' for task in tasks)} of {len(tasks)} runs are finished")
     if stopped_by:
@@ -111,6 +137,65 @@ def _run(tasks: Sequence[Task], slots: Slots, again: bool, console: Console) -> 
     return 1 if missing else 0
 
 
+def _submit(tasks: Sequence[Task], folder: Path, arguments: argparse.Namespace, console: Console) -> int:
+    """Submit what is neither done nor in the queue, and with --follow wait for all.  Returns the exit code."""
+    queue, pack = Queue(folder), arguments.pack or 1
+    everything = with_needs(tasks)
+    before = standings(everything, queue)
+    settled = {"done", "running", "pending", *(() if arguments.again else ("diverged",))}
+    todo = [task for task, one in zip(everything, before, strict=True) if one.state not in settled]
+    if not arguments.again:
+        todo = [task for task in todo if not (task.needs and task.needs.state == "diverged")]
+    console.print(f"{_runs(len(before))}: {counts(before)}")
+    for array in arrays(folder.name, todo, pack):
+        executor = submission.executor(
+            arguments, queue.folder, array.name, 1, 1, pack * arguments.ranks, parallel=arguments.jobs
+        )
+        if arguments.dry_run:
+            console.print(submission.script(executor, len(array.bundles)), end="")
+            for number, together in enumerate(array.bundles):
+                console.print(f"# element {number}: {', '.join(task.name for task in together)}")
+            console.print("".join(f"# after {name}\n" for name in array.needs()))
+            continue
+        bundle = partial(Bundle, ranks=arguments.ranks, again=arguments.again)
+        jobs, after = queue.submit(array, executor, bundle)
+        job, count = jobs[0].partition("_")[0], sum(map(len, array.bundles))
+        dependency = f", after {' '.join(after)}" if after else ""
+        console.print(f"submitted  {array.name}: {_runs(count)}, job {job} x {len(jobs)}{dependency}")
+    if arguments.dry_run or not arguments.follow:
+        return 0
+    try:
+        return _follow(everything, queue, console)
+    except KeyboardInterrupt:
+        console.print("\ndetached: the jobs go on; --status in place of --slurm ... shows how they are doing")
+        return 0
+
+
+def _follow(tasks: Sequence[Task], queue: Queue, console: Console) -> int:
+    """Say what changes until nothing goes on by itself.  Returns the exit code."""
+    shown: dict[str, str] = {}
+    while True:
+        found = standings(tasks, queue)
+        for one in found:
+            if shown.setdefault(one.name, "pending") != one.state:
+                console.print(f"{time.strftime('%H:%M:%S')} {one.state:8} {one.name} {one.text}")
+                shown[one.name] = one.state
+        if not any(one.alive for one in found):
+            console.print(f"{_runs(len(found))}: {counts(found)}")
+            return int(any(one.state != "done" for one in found))
+        time.sleep(POLL)
+
+
+def _show(found: Sequence[Standing], console: Console) -> int:
+    """A table of how the runs are doing, for --status.  Returns the exit code."""
+    table = Table("run", "state", "job", "where it is, or why not further")
+    for one in found:
+        table.add_row(one.name, one.state, one.job, one.text)
+    console.print(table, soft_wrap=False)
+    console.print(f"{_runs(len(found))}: {counts(found)}")
+    return int(any(one.state != "done" for one in found))
+
+
 def _list(tasks: Sequence[Task], console: Console) -> int:
     """What there is to do, for --dry-run."""
     for task in with_needs(tasks):
@@ -118,12 +203,8 @@ def _list(tasks: Sequence[Task], console: Console) -> int:
     return 0
 
 
-def _status(task: Task) -> dict[str, Any]:
-    """How far it is, empty before its first word."""
-    try:
-        return json.loads((task.folder / "status.json").read_text())
-    except (OSError, ValueError):
-        return {}
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def _only(words: Sequence[str]) -> dict[str, list[str]]:
@@ -133,8 +214,8 @@ def _only(words: Sequence[str]) -> dict[str, list[str]]:
     return {axis: values.split(",") for axis, _, values in (word.partition("=") for word in words)}
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
         prog="python launch/sweep.py",
         description=__doc__,
         epilog=EPILOG,
@@ -142,8 +223,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="such as configs/rmdnet/table1.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all runs, such as model.width=16")
-    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time; several share a GPU")
-    parser.add_argument("--ranks", type=_positive, default=1, metavar="N", help="processes of each run, by torchrun")
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="runs at a time (default 1); with --slurm, elements of an array (all)",
+    )
+    parser.add_argument("--pack", type=positive, metavar="N", help="runs at a time on each GPU, which they share")
+    parser.add_argument("--ranks", type=positive, default=1, metavar="N", help="processes of each run, by torchrun")
     parser.add_argument(
         "--only", action="append", default=[], metavar="AXIS=VALUE,...", help="some cells; once for each axis"
     )
@@ -153,18 +240,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--again", action="store_true", help="try runs whose loss was not finite again")
     parser.add_argument("--dry-run", action="store_true", help="check all, list what is done and what is not")
-    arguments = parser.parse_intermixed_args(argv)
+    parser.add_argument("--status", action="store_true", help="a table of what is done, running, failed, and why")
+    parser.add_argument("--slurm", action="store_true", help="as job arrays, one machine for each element")
+    parser.add_argument("--follow", action="store_true", help="with --slurm: wait for the end; ctrl-C leaves the jobs")
+    parser.add_job_options(without=("nodes", "tasks-per-node"))
+    arguments = parser.parse(argv)
     for key in ("name", "stages", "seed", "noise.seed"):
         if any(override.startswith(f"{key}=") for override in arguments.overrides):
-            parser.error(f"{key}= is what the grid says of each run" + (": see --seeds" if "seed" in key else ""))
+            raise ConfigError(f"{key}= is what the grid says of each run" + (": see --seeds" if "seed" in key else ""))
     return arguments
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def _numbers(text: str) -> list[int]:

@@ -61,7 +61,7 @@ ROOMS = {
     "reports.division": "artefacts data distill.division files trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files plan run_folder sections sweep trained",
-    "cluster": "cluster engine.signals train",
+    "cluster": "cluster engine.signals files sweep train",
     "prepare": "*",
     "train": "*",
     "evaluate": "*",

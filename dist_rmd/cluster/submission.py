@@ -29,18 +29,29 @@ class SlurmExecutor(submitit.SlurmExecutor):
         return 1
 
 
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError where there is no SLURM, but for a dry run, and without a time limit."""
+    if not options.dry_run and not shutil.which("sbatch"):
+        raise ConfigError("sbatch is not in PATH: run this where jobs are submitted; --dry-run needs none")
+    if options.time is None:
+        raise ConfigError(f"--time is missing: how long the job may take, such as 12:00:00; also in ~/{SITE}")
+
+
 def executor(
-    options: argparse.Namespace, folder: Path, name: str, nodes: int, tasks_per_node: int, parallel: int | None = None
+    options: argparse.Namespace,
+    folder: Path,
+    name: str,
+    nodes: int,
+    tasks_per_node: int,
+    processes: int = 1,
+    parallel: int | None = None,
 ) -> SlurmExecutor:
     """What submits jobs called `name` to SLURM, with the options of `Parser.add_job_options`; `folder` is for its logs.
 
-    parallel: how many elements of a job array run at once.  Raises ConfigError where there is no SLURM, but for
-    options.dry_run, and without a time limit.
+    processes: how many each task starts, which share its cores.  parallel: how many elements of an array run at once.
+    Raises ConfigError where `check` does.
     """
-    if not options.dry_run and not shutil.which("sbatch"):
-        raise ConfigError("sbatch is not in PATH: run this where jobs are submitted, or try --local or --dry-run")
-    if options.time is None:
-        raise ConfigError(f"--time is missing: how long the job may take, such as 12:00:00; also in ~/{SITE}")
+    check(options)
     made = SlurmExecutor(folder, max_num_timeout=NEVER)
     made.update_parameters(
         job_name=name,
@@ -57,7 +68,7 @@ def executor(
         array_parallelism=parallel or NEVER,
         signal_delay_s=SIGNAL_BEFORE_END,
         stderr_to_stdout=True,
-        setup=[*threads(options), *(f"{command} || exit" for command in options.setup)],
+        setup=[*threads(options.cpus_per_task, processes), *(f"{command} || exit" for command in options.setup)],
         wckey=None,
         additional_parameters={"requeue": True} | ({"mem": options.mem} if options.mem else {}),
         # srun takes no --cpus-per-task from sbatch since SLURM 22.05.
@@ -66,9 +77,16 @@ def executor(
     return made
 
 
-def threads(options: argparse.Namespace) -> list[str]:
-    """The cores that were asked for are those to be used."""
-    return [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{options.cpus_per_task}}}"] if options.cpus_per_task else []
+def script(executor: SlurmExecutor, elements: int = 1) -> str:
+    """What sbatch would get for one job, or for a job array of several elements."""
+    if elements > 1:
+        executor.parameters["map_count"] = elements  # as submitit does when it submits a batch
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def threads(cores: int | None, processes: int = 1) -> list[str]:
+    """A line of shell by which a task's processes use the cores that were asked for, if any were, and no others."""
+    return [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{max(1, cores // processes)}}}"] if cores else []
 
 
 @contextlib.contextmanager

@@ -29,20 +29,24 @@ class Task:
             ranks |= {"LOCAL_RANK": job.local_rank, "LOCAL_WORLD_SIZE": job.num_tasks}
             os.environ.update({name: str(number) for name, number in ranks.items()})
             return train.main(self.words)
-        code = train.main(self.words)
-        if code == 0:
-            return code
-        signals.ignore()  # the outcome is settled
-        if code == Stopped.code:
-            # The first task speaks for all: a site that kills jobs of which one task failed must not hit it.
-            code = _requeue(job.job_id) if os.environ["SLURM_PROCID"] == "0" else 0
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return end(train.main(self.words), job.job_id)
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit, which asks when SIGUSR2 came before training began: the same again."""
         return DelayedSubmission(self)
+
+
+def end(code: int, job_id: str) -> int:
+    """End this task of a job with an exit code, or return it where it is 0; a job that was stopped is requeued."""
+    if code == 0:
+        return code
+    signals.ignore()  # the outcome is settled
+    if code == Stopped.code:
+        # The first task speaks for all: a site that kills jobs of which one task failed must not hit it.
+        code = _requeue(job_id) if os.environ["SLURM_PROCID"] == "0" else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _requeue(job_id: str) -> int:

@@ -98,7 +98,8 @@ class Slots:
         slot = min(set(range(self.jobs)) - taken)
         command = [sys.executable, "-m"]
         if self.ranks > 1:
-            command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}", "-m"]
+            command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
+            command += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2", "-m"]  # SLURM sends them to all
         command += ["dist_rmd.train", str(task.file), *task.overrides]
         cores, gpus = self.share(slot)
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})}

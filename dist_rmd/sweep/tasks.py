@@ -4,9 +4,11 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from dist_rmd import artefacts, plan, run_folder, sections
 from dist_rmd.config import Config
@@ -63,6 +65,11 @@ class Task:
         return "diverged" if code == 70 else "open" if code in (0, 75) else "failed"
 
     @property
+    def status(self) -> dict:
+        """How far it is (status.json), empty before its first word."""
+        return _read(self.folder / "status.json")
+
+    @property
     def stopped(self) -> bool:
         """It was asked to stop, and has saved."""
         return self._outcome.get("code") == 75
@@ -87,10 +94,7 @@ class Task:
 
     @property
     def _outcome(self) -> dict:
-        try:
-            return json.loads((self.folder / "exit.json").read_text())
-        except (OSError, ValueError):  # not begun, running, or killed
-            return {}
+        return _read(self.folder / "exit.json")  # empty: not begun, running, or killed
 
 
 def with_needs(tasks: Iterable[Task]) -> list[Task]:
@@ -104,11 +108,12 @@ def with_needs(tasks: Iterable[Task]) -> list[Task]:
 class Planner:
     """Makes the tasks of the sweep `name`: cells of a grid with `overrides`, key=value that win, on `ranks` processes.
 
+    device: what each process will have, if that is not to be seen from this machine.
     A dataset is opened once, and a stage that several cells start from is one task.
     """
 
-    def __init__(self, name: str, overrides: tuple[str, ...], ranks: int):
-        self.name, self.overrides, self.ranks = name, overrides, ranks
+    def __init__(self, name: str, overrides: tuple[str, ...], ranks: int, device: torch.device | None = None):
+        self.name, self.overrides, self.ranks, self.device = name, overrides, ranks, device
         self.datasets: dict[str, Dataset] = {}
         self.shared: dict[str, Task] = {}
 
@@ -141,11 +146,18 @@ class Planner:
             path = config.data.path
             if path not in self.datasets:
                 self.datasets[path] = open_dataset(Path(path))
-            planned = plan.check(config, dataset=self.datasets[path])
+            device = self.device or detect(config.device).device
+            # Keys can depend on how many ranks there will be, and of what kind.
+            return plan.check(config, dataset=self.datasets[path], world=World(0, self.ranks, 0, self.ranks, device))
         except UserError as error:
             raise type(error)(f"{cell.name}: {error}") from None
-        # Keys can depend on how many ranks there will be.
-        return replace(planned, world=World(0, self.ranks, 0, self.ranks, detect(config.device).device))
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _locked(path: Path) -> bool:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,14 +128,58 @@ def test_k_is_found_on_labels_held_out(folder):
         (("name=mine",), "name= is what the grid says"),
         (("--jobs", "0"), "argument --jobs"),
         (("--seeds", "1,1"), "seeds must be different"),
+        (("--follow",), "--follow is for --slurm"),
+        (("--slurm",), "--time is missing"),
+        (("--slurm", "--time=soon"), "none of SLURM's formats"),
     ],
 )
 def test_mistakes_are_named_before_any_work(folder, arguments, message, capsys):
-    try:
-        code = main(words(folder, "nothing", *arguments))
-    except SystemExit as left:  # argparse's own
-        code = left.code
+    code = main(words(folder, "nothing", *arguments))
     said = capsys.readouterr()
     assert (code, said.out) == (2, "")
     assert message in said.err
     assert not (folder / "nothing").exists()
+
+
+def test_the_arrays_of_a_dry_run(folder, capsys):
+    options = ("--slurm", "--dry-run", "--time=90", "--seeds=0,1,2", "--pack=2", "--jobs=4", "--cpus-per-task=8")
+    assert main(words(folder, "nothing", *options, "--only=method=CE,CE+RMDNet")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "7 runs: 7 open"
+    names = [line.partition("=")[2] for line in lines if line.startswith("#SBATCH --job-name=")]
+    assert names == ["small-simsiam", "small", "small"]
+    assert [line for line in lines if line.startswith("#SBATCH --array=")] == ["#SBATCH --array=0-1%2"] * 2
+    assert [line for line in lines if line.startswith("# element")][1:] == [
+        "# element 0: CE-seed0, CE-seed1",
+        "# element 1: CE-seed2",
+        "# element 0: CE+RMDNet-seed0, CE+RMDNet-seed1",
+        "# element 1: CE+RMDNet-seed2",
+    ]
+    assert len([line for line in lines if line.startswith("# after simsiam-")]) == 1
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}" in lines  # of each of two runs
+    assert not (folder / "nothing").exists()
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+def test_a_sweep_as_job_arrays(folder, cluster, capsys):
+    """A teacher, two cells from it in one element, and one whose loss is not finite, which stops none of them."""
+    options = ("--slurm", "--time=30", "--follow", "--seeds=0,1", "--pack=2", "--only=method=CE+RMDNet,too fast")
+    code, lines = sweep(folder, "slurm", *options)
+    runs = folder / "slurm" / "small"
+    assert code == 1, lines
+    assert lines[0] == "5 runs: 5 open"
+    assert re.fullmatch(r"submitted  small-simsiam: 1 run, job \d+ x 1", lines[1])
+    assert re.fullmatch(r"submitted  small: 2 runs, job \d+ x 1, after \d+", lines[3])
+    assert lines[-1] == "5 runs: 2 diverged, 3 done"
+    assert len(list((folder / "slurm" / "artefacts").glob("simsiam-*"))) == 1
+    ends = [(runs / f"CE+RMDNet-seed{seed}" / "exit.json").stat().st_mtime for seed in (0, 1)]
+    starts = [(runs / f"CE+RMDNet-seed{seed}" / "config.yaml").stat().st_mtime for seed in (0, 1)]
+    assert max(starts) < min(ends)  # side by side
+
+    assert main(words(folder, "slurm", *options)) == 1
+    assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("submitted")]
+    assert main(words(folder, "slurm", "--status", "--only=method=too fast")) == 1
+    said = capsys.readouterr().out
+    assert "2 runs: 2 diverged" in said
+    assert "loss not finite" in said

@@ -1,0 +1,95 @@
+"""A sweep as job arrays of SLURM: what many cells start from first, then the cells."""
+
+import getpass
+import itertools
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_rmd.cluster.bundle import Bundle
+from dist_rmd.cluster.state import in_slurms_words
+from dist_rmd.cluster.submission import SlurmExecutor, submitting
+from dist_rmd.errors import UserError
+from dist_rmd.files import write_atomically
+from dist_rmd.sweep.tasks import Task
+
+
+@dataclass(frozen=True)
+class Array:
+    """Tasks that may begin at the same time: one job array, with an element for each bundle."""
+
+    name: str
+    bundles: Sequence[Sequence[Task]]
+
+    def needs(self) -> list[str]:
+        """The names of the tasks that some of these start from."""
+        return sorted({task.needs.name for bundle in self.bundles for task in bundle if task.needs})
+
+
+def arrays(sweep: str, tasks: Sequence[Task], pack: int) -> Iterator[Array]:
+    """The tasks of the sweep called `sweep` as arrays, each after those that it needs; `pack` tasks in an element."""
+
+    def order(task: Task) -> tuple[int, bool, str]:
+        return _depth(task), not task.serves, task.config.stages[-1] if task.serves else ""
+
+    for (_, _, stage), group in itertools.groupby(sorted(tasks, key=order), order):
+        together = list(group)
+        bundles = [together[start : start + pack] for start in range(0, len(together), pack)]
+        yield Array(f"{sweep}-{stage}" if stage else sweep, bundles)
+
+
+def _depth(task: Task) -> int:
+    return 1 + _depth(task.needs) if task.needs else 0
+
+
+class Queue:
+    """Which job each task of the sweep in `folder` has been given to; <folder>/slurm/jobs.json keeps it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "slurm"
+        self._path = self.folder / "jobs.json"
+        try:
+            self.jobs: dict[str, str] = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            self.jobs = {}
+
+    def log(self, job: str) -> Path:
+        """What the job's only task has said."""
+        return self.folder / f"{job}_0_log.out"
+
+    def states(self) -> dict[str, str]:
+        """Name of a task -> `RUNNING`, `PENDING (Priority)`, ..., of all whose jobs have not ended.
+
+        Raises UserError when SLURM does not answer: what it is at would be submitted again.
+        """
+        if not self.jobs:
+            return {}
+        command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T (%r)"]
+        try:
+            listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        except subprocess.CalledProcessError as error:
+            raise UserError(f"squeue: {in_slurms_words(error.stderr)}") from None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise UserError(f"squeue, which knows of the jobs in {self._path}: {error}") from None
+        lines = (line.removesuffix(" (None)").partition(" ") for line in listed.splitlines())
+        states = {job: state for job, _, state in lines}
+        return {name: states[job] for name, job in self.jobs.items() if job in states}
+
+    def submit(
+        self, array: Array, executor: SlurmExecutor, bundle: Callable[[Sequence[Task]], Bundle]
+    ) -> tuple[list[str], list[str]]:
+        """Submit an array, to begin when the jobs that it needs have ended.  Returns the ids of its jobs, and of those.
+
+        Raises UserError in SLURM's words when it is refused.
+        """
+        alive = self.states()
+        before = [self.jobs[name] for name in array.needs() if name in alive]
+        executor.update_parameters(dependency=f"afterany:{':'.join(before)}" if before else None)
+        with submitting(), executor.batch():
+            submitted = [executor.submit(bundle(tasks)) for tasks in array.bundles]
+        for job, tasks in zip(submitted, array.bundles, strict=True):
+            self.jobs |= {task.name: job.job_id for task in tasks}
+        write_atomically(self._path, lambda file: file.write(json.dumps(self.jobs, indent=1).encode()))
+        return [job.job_id for job in submitted], before

@@ -1,0 +1,39 @@
+"""What one element of a sweep's job array does: some of its tasks, side by side on the same cores and GPUs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import submitit
+from submitit.helpers import DelayedSubmission
+
+from dist_rmd.cluster.task import end
+from dist_rmd.errors import Stopped
+from dist_rmd.sweep.slots import Slots
+from dist_rmd.sweep.tasks import Task
+
+
+class Bundle:
+    """`tasks` of a sweep, with `ranks` processes each.  again: those whose loss was not finite, too."""
+
+    def __init__(self, tasks: Sequence[Task], ranks: int, again: bool):
+        self.tasks, self.ranks, self.again = tasks, ranks, again
+
+    def __call__(self) -> int:
+        """Run them.  Returns 0; with any other outcome the process leaves, after a stop with the job requeued."""
+        lacking = [task for task in self.tasks if task.needs and task.needs.state != "done"]
+        for task in lacking:
+            print(f"missing  {task.name}: {task.reason}", flush=True)
+        # What they start from is there: it is not for an element, one of many, to try it again.
+        ready = [replace(task, needs=None) for task in self.tasks if task not in lacking]
+        slots = Slots(len(self.tasks), self.ranks, lambda line: print(line, flush=True), lambda running: None)
+        stopped_by = slots.run(ready, self.again)
+        states = [task.state for task in self.tasks]
+        if stopped_by or any(task.stopped for task in ready):
+            code = Stopped.code
+        else:
+            code = int(any(state != "done" for state in states))
+        return end(code, submitit.JobEnvironment().job_id)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """For submitit, which asks when SIGUSR2 came before work began: the same again."""
+        return DelayedSubmission(self)

@@ -1,0 +1,61 @@
+"""Where each task of a sweep stands: on the disk, in SLURM's queue, or neither, and why."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from dist_rmd.cluster.arrays import Queue
+from dist_rmd.cluster.state import slurm_state
+from dist_rmd.sweep.tasks import Task
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One line of a sweep's table."""
+
+    name: str
+    state: str
+    """done, running, pending, stopped, failed, diverged, lost (its job ended without a word), or open (not begun)"""
+    job: str
+    """the id of its last job, if it has had one"""
+    text: str
+    """how far it is, or why not further"""
+
+    @property
+    def alive(self) -> bool:
+        """It will go on by itself."""
+        return self.state in ("running", "pending")
+
+
+def standings(tasks: Sequence[Task], queue: Queue) -> list[Standing]:
+    """Where the tasks stand now.  Raises UserError when SLURM, which has some of them, does not answer."""
+    queued = queue.states()
+    return [_standing(task, queue, queued.get(task.name, "")) for task in tasks]
+
+
+def counts(found: Collection[Standing]) -> str:
+    """`3 done, 1 running, ...`."""
+    states = [one.state for one in found]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
+
+
+def _standing(task: Task, queue: Queue, queued: str) -> Standing:
+    state, job = task.state, queue.jobs.get(task.name, "")
+    if state == "busy":
+        return Standing(task.name, "running", job, _progress(task))
+    if state == "done":
+        return Standing(task.name, state, job, "")
+    if queued:
+        return Standing(task.name, "running" if queued.startswith("RUNNING") else "pending", job, queued)
+    if state in ("failed", "diverged"):
+        return Standing(task.name, state, job, task.reason)
+    if task.stopped:
+        return Standing(task.name, "stopped", job, _progress(task))
+    if job and (not task.needs or task.needs.state == "done"):
+        return Standing(task.name, "lost", job, f"{slurm_state(job).text}; see {queue.log(job)}")
+    return Standing(task.name, state, job, task.reason if job else "")
+
+
+def _progress(task: Task) -> str:
+    if not (status := task.status):
+        return ""
+    return f"{status['stage']}, epoch {status['epoch'] + 1}, {100 * status['step'] / max(1, status['steps']):.0f} %"
