@@ -118,6 +118,11 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
                 traceback.print_exc()
                 content["error"] = f"failed: {type(error).__name__}: {error}".partition("\n")[0]
                 failed = True
+            except KeyboardInterrupt:
+                content["error"] = "interrupted"
+                write(out, result)
+                print(f"bench: interrupted in {name}; what was done is in {out}", file=sys.stderr)
+                sys.exit(130)
             content["seconds"] = round(time.monotonic() - start, 1)
             result["load"] = " ".join(f"{load:.1f}" for load in os.getloadavg())
             write(out, result)
