@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
@@ -18,4 +19,7 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> Any:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    return elastic_launch(config, function)(*arguments)[0]
+    try:
+        return elastic_launch(config, function)(*arguments)[0]
+    except SignalException as error:  # SIGINT and SIGTERM become one
+        raise KeyboardInterrupt from error
