@@ -86,12 +86,12 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Measure, and write the results down as they come.  Returns them, and whether a section failed."""
     began = time.strftime("%Y-%m-%d-%H%M%S")
     out = arguments.out or ROOT / "runs" / "bench" / began
-    out.mkdir(parents=True, exist_ok=True)
     failed = False
     if arguments.quick:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"  # here, before torch reads it, and in all processes to come
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         settings, images = prepare(arguments, Path(scratch))
+        out.mkdir(parents=True, exist_ok=True)
         result: dict[str, Any] = {
             "command": shlex.join(["tools/bench", *(sys.argv[1:])]),
             "began": began,
