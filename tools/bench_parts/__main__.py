@@ -159,9 +159,12 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
 def read(path: Path) -> dict[str, Any]:
     """The result of an earlier run.  Raises ConfigError."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        result = json.loads(path.read_text())
+        if "sections" not in result:
+            raise ValueError("no sections")
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"--compare {path}: not a bench.json ({error})") from None
+    return result
 
 
 def write(out: Path, result: dict[str, Any]) -> None:
