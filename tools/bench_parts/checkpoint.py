@@ -1,35 +1,25 @@
-#!/usr/bin/env python
-"""What a checkpoint costs the training: written at once, or copied and written in the background as the product does.
-
-    python tools/bench_checkpoint.py [--folder DIR] [--rounds N] [--device DEVICE] [--markdown FILE]
+"""What a checkpoint costs the training thread: written at once, or copied and written in the background as it is done.
 
 A network trains on random images while its weights and SGD momentum are saved.  In every round three ways take turns,
 in rotating order: no save, a synchronous one, one in the background; steps follow each.  Lost to a save are the time
 within the call and what the steps take longer until the files are finished.
 """
 
-import argparse
 import json
-import os
-import platform
-import shlex
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from dist_rmd.engine.checkpoint import Checkpoints, save_tensors  # noqa: E402
-from dist_rmd.files import sha256, write_atomically  # noqa: E402
-from dist_rmd.models.encoder import encoder  # noqa: E402
+from dist_rmd.engine.checkpoint import Checkpoints, save_tensors
+from dist_rmd.files import sha256, write_atomically
+from dist_rmd.models.encoder import encoder
+from tools.bench_parts.settings import Settings
+from tools.bench_parts.tables import Row, Table, spread
 
 NETWORKS = (("resnet18", 64, 2), ("resnet10", 16, 16))  # name, width, images per step
 WAYS = ("none", "synchronous", "background")
@@ -67,7 +57,7 @@ def save_synchronously(folder: Path, step: int, state: Mapping[str, Any]) -> Non
     write_atomically(path.with_suffix(".json"), lambda file: file.write(json.dumps(sidecar).encode()))
 
 
-def measure(training: Training, folder: Path, rounds: int) -> dict[str, list[float]]:
+def saves(training: Training, folder: Path, rounds: int) -> dict[str, list[float]]:
     """One figure per round.
 
     step: seconds of a step without a save.  synchronous, background: seconds lost; call: those of them within save().
@@ -108,50 +98,22 @@ def measure(training: Training, folder: Path, rounds: int) -> dict[str, list[flo
     return figures
 
 
-def cell(figures: list[float], scale: float, digits: int) -> str:
-    """median (least..most)"""
-    median, least, most = (scale * f(figures) for f in (statistics.median, min, max))
-    return f"{median:.{digits}f} ({least:.{digits}f}..{most:.{digits}f})"
-
-
-def table(folder: Path, rounds: int, device: torch.device) -> str:
-    lines = [
-        "| network | checkpoint, MB | step, ms | lost to a synchronous save, ms | lost to a background save, ms "
-        "| of it within save(), ms | steps during the write | steps after it |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, width, batch in NETWORKS:
-        place = folder / f"{name}-{width}"
-        figures = measure(Training(name, width, batch, device), place, rounds)
+def measure(settings: Settings) -> Iterator[Table]:
+    for name, width, batch in NETWORKS[1:] if settings.quick else NETWORKS:
+        batch = 512 if settings.gpu else batch
+        place = settings.scratch / f"{name}-{width}"
+        figures = saves(Training(name, width, batch, torch.device(settings.device)), place, settings.rounds)
         size = next((place / "background").glob("*.pt")).stat().st_size / 1e6
-        milliseconds = [cell(figures[key], 1e3, 0) for key in ("step", "synchronous", "background", "call")]
-        ratios = [cell(figures[key], 1, 2) for key in ("during", "after")]
-        row = [f"{name}, width {width}, batch {batch}", f"{size:.1f}", *milliseconds, *ratios]
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--folder", type=Path, help="on the disk to be measured; the default is that of temporary files"
-    )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--markdown", type=Path, help="write the table there too")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        result = table(Path(folder), arguments.rounds, arguments.device)
-    where = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, device {arguments.device}"
-    text = (
-        f"    {shlex.join(['python', *sys.argv])}\n\n"
-        f"Median (least..most) of {arguments.rounds} rounds; {where}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}.\n\n{result}\n"
-    )
-    print(text)
-    if arguments.markdown:
-        arguments.markdown.write_text(text)
-
-
-if __name__ == "__main__":
-    main()
+        ratios = {f"steps {when} the write": spread(figures[when]) for when in ("during", "after")}
+        yield Table(
+            f"Checkpoint of {name}, width {width}",
+            f"{size:.1f} MB of weights and momentum, steps of batch {batch}. Lost: the time within the call and what "
+            "the steps take longer until the files are finished; below zero where noise was more than that. steps "
+            "during, after: how much longer each took than without a save.",
+            [
+                Row("a step without a save", figures["step"]),
+                Row("lost to a save at once", figures["synchronous"]),
+                Row("lost to a save in the background", figures["background"], facts=ratios),
+                Row("of it within save()", figures["call"], "lost to a save at once"),
+            ],
+        )

@@ -1,0 +1,81 @@
+"""tools/bench without its venv: what is not installed is said, what fails is named, and the rest is kept."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torchrun import ROOT
+
+from tools.bench_parts.__main__ import main
+from tools.bench_parts.tables import Table
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tools.bench_parts", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def tables(out: Path, section: str) -> list[Table]:
+    return [Table.load(tree) for tree in json.loads((out / "bench.json").read_text())["sections"][section]["tables"]]
+
+
+def test_a_section_that_fails_is_named_and_the_others_are_kept(tmp_path):
+    done = bench("step", "checkpoint", "--quick", "--device", "cpu", "--with", "no.such=1", "--out", tmp_path)
+    assert done.returncode == 1, done.stderr
+    page = (tmp_path / "bench.md").read_text()
+    assert "failed: ConfigError" in page
+    assert "no.such" in page
+    assert tables(tmp_path, "step") == []
+    (table,) = tables(tmp_path, "checkpoint")
+    assert [len(row.seconds) for row in table.rows] == [1, 1, 1, 1]
+    assert "Checkpoint of resnet10" in done.stdout
+    assert "Checkpoint of resnet10" in page
+
+    again = bench("--compare", tmp_path / "bench.json", tmp_path / "bench.json")
+    assert again.returncode == 0, again.stderr
+    assert "checkpoint: Checkpoint of resnet10, width 16: of it within save()" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--compare", "no.json", "no.json"], 2, "no.json"),
+        (["--data", "nowhere"], 65, "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, capsys, arguments, code, said):
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_an_unknown_section_is_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["stepp"])
+    assert "no section stepp: choose from input, relation" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_all_sections_in_small(tmp_path):
+    done = bench("--quick", "--device", "cpu", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for section in ("input", "relation", "step", "rgrl", "scaling", "checkpoint", "startup", "evaluation"):
+        assert tables(tmp_path, section), section
+    (views,) = tables(tmp_path, "input")
+    rows = {row.name: row for row in views.rows}
+    assert len(rows) == 7
+    assert all(bool(row.seconds) != bool(row.absent) for row in views.rows)
+    assert all("not installed: " in row.absent for row in views.rows if row.absent)
+    assert all(rows[name].seconds for name in ("torchvision v1 (PIL), DataLoader", "ours, FFCV", "ours, from memory"))
+    ranks, split = tables(tmp_path, "scaling")
+    assert [row.name for row in split.rows][:2] == ["1 rank", "2 ranks, same global batch"]
+    assert [row.images for row in ranks.rows][:3] == [64, 64, 128]

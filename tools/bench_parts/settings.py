@@ -1,0 +1,55 @@
+"""What all sections are told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How and on what to measure."""
+
+    device: str
+    """cpu or cuda"""
+    cores: int
+    """CPU cores that this process may use"""
+    quick: bool
+    """sizes at which the figures mean nothing, to see that all of it works"""
+    rounds: int
+    """counted rounds, in each of which all ways take turns"""
+    data: Path
+    """a prepared dataset of 32 x 32 images"""
+    scratch: Path
+    """an empty folder for what is written while measuring, on the disk that checkpoints would go to"""
+    sizes: tuple[int, ...]
+    """global batches of the section `relation`; its own choice when empty"""
+    options: tuple[str, ...]
+    """settings (key=value) of further rows of the product's"""
+
+    @property
+    def gpu(self) -> bool:
+        return self.device == "cuda"
+
+    @property
+    def network(self) -> tuple[str, int]:
+        """Name and width of the encoder that is trained: the paper's on a GPU, a small one on CPUs."""
+        return ("resnet18", 64) if self.gpu else ("resnet10", 8 if self.quick else 16)
+
+    @property
+    def batch(self) -> int:
+        """Images of a training step."""
+        return 512 if self.gpu and not self.quick else 64
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.gpu else "fp32"
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What peers compute in, where the product computes in `precision`."""
+        return torch.bfloat16 if self.gpu else None
+
+    def sized(self, cpu: int, gpu: int, quick: int) -> int:
+        """The one of three sizes that fits."""
+        return quick if self.quick else gpu if self.gpu else cpu

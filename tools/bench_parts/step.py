@@ -1,0 +1,90 @@
+"""A training step of SimSiam, from waiting for the data to the optimizer: the product's loop and lightly's."""
+
+import random
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from dist_rmd.data.beton import open_dataset
+from tools.bench_parts import peers
+from tools.bench_parts.images import pixels
+from tools.bench_parts.loop import Epochs
+from tools.bench_parts.settings import Settings
+from tools.bench_parts.tables import Row, Table, short
+from tools.bench_parts.timing import Stopwatch, gpu_peak, turns
+
+OFF = ("data.reader=ffcv", "data.compile_views=false")
+ON = ("data.reader=memory", "data.compile_views=true")
+"""what the product lets one choose and does not change the training; channels_last and fused SGD are always on"""
+BASE = "lightly, tricks off"
+
+
+class Watched(Protocol):
+    """An epoch with a stopwatch."""
+
+    watch: Stopwatch
+
+    def __call__(self) -> None: ...
+
+
+def measure(settings: Settings) -> Iterator[Table]:
+    batch, steps = settings.batch, settings.sized(8, 40, 2)
+    shown = pixels(open_dataset(settings.data), "train", steps * batch)
+    reason = peers.missing("lightly")
+    ways: dict[str, Watched] = {}
+    if not reason:
+        ways[BASE] = peers.LightlyEpochs(settings, shown, batch, tricks=False)
+        ways["lightly, tricks on"] = peers.LightlyEpochs(settings, shown, batch, tricks=True)
+        for way in ways.values():
+            way()  # their workers fork, which is safe only before the product's threads are there
+    ways["ours, tricks off"] = Epochs(settings, "simsiam", steps, batch, OFF)
+    ways["ours, tricks on"] = Epochs(settings, "simsiam", steps, batch, ON)
+    for option in settings.options:
+        ways[f"ours, tricks on, {option}"] = Epochs(settings, "simsiam", steps, batch, (*ON, option))
+    peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
+    times = turns(ways, settings.rounds, settings.device)
+    splits = split(ways, settings.rounds, steps)
+    network = "{}, width {}".format(*settings.network)
+    about = (
+        f"{network}, batch {batch}, {settings.precision}. Epochs of {steps} steps each, start of the loader included. "
+    )
+    absent = [Row(name, absent=reason) for name in (BASE, "lightly, tricks on") if reason]
+    yield Table(
+        "A step of SimSiam",
+        about + "lightly: its ResNet (as many weights as ours), heads, loss and transform in the loop of its example; "
+        "tricks: channels_last, torch.compile, fused SGD and, on GPUs, cudnn.benchmark and asynchronous copies. Ours: "
+        "the training loop whole, with its checks and meters; tricks: images in memory, compiled views.",
+        absent
+        + [
+            Row(
+                name, [t / steps for t in times[name]], None if name == BASE or reason else BASE,
+                batch, peaks[name],
+            )
+            for name in ways
+        ],
+    )  # fmt: skip
+    yield Table(
+        "Where the time of a step goes",
+        about + "In ms, in rounds of their own, in which the device is waited for after each phase. agreement: all "
+        "ranks make sure that the loss is finite and that nobody wants to stop. rest: meters, console.",
+        absent + [Row(name, facts=phases(splits[name])) for name in ways],
+    )
+
+
+def split(ways: Mapping[str, Watched], rounds: int, steps: int) -> dict[str, dict[str, float]]:
+    """Seconds of each phase of a step: the median over rounds in random order."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    draw = random.Random(0)
+    for _ in range(rounds):
+        for name in draw.sample(list(ways), len(ways)):
+            found[name].append(ways[name].watch.split(ways[name]))
+    return {
+        name: {phase: statistics.median(one[phase] for one in all_rounds) / steps for phase in Stopwatch.PHASES}
+        for name, all_rounds in found.items()
+    }
+
+
+def phases(seconds: Mapping[str, float]) -> dict[str, str]:
+    """Milliseconds of each phase, and its share."""
+    whole = sum(seconds.values())
+    return {phase: f"{short(1000 * t)} ({t / whole:.0%})" for phase, t in seconds.items()}
