@@ -1,0 +1,99 @@
+"""The scaling model against this machine: constants from one rank and from two that only talk, then whole steps."""
+
+import math
+import os
+import random
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from dist_rmd.engine import distributed
+from dist_rmd.engine.peers import Peers
+from tools.bench_parts.loop import Epochs
+from tools.bench_parts.ranks import on_ranks
+from tools.bench_parts.settings import Settings
+from tools.bench_parts.step import ON
+from tools.bench_parts.tables import Row, Table, short
+from tools.bench_parts.timing import turns
+from tools.scaling_model import Link, Machine, count, step
+
+RANKS = 2
+SMALL, LARGE = 4096, 2**24
+"""bytes of all-reduces that tell latency and bandwidth apart"""
+LOCAL = "dist.sync_batchnorm=false"
+WAYS = {
+    "same global batch": (1, ()),
+    "same batch per rank": (RANKS, ()),
+    "same global batch, batch statistics of each rank": (1, (LOCAL,)),
+}
+"""way -> times the global batch, and options"""
+
+
+def measure(settings: Settings) -> Iterator[Table]:
+    title = f"The model of docs/scaling.md against {RANKS} ranks"
+    if settings.gpu and torch.cuda.device_count() < RANKS:
+        yield Table(title, "", [Row(f"{RANKS} ranks", absent="left out, there is one GPU")])
+        return
+    steps, batch = settings.sized(4, 40, 2), settings.batch
+    name, width = settings.network
+    found: dict[str, list[float]] = {}
+    draw = random.Random(0)
+    # As many threads for a rank alone as beside another one: else a second rank would slow the first one down.
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS=str(max(1, settings.cores // RANKS))):
+        for _ in range(max(1, settings.rounds // 2)):
+            for ranks in draw.sample([1, RANKS], 2):
+                for what, seconds in on_ranks(ranks, on_each_rank, settings, steps).items():
+                    found.setdefault(what, []).append(seconds)
+    seen = {what: statistics.median(times) for what, times in found.items()}
+    work = count("simsiam", batch, f"model.name={name}", f"model.width={width}")
+    each = max(1e-9, (seen["alone"] - seen["alone, half the batch"]) / (batch / 2))  # seconds of an image
+    fixed = max(0.0, seen["alone"] - batch * each)
+    wire = Link(seen["small"] / 2, LARGE / max(1e-9, seen["large"] - seen["small"]))
+    machine = Machine("this one", work.flops / each, 0.0, math.inf, RANKS, wire, wire)
+    rows = []
+    for what, (times, options) in WAYS.items():
+        terms = step(replace(work, batch=times * batch), machine, RANKS, synchronised=not options)
+        predicted = fixed + sum(terms.values())
+        facts = {"predicted ms": short(1e3 * predicted), "predicted / measured": f"{predicted / seen[what]:.2f}"}
+        rows.append(Row(what, found[what], images=times * batch, facts=facts))
+    yield Table(
+        title,
+        f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from one rank: "
+        f"{short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image ({short(machine.flops / 1e9)} GFLOP/s); "
+        f"from all-reduces of {RANKS} ranks: {short(1e6 * seen['small'])} us for {SMALL} bytes, "
+        f"{short(wire.bandwidth / 1e6)} MB/s.",
+        rows,
+    )
+
+
+def on_each_rank(settings: Settings, steps: int) -> dict[str, float]:
+    """What -> the slowest rank's seconds: of a step alone, or of all-reduces and of steps with the others."""
+    peers = distributed.start(distributed.detect(settings.device), timeout=600)
+    try:
+        return _alone(settings, steps, peers) if peers.size == 1 else _together(settings, steps, peers)
+    finally:
+        distributed.stop()
+
+
+def _alone(settings: Settings, steps: int, peers: Peers) -> dict[str, float]:
+    sizes = {"alone": settings.batch, "alone, half the batch": settings.batch // 2}
+    ways = {what: Epochs(settings, "simsiam", steps, size, ON, peers) for what, size in sizes.items()}
+    return {what: statistics.median(times) / steps for what, times in turns(ways, 3, settings.device).items()}
+
+
+def _together(settings: Settings, steps: int, peers: Peers) -> dict[str, float]:
+    ways = {
+        what: Epochs(settings, "simsiam", steps, times * settings.batch, (*ON, *options), peers)
+        for what, (times, options) in WAYS.items()
+    }
+    seconds = {what: statistics.median(times) / steps for what, times in turns(ways, 3, settings.device).items()}
+    messages = {
+        what: torch.zeros(size // 4, device=settings.device) for what, size in (("small", SMALL), ("large", LARGE))
+    }
+    talk = {what: (lambda message=message: dist.all_reduce(message)) for what, message in messages.items()}
+    seconds |= {what: statistics.median(times) for what, times in turns(talk, 5, settings.device).items()}
+    return {what: max(peers.gather(own)) for what, own in seconds.items()}
