@@ -31,7 +31,7 @@ def strong(
     statistics: Tensor,
 ) -> Tensor:
     """See views.Pixels."""
-    result = torch.empty(images.shape)
+    result = torch.empty(images.shape, dtype=torch.float32)
     rows = (images.contiguous(), *box, flip, torch.stack([*factors], 1), gray, result)
     _in_threads(_strong, rows, np.array(order, np.int64), statistics.view(2, 3).numpy())
     return result.permute(0, 3, 1, 2)
@@ -40,7 +40,7 @@ def strong(
 def weak(images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: Tensor) -> Tensor:
     """See views.Pixels."""
     mean, std = statistics.view(2, 3)
-    result = torch.empty(images.shape)
+    result = torch.empty(images.shape, dtype=torch.float32)
     normalised = (torch.arange(256, dtype=torch.float32)[:, None] / 255 - mean) / std
     _in_threads(_shift, (images.contiguous(), down, right, flip, result), normalised.numpy())
     return result.permute(0, 3, 1, 2)

@@ -19,12 +19,13 @@ def arguments(n: int, side: int) -> tuple[Tensor, ...]:
     flip, gray = torch.rand(2, n, generator=generator) < 0.5
     factors = 0.6 + 0.8 * torch.rand(4, n, generator=generator)
     factors[3] = factors[3] / 4 - 0.25
-    return images, *start, *size, flip, factors, gray
+    # Tensors of their own, as drawn parameters are: a graph is made for a place in a storage, too.
+    return images, *(x.clone() for x in (*start, *size, flip)), factors, gray.clone()
 
 
 def strong(pixels: Batched, n: int, side: int, order: tuple[int, ...]) -> Tensor:
     images, *box, flip, factors, gray = arguments(n, side)
-    return pixels.strong(images, tuple(box), flip, order, factors.unbind(0), gray, STATISTICS)
+    return pixels.strong(images, tuple(box), flip, order, [x.clone() for x in factors], gray, STATISTICS)
 
 
 @pytest.mark.slow
