@@ -56,7 +56,8 @@ class Data:
     workers: PositiveInt | None = None
     """FFCV threads per rank (the rank's share of the cores when null)"""
     compile_views: bool = True
-    """compile the augmentation: pays for itself from some ten thousand images on"""
+    """compile the augmentation: on CPUs by numba, once (the bits stay the same); on GPUs by torch.compile in every run,
+    which pays for itself from some ten thousand images on"""
 
 
 @dataclass(frozen=True)

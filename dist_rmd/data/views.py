@@ -2,17 +2,19 @@
 
 Every draw is keyed by (seed, epoch, sample, view): a sample's pixels are the same, bit by bit, in whatever batch and on
 whatever rank it is.  Only the order of the four colour operations is drawn for a whole global batch.
+What is drawn is decided here; the arithmetic on pixels is in batched.py and fused.py.
 """
 
-import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dist_rmd.data import colour, geometry, keyed
+from dist_rmd.data.batched import Batched
 from dist_rmd.errors import ConfigError
 
 CROP = tuple(f"crop {what} {t}" for what in ("area", "ratio") for t in range(geometry.TRIES))
@@ -25,6 +27,33 @@ JITTER_RATE = 0.8
 GRAY_RATE = 0.2
 
 
+class Pixels(Protocol):
+    """Makes views of b x S x S x 3 uint8 `images`, each sample with its own parameters.
+
+    Parameters are of length b.  `statistics` are mean and std, 2 x 1 x 3 x 1 x 1 float32.  Returns b x 3 x S x S
+    float32, channels_last.  For sides up to 128 the resizing is exact but for one division.
+    """
+
+    def strong(
+        self,
+        images: Tensor,
+        box: tuple[Tensor, Tensor, Tensor, Tensor],
+        flip: Tensor,
+        order: Sequence[int],
+        factors: Sequence[Tensor],
+        gray: Tensor,
+        statistics: Tensor,
+    ) -> Tensor:
+        """Crop to `box` (top, left, height, width: int64), enlarge to S x S and mirror where `flip` (bool).
+
+        Then the operations of colour.JITTER in `order`, each with its float32 `factors`, and grayscale where `gray`
+        (bool).
+        """
+
+    def weak(self, images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: Tensor) -> Tensor:
+        """Move by `down` and `right` pixels (int64; what comes in is black), then mirror where `flip` (bool)."""
+
+
 class Views:
     """Makes one view of each of `kinds` from a batch.
 
@@ -32,7 +61,8 @@ class Views:
     (SimSiam's CIFAR recipe, arXiv 2011.10566, without blur); "weak": random crop with side/8 black pixels of padding,
     flip; "plain": the image.  Without `flip` nothing is mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
     Pixels are computed in float32 and handed out as `dtype`.
-    With `compiled` the arithmetic on pixels is compiled at the first call (some 20 s).  Eager and compiled views may
+    With `compiled` the arithmetic on pixels is compiled: for CPUs by numba (some 10 s, once), for other devices by
+    torch.compile at the first call (some 20 s).  On CPUs it changes no bit; elsewhere eager and compiled views may
     differ in the last bits, two calls in one mode never do.
     """
 
@@ -54,7 +84,7 @@ class Views:
         self.kinds, self.side, self.seed, self.dtype = tuple(kinds), side, seed, dtype
         self._statistics = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
         self._crop_min, self._flip_rate = crop_min, 0.5 if flip else 0.0
-        self._run: Callable = _compiled if compiled else _eager
+        self._compiled, self._batched = compiled, Batched(compiled)
         # One epoch's keys serve all its batches.
         self._keys = functools.lru_cache(maxsize=2 * len(self.kinds))(self._fold_keys)
 
@@ -67,33 +97,40 @@ class Views:
         if images.shape[1:] != (self.side, self.side, 3):
             raise ValueError(f"expected b x {self.side} x {self.side} x 3 images, got {tuple(images.shape)}")
         self._statistics = self._statistics.to(images.device)
-        with _full_float32():
-            return tuple(
-                getattr(self, f"_{kind}")(images, indices, epoch, batch, view).to(self.dtype)
-                for view, kind in enumerate(self.kinds)
-            )
+        return tuple(
+            getattr(self, f"_{kind}")(images, indices, epoch, batch, view).to(self.dtype)
+            for view, kind in enumerate(self.kinds)
+        )
+
+    def _pixels(self, device: torch.device) -> Pixels:
+        if self._compiled and device.type == "cpu":
+            # Only where it is used: importing numba takes half a second.
+            from dist_rmd.data import fused
+
+            return fused
+        return self._batched
 
     def _strong(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         draws = keyed.draw(self._keys(epoch, view, STRONG, images.device), indices)
         areas, ratios = draws[: geometry.TRIES], draws[geometry.TRIES : 2 * geometry.TRIES]
         top, left, flip, jitter, *strengths, gray = draws[2 * geometry.TRIES :].unbind(0)
         box = geometry.random_resized_boxes(areas, ratios, top, left, self.side, self._crop_min)
-        pixels = self._run(_crop, images, *box, _happens(flip, self._flip_rate))
         jitter = _happens(jitter, JITTER_RATE)
         factors = [
             torch.where(jitter, neutral + spread * (2 * keyed.unit(strength) - 1), neutral)
             for strength, neutral, spread in zip(strengths, NEUTRAL, SPREAD, strict=True)
         ]
         # One order for all samples of the global batch: an order for each would cost a pass for every one of the 24.
-        for i in ORDERS[keyed.key(self.seed, epoch, view, f"jitter order {batch}") % len(ORDERS)]:
-            pixels = self._run(colour.JITTER[i], pixels, factors[i])
-        return self._run(_finish, pixels, _happens(gray, GRAY_RATE), statistics=self._statistics)
+        order = ORDERS[keyed.key(self.seed, epoch, view, f"jitter order {batch}") % len(ORDERS)]
+        flip, gray = _happens(flip, self._flip_rate), _happens(gray, GRAY_RATE)
+        return self._pixels(images.device).strong(images, box, flip, order, factors, gray, self._statistics)
 
     def _weak(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         down, right, flip = keyed.draw(self._keys(epoch, view, WEAK, images.device), indices).unbind(0)
         padding = self.side // 8
         down, right = (keyed.below(draw, 2 * padding + 1) - padding for draw in (down, right))
-        return self._run(_shift, images, down, right, _happens(flip, self._flip_rate), statistics=self._statistics)
+        flip = _happens(flip, self._flip_rate)
+        return self._pixels(images.device).weak(images, down, right, flip, self._statistics)
 
     def _plain(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         mean, std = self._statistics.view(2, 3).repeat(1, self.side).unbind(0)  # rows of S x 3 values vectorise well
@@ -104,62 +141,5 @@ class Views:
         return keyed.keys(self.seed, epoch, view, whats).to(device)
 
 
-def _crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, flip: Tensor) -> Tensor:
-    side = images.shape[1]
-    rows = geometry.bilinear(top, height, torch.zeros_like(flip), side)
-    return geometry.resample(images, rows, geometry.bilinear(left, width, flip, side), unit=2 * side)
-
-
-def _shift(images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: Tensor) -> Tensor:
-    side = images.shape[1]
-    rows = geometry.shift(down, torch.zeros_like(flip), side)
-    return _normalise(geometry.resample(images, rows, geometry.shift(right, flip, side), unit=1), statistics)
-
-
-def _finish(pixels: Tensor, gray: Tensor, statistics: Tensor) -> Tensor:
-    return _normalise(torch.where(gray[:, None, None, None], colour.gray(pixels), pixels), statistics)
-
-
-def _normalise(pixels: Tensor, statistics: Tensor) -> Tensor:
-    mean, std = statistics.unbind(0)
-    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
 def _happens(draws: Tensor, rate: float) -> Tensor:
     return draws < int(rate * 2**32)
-
-
-def _eager(function: Callable, *rows: Tensor, **shared: Tensor) -> Tensor:
-    return function(*rows, **shared)
-
-
-def _compiled(function: Callable, *rows: Tensor, **shared: Tensor) -> Tensor:
-    """Call the compiled `function`: one graph for every batch size.  `rows` have one row a sample, `shared` do not."""
-    if len(rows[0]) == 1:  # torch.compile would make a graph of its own for size 1
-        return _compiled(function, *(torch.cat([row, row]) for row in rows), **shared)[:1]
-    for row in rows:
-        torch._dynamo.mark_dynamic(row, 0, min=2)
-        torch._dynamo.mark_static(row, list(range(1, row.ndim)))
-    try:
-        return _graph(function)(*rows, **shared)
-    except torch._dynamo.exc.BackendCompilerFailed as error:
-        reason = str(error.inner_exception).strip().partition("\n")[0]
-        raise ConfigError(
-            f"data.compile_views=true, but torch.compile fails here ({reason}): set it to false"
-        ) from error
-
-
-@functools.cache
-def _graph(function: Callable) -> Callable:
-    return torch.compile(function)
-
-
-@contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
-    """TF32 products would round pixels to 11 bits."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

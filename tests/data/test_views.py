@@ -217,15 +217,13 @@ def test_jitter_order_is_one_of_all_24_a_batch():
 
 @pytest.mark.parametrize(
     ("side", "compiled"),
-    [(8, False), (30, False), (32, False), (30, True)]  # 30 leaves ragged ends of vectors
-    + [pytest.param(side, True, marks=pytest.mark.slow) for side in (8, 32)],
+    [(side, compiled) for side in (8, 30, 32) for compiled in (False, True)],  # 30 leaves ragged ends of vectors
 )
 def test_pixels_do_not_depend_on_the_batch(side, compiled):
-    """A batch of 64, as 22+21+21 and one by one: bit for bit; the compiled ones also agree with the eager ones."""
+    """A batch of 64, as 22+21+21 and one by one: bit for bit; compiled for CPUs they are the eager ones."""
     data, index = images(64, side), indices(64)
     views = Views(["strong", "weak", "plain"], side, MEAN, STD, seed=0, compiled=compiled)
     whole = views(data, index, 2, 3)
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for sizes in ([22, 21, 21], [1] * 64):
         parts = [views(d, i, 2, 3) for d, i in zip(data.split(sizes), index.split(sizes), strict=True)]
         for view, pieces in zip(whole, zip(*parts, strict=True), strict=True):
@@ -234,10 +232,7 @@ def test_pixels_do_not_depend_on_the_batch(side, compiled):
         assert view.dtype == torch.float32
         assert view.is_contiguous(memory_format=torch.channels_last)
     if compiled:
-        views(data[:50], index[:50], 3, 3)
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "recompiled for a size, epoch or batch"
-        for ours, eager in zip(whole, Views(views.kinds, side, MEAN, STD, 0, False)(data, index, 2, 3), strict=True):
-            torch.testing.assert_close(ours, eager, rtol=0, atol=1e-5)
+        assert all(map(torch.equal, whole, Views(views.kinds, side, MEAN, STD, 0, False)(data, index, 2, 3)))
 
 
 def test_low_precision_products_elsewhere_do_not_reach_the_pixels():
@@ -250,19 +245,6 @@ def test_low_precision_products_elsewhere_do_not_reach_the_pixels():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
-
-
-def test_without_a_compiler_one_line_says_what_to_do(monkeypatch):
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    views = Views(["weak"], 12, MEAN, STD, seed=0, compiled=True)
-    with pytest.raises(
-        ConfigError, match=r"data.compile_views=true, but torch.compile fails here .*: set it to false"
-    ) as caught:
-        views(images(4, 12), indices(4), 0, 0)
-    assert "\n" not in str(caught.value)
-    torch._dynamo.reset()
 
 
 def test_wrong_input_is_refused():
