@@ -66,7 +66,15 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "views")
 
 
-@njit(cache=True, nogil=True)
+def _kept(function: Callable[..., None]) -> Callable[..., None]:
+    """Compiled for threads, and kept for the next process where numba finds a place that it can write to."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+
+
+@_kept
 def _strong(images, top, left, height, width, flip, factors, gray, result, order, statistics):
     side = images.shape[1]
     pixels = np.empty((3, side * side), float32)
@@ -88,7 +96,7 @@ def _strong(images, top, left, height, width, flip, factors, gray, result, order
         _normalise(pixels, statistics, result[i].reshape(side * side, 3))
 
 
-@njit(cache=True, nogil=True)
+@_kept
 def _shift(images, down, right, flip, result, normalised):
     side = images.shape[1]
     for i in range(len(images)):
