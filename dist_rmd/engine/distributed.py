@@ -14,8 +14,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_rmd.config import Distributed
 from dist_rmd.engine import batchnorm
 from dist_rmd.engine.peers import Peers
 from dist_rmd.errors import ConfigError, LostPeer
@@ -150,15 +152,19 @@ def place(net: nn.Module, world: World, sync_batchnorm: bool, dtype: torch.dtype
     return net.to(world.device, dtype).to(memory_format=torch.channels_last)
 
 
-def parallel(net: nn.Module, world: World) -> nn.Module:
+def parallel(net: nn.Module, world: World, config: Distributed) -> nn.Module:
     """Wrap a placed `net` so that gradients are averaged over ranks, and all hold the first rank's buffers."""
     if world.size == 1:
         return net
-    return DistributedDataParallel(
+    wrapped = DistributedDataParallel(
         net,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        static_graph=config.static_graph,
     )
+    if config.compress == "bf16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
 def _device(device: str, local_rank: int, local_size: int) -> torch.device:

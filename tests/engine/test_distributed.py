@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torchrun import on_ranks
 
+from dist_rmd.config import Distributed
 from dist_rmd.engine import distributed
 from dist_rmd.errors import ConfigError, LostPeer
 
@@ -83,7 +84,7 @@ def test_one_process_needs_no_group():
     net = distributed.place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), world, sync_batchnorm=True)
     assert type(net[1]) is nn.BatchNorm2d
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert distributed.parallel(net, world) is net
+    assert distributed.parallel(net, world, Distributed()) is net
 
 
 def test_ranks_agree(tmp_path):
@@ -92,12 +93,13 @@ def test_ranks_agree(tmp_path):
     script.write_text(
         "import torch, torch.distributed as dist\n"
         "from torch import nn\n"
+        "from dist_rmd.config import Distributed\n"
         "from dist_rmd.engine import distributed\n"
         "world = distributed.detect('cpu')\n"
         "distributed.start(world, timeout=60)\n"
         "torch.manual_seed(world.rank)\n"
         "plain = distributed.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)\n"
-        "net = distributed.parallel(plain, world)\n"
+        "net = distributed.parallel(plain, world, Distributed())\n"
         "net(torch.randn(5, 3)).square().sum().backward()\n"
         "for tensor in [*plain.parameters(), *(p.grad for p in plain.parameters()), plain[1].running_mean]:\n"
         "    parts = [torch.empty_like(tensor) for _ in range(world.size)]\n"

@@ -15,6 +15,7 @@ import sys
 import torch
 from stages.recipe import batch, fill_memory, stage
 from dist_rmd.collectives import all_reduce_sum
+from dist_rmd.config import Distributed
 from dist_rmd.engine import distributed
 world = distributed.detect("cpu")
 distributed.start(world, timeout=60)
@@ -24,7 +25,7 @@ def measure(number, name, *overrides):
     for part in s.frozen():
         part.double()
     s.net = distributed.place(s.net, world, True, torch.float64)
-    net = distributed.parallel(s.net, world)
+    net = distributed.parallel(s.net, world, Distributed())
     terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
     terms["loss"].backward()
     found = {key: p.grad for key, p in s.net.named_parameters()}
