@@ -97,7 +97,7 @@ def test_contract(name):
 class Waits(TorchDispatchMode):
     """Notes what makes the host wait where the tensors are a GPU's: results whose value or size it must know."""
 
-    NEED = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "bincount"}
+    NEED = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "bincount")
 
     def __init__(self):
         super().__init__()
