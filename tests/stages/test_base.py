@@ -113,6 +113,16 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def sent(batch, device):
+    return replace(
+        batch,
+        views=tuple(view.to(device) for view in batch.views),
+        labels=batch.labels.to(device),
+        indices=batch.indices.to(device),
+        open_set=batch.open_set and sent(batch.open_set, device),
+    )
+
+
 def one_step(name, device):
     """What a training step of the stage computes, as a function; the networks are on `device`."""
     s = stage(name)
@@ -121,14 +131,14 @@ def one_step(name, device):
         part.to(device)
     updater = Updater(s.param_groups(), s.optimization, 10, torch.device(device), "fp32")
     meters, guard = Meters(), Guard(name, Peers(0, 1, 30), StopRequest(), 60)
-    on_cpu = batch(len(s.views))
-    sent = replace(on_cpu, **{part: getattr(on_cpu, part).to(device) for part in ("labels", "indices")})
-    sent = replace(sent, views=tuple(view.to(device) for view in sent.views))
+    for attribute, tensor in s.memory().items():
+        setattr(s, attribute, tensor.to(device))
+    here = sent(batch(len(s.views)), device)
 
     def step():
         with updater.autocast():
-            terms = s.losses(s.net, sent)
-        guard.look(terms, sent.indices)
+            terms = s.losses(s.net, here)
+        guard.look(terms, here.indices)
         meters.add({**terms, **updater(terms["loss"], Clock())}, 10)
 
     return step
@@ -147,7 +157,7 @@ def test_a_step_never_asks_for_a_result(name):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", set(TRAININGS) - {"modul"})  # whose memory and open set the train command sends
+@pytest.mark.parametrize("name", TRAININGS)
 def test_a_step_never_waits_for_the_gpu(name):
     step = one_step(name, "cuda")
     step()  # kernels are loaded and memory is pinned in the first
