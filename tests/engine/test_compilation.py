@@ -30,7 +30,10 @@ DISTRIBUTED = {
     "speed.compile=true": 1e-9,
     "speed.compile=true dist.static_graph=true": 1e-9,
 }
-"""options -> by how much the curves may differ from those of one process without, relative to 1 + value"""
+"""options -> by how much the curves may differ from those of one process without, relative to 1 + value; norms of
+gradients by five times as much"""
+SMALL_RATES = ("simsiam.lr=0.001", "task.lr=0.00003")
+"""at the published ones, curves of networks this small part after some steps where gradients are rounded to bfloat16"""
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 COMPILED = "speed.compile=true"
 GRAPHS = f"{COMPILED} speed.cuda_graphs=true"
@@ -73,7 +76,8 @@ def curves(out):
 def assert_close(ours, theirs, tolerance):
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
-        np.testing.assert_allclose(values, theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
+        close = 5 * tolerance if "grad_norm" in name else tolerance
+        np.testing.assert_allclose(values, theirs[name], rtol=close, atol=close, err_msg=name)
 
 
 @pytest.mark.slow
@@ -85,14 +89,15 @@ def test_compiled_networks_train_alike(plain, train):
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("options", DISTRIBUTED)
-def test_two_ranks_train_alike(data, plain, tmp_path, options):
-    arguments = [*RECIPE, f"data.path={data}", f"out={tmp_path}", *options.split()]
+def test_two_ranks_train_alike(data, plain, train, tmp_path, options):
+    rates = SMALL_RATES if "compress" in options else ()
+    arguments = [*RECIPE, f"data.path={data}", f"out={tmp_path}", *options.split(), *rates]
     done = torchrun(2, "-m", "dist_rmd.train", *arguments, deadline=1200)
     assert done.returncode == 0, done.stdout
-    ours = curves(tmp_path)
-    assert_close(ours, plain, DISTRIBUTED[options])
+    ours, theirs = curves(tmp_path), train(*rates) if rates else plain
+    assert_close(ours, theirs, DISTRIBUTED[options])
     if "compress" in options:  # and it does something
-        assert max(abs(np.subtract(ours[name], plain[name])).max() for name in plain) > 1e-6
+        assert max(abs(np.subtract(ours[name], theirs[name])).max() for name in theirs) > 1e-6
 
 
 @pytest.mark.slow
@@ -124,7 +129,7 @@ def test_a_gpu_trains_as_the_cpu_does(plain, train, options):
 @pytest.mark.parametrize("options", [COMPILED, GRAPHS])
 def test_half_precision_on_a_gpu(train, options, precision):
     """Compiled kernels round to half precision less often: the first steps show that nothing else differs."""
-    common = ("device=cuda", f"precision={precision}", "simsiam.lr=0.001", "task.lr=0.00003")
+    common = ("device=cuda", f"precision={precision}", *SMALL_RATES)
     ours, theirs = train(*common, *options.split()), train(*common)
     for name in ("simsiam train/loss", "rgrl train/loss", "rgrl train/loss_edge"):
         np.testing.assert_allclose(ours[name][:5], theirs[name][:5], rtol=2e-2, atol=2e-2, err_msg=name)
