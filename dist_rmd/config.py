@@ -146,6 +146,24 @@ class Distributed:
     """batch statistics over the global batch when there is more than one rank"""
     timeout: PositiveInt = 600
     """seconds after which a collective that some rank does not join fails"""
+    static_graph: bool = False
+    """let DDP rely on every step using the same parameters in the same order"""
+    compress: Literal["none", "bf16"] = "none"
+    """what gradients are rounded to on their way between ranks: bf16 halves the traffic, at 3 significant digits"""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What makes training faster and changes it by rounding alone (docs/speed-options.md)."""
+
+    compile: bool = False
+    """compile the networks of training with torch.compile: takes minutes before the first step"""
+    cuda_graphs: bool = False
+    """launch the compiled network as one CUDA graph: for small batches, on one GPU"""
+
+    def __post_init__(self) -> None:
+        if self.cuda_graphs and not self.compile:
+            raise ConfigError("speed.cuda_graphs=true replays what is compiled: it needs speed.compile=true")
 
 
 @dataclass(frozen=True)
@@ -194,6 +212,7 @@ class Run:
     noise: Noise = field(default_factory=Noise)
     model: Model = field(default_factory=Model)
     dist: Distributed = field(default_factory=Distributed)
+    speed: Speed = field(default_factory=Speed)
     log: Log = field(default_factory=Log)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 

@@ -68,15 +68,15 @@ def dry_run(plan: Plan, peers: Peers) -> None:
 
 def _try(plan: Plan, stage: Training, source: Source) -> tuple[float, int]:
     """The loss of two samples on each rank, and the bytes of a checkpoint."""
-    world = plan.world
+    config, world = plan.config, plan.world
     plan.place(stage)
     updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
     kind = type(stage)
     stage.optimization = replace(stage.optimization, batch_size=2 * world.size)
-    batches = stage.batches(source, plan.training(kind), kind.seed(plan.config))
+    batches = stage.batches(source, plan.training(kind), kind.seed(config))
     stage.start_epoch()
     batch = next(batches.epoch(0))
-    net = distributed.parallel(stage.net, world)
+    net = distributed.parallel(stage.net, world, config.dist)
     with updater.autocast():
         loss = stage.losses(net, batch)["loss"]
     updater(loss, Clock())

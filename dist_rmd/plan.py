@@ -94,6 +94,7 @@ class Plan:
                 "precision": self.precision,
                 # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
                 "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
+                **({} if config["dist"]["compress"] == "none" else {"compress": config["dist"]["compress"]}),
                 "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
                 "labels": None if stage.labels == "none" else labels.digest,
                 **({"scale": [self.dataset.mean, self.dataset.std]} if self.inputs else {}),  # else the images' own
@@ -167,6 +168,11 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
     for origin in inputs.values():  # a network is to see images on the scale that it knows
         dataset = replace(dataset, mean=origin.mean, std=origin.std)
     labels = _labels(config, dataset)
+    if config.speed.cuda_graphs and (world.size > 1 or world.device.type != "cuda"):
+        raise ConfigError(
+            f"speed.cuda_graphs=true is for one process on a GPU, but there are {world.size} rank(s) on "
+            f"{world.device.type}: set it to false"
+        )
     precision = resolve_precision(config.precision, world.device)
     changes = run_folder.changes(Path(config.out) / config.name, config, force)
     plan = Plan(config, world, dataset, labels, stages, precision, force, changes, inputs)

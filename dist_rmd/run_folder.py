@@ -19,7 +19,7 @@ from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.files import write_atomically
 
 HARMLESS = (
-    "stages", "out", "name", "device", "log.", "checkpoint.", "dist.timeout",
+    "stages", "out", "name", "device", "log.", "checkpoint.", "dist.timeout", "dist.static_graph", "speed.",
     "data.path", "data.reader", "data.workers", "data.compile_views", "noise.file",
 )  # fmt: skip
 """keys that may change between two starts of a run: they do not change what a stage learns.  Images and labels behind

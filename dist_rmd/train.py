@@ -26,7 +26,7 @@ from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
 from dist_rmd.dry_run import dry_run
-from dist_rmd.engine import distributed, resume, signals
+from dist_rmd.engine import compilation, distributed, resume, signals
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
@@ -175,7 +175,9 @@ def _train_stage(
         validation=functools.partial(source.evaluation, "train", held_out) if held_out is not None else None,
         verified=plan.labels.true is not None,
     )
-    net = distributed.parallel(stage.net, world)
+    net = distributed.parallel(stage.net, world, config.dist)
+    if config.speed.compile:
+        net = compilation.compiled(net, stage.frozen(), config.speed.cuda_graphs)
 
     def evaluate() -> dict[str, float]:
         distributed.share_buffers(stage.net)
@@ -193,10 +195,11 @@ def _train_stage(
         for leave in (writers.close, console.stop, checkpoints.wait):  # the last one first
             leaving.callback(leave)
         try:
-            fit(
-                stage, net, loader, updater, clock, guard, observer,
-                evaluate, save, config.checkpoint.every,
-            )  # fmt: skip
+            with compilation.explained():
+                fit(
+                    stage, net, loader, updater, clock, guard, observer,
+                    evaluate, save, config.checkpoint.every,
+                )  # fmt: skip
         except UserError as error:
             checkpoints.wait()
             if error.agreed:  # whoever leaves ends the others: not before the leading rank's checkpoint is on the disk

@@ -133,6 +133,11 @@ def test_nothing_is_no_value(override):
         parse(None, [override], SECTIONS)
 
 
+def test_graphs_of_what_is_not_compiled_are_refused():
+    with pytest.raises(ConfigError, match=r"speed\.cuda_graphs=true .* needs speed\.compile=true"):
+        parse(None, ["speed.cuda_graphs=true"], SECTIONS)
+
+
 def test_missing_file_is_named():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse(Path("nowhere.yaml"), [], SECTIONS)

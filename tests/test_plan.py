@@ -82,6 +82,8 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
         ("checkpoint.minutes=1", ()),
         ("data.reader=memory", ()),
         ("dist.sync_batchnorm=false", ()),  # with one rank
+        ("dist.static_graph=true speed.compile=true", ()),
+        ("dist.compress=bf16", STAGES),
         ("stages=[simsiam,rgrl]", ("classifier", "teacher")),
     ],
 )
@@ -115,6 +117,11 @@ def test_keys_of_students_follow_their_teacher_and_images(planned, pooled, overr
     common = (f"data.path={pooled}", "stages=[teacher,vkd,dfnd]", *noise)
     before, after = planned(*common).keys, planned(*common, override).keys
     assert tuple(name for name in before if before[name] != after[name]) == other
+
+
+def test_cuda_graphs_are_refused_where_there_is_no_gpu(planned):
+    with pytest.raises(ConfigError, match=r"speed\.cuda_graphs=true is for one process on a GPU.* 1 rank\(s\) on cpu"):
+        planned("speed.compile=true", "speed.cuda_graphs=true")
 
 
 def test_keys_do_not_follow_the_number_of_ranks(planned):

@@ -70,14 +70,16 @@ def test_what_does_not_change_the_result_may_change_and_is_shown(folder, tmp_pat
     assert run_folder.changes(folder, configured(tmp_path), force=False) == []
     overrides = [
         "checkpoint.keep=5", "checkpoint.minutes=1", "data.reader=memory", "data.workers=1", "stages=[simsiam]",
-        "dist.timeout=60", "device=cpu", "data.path=elsewhere",
+        "dist.timeout=60", "dist.static_graph=true", "speed.compile=true", "device=cpu", "data.path=elsewhere",
     ]  # fmt: skip
     changes = run_folder.changes(folder, configured(tmp_path, *overrides), force=False)
     assert len(changes) == len(overrides)
     assert "checkpoint.keep: 2 -> 5" in changes
 
 
-@pytest.mark.parametrize("override", ["seed=1", "dist.sync_batchnorm=false", "data.per_class=5", "noise.rate=0.1"])
+@pytest.mark.parametrize(
+    "override", ["seed=1", "dist.sync_batchnorm=false", "dist.compress=bf16", "data.per_class=5", "noise.rate=0.1"]
+)
 def test_what_changes_the_result_does_not_pass_for_harmless(folder, tmp_path, override):
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         run_folder.changes(folder, configured(tmp_path, override), force=False)

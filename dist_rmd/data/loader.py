@@ -65,6 +65,8 @@ class Loader:
         self._reader, self._views, self._indices = reader, views, labels.indices
         self._batch_size, self._seed, self._rank, self._world, self._shuffle = batch_size, seed, rank, world, shuffle
         self._aligned = aligned
+        # Of this loader's own: on a GPU, batches are made while the network is busy with earlier ones.
+        self._stream = torch.cuda.Stream(reader.device) if reader.device.type == "cuda" else None
         self._batches = samples // batch_size if drop_last else -(-samples // batch_size)
         by_position = np.full(labels.indices.max(initial=-1) + 1, -1)
         by_position[labels.indices] = labels.given
@@ -76,6 +78,10 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """The batches of epoch `epoch` from global batch `start` on.  Leaving early ends the reading."""
+        batches = self._made(epoch, start)
+        return batches if self._stream is None else beside(batches, self._stream)
+
+    def _made(self, epoch: int, start: int) -> Generator[Batch]:
         order = self._indices
         if self._shuffle:
             order = order[keyed.epoch_order(len(order), self._seed, epoch)]
@@ -98,3 +104,19 @@ class Loader:
             return keyed.shard(size, rank, self._world)
         each = -(-self._batch_size // self._world)
         return slice(rank * each, (rank + 1) * each)
+
+
+def beside(batches: Generator[Batch], stream: torch.cuda.Stream) -> Generator[Batch]:
+    """Send and augment each of `batches` on `stream`, beside what the current stream is busy with."""
+    stream.wait_stream(torch.cuda.current_stream())  # on which the tables they are made from were sent
+    with closing(batches):
+        while True:
+            with torch.cuda.stream(stream):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            current = torch.cuda.current_stream()
+            current.wait_stream(stream)
+            for tensor in (*batch.views, batch.labels, batch.indices):
+                tensor.record_stream(current)  # or its memory would be the next batch's as soon as Python drops it
+            yield batch

@@ -49,7 +49,10 @@ def partners(rows: Tensor, mix: Mix, sizes: Sequence[int], rank: int) -> Tensor:
 
     rows: b x ... (images, labels, anything).  sizes: the b of all ranks, in rank order; together those of the mix.
     """
-    own = mix.partner.split(list(sizes))[rank].to(rows.device)
+    own = mix.partner.split(list(sizes))[rank]
+    if rows.is_cuda:
+        own = own.pin_memory()  # or the copy would wait for all that the device has yet to do
+    own = own.to(rows.device, non_blocking=True)
     return torch.empty_like(rows).copy_(all_gather_rows(rows, sizes)[own])
 
 

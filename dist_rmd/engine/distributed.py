@@ -3,6 +3,7 @@
 torchrun, srun (one task per rank) and a plain `python` start are told apart by their environment variables.
 """
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -10,12 +11,16 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_rmd import LAUNCHER
+from dist_rmd.config import Distributed
 from dist_rmd.engine import batchnorm
 from dist_rmd.engine.peers import Peers
 from dist_rmd.errors import ConfigError, LostPeer
@@ -74,7 +79,7 @@ def start(world: World, timeout: float) -> Peers:
     """
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    elif "OMP_NUM_THREADS" not in os.environ:
+    elif not _threads_chosen():
         torch.set_num_threads(world.cores)
     if world.size == 1:
         return Peers(0, 1, timeout)
@@ -150,15 +155,27 @@ def place(net: nn.Module, world: World, sync_batchnorm: bool, dtype: torch.dtype
     return net.to(world.device, dtype).to(memory_format=torch.channels_last)
 
 
-def parallel(net: nn.Module, world: World) -> nn.Module:
+def parallel(net: nn.Module, world: World, config: Distributed) -> nn.Module:
     """Wrap a placed `net` so that gradients are averaged over ranks, and all hold the first rank's buffers."""
     if world.size == 1:
         return net
-    return DistributedDataParallel(
+    wrapped = DistributedDataParallel(
         net,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        static_graph=config.static_graph,
     )
+    if config.compress == "bf16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
+
+
+def _threads_chosen() -> bool:
+    """The user has set OMP_NUM_THREADS; torchrun itself sets it to 1 for several processes, whatever the cores."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with contextlib.suppress(OSError):  # what torchrun was started with, which is not what it hands on
+            return b"\0OMP_NUM_THREADS=" in b"\0" + Path(f"/proc/{LAUNCHER}/environ").read_bytes()
+    return "OMP_NUM_THREADS" in os.environ
 
 
 def _device(device: str, local_rank: int, local_size: int) -> torch.device:

@@ -1,8 +1,9 @@
 """The training loop of every stage."""
 
+import itertools
 import signal
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
@@ -12,6 +13,8 @@ from dist_rmd.engine.guard import Guard
 from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import Stopped
+
+T = TypeVar("T")
 
 
 def fit(
@@ -37,11 +40,17 @@ def fit(
         net.train()
         if clock.batch == 0:
             stage.start_epoch()
-        for batch in observer.waiting(loader.epoch(clock.epoch, start=clock.batch)):
+        batches = Ahead(observer.waiting(loader.epoch(clock.epoch, start=clock.batch)))
+
+        def meanwhile() -> None:  # a GPU is busy with the backward pass
+            batches.fetch()  # noqa: B023 (called within this epoch)
+            guard.verify(clock)
+
+        for batch in batches:
             with updater.autocast():
                 terms = faults.inject(stage.losses(net, batch), clock, stage.name)
             guard.look(terms, batch.indices)
-            moved = updater(terms["loss"], clock, lambda: guard.verify(clock))
+            moved = updater(terms["loss"], clock, meanwhile)
             clock.tick()
             observer.step(clock, {**terms, **moved})
             if guard.save_due or guard.stop_signal:
@@ -60,3 +69,23 @@ def fit(
         if saves or record is not None:
             save(record)
         observer.resume_timer()
+
+
+class Ahead(Generic[T]):
+    """The items of `iterable`, in order.  `fetch` makes the next one before it is asked for."""
+
+    def __init__(self, iterable: Iterable[T]):
+        self._iterator = iter(iterable)
+        self._fetched: list[T] = []
+
+    def fetch(self) -> None:
+        """Make the next item, if there is one and it has not been made."""
+        if not self._fetched:
+            self._fetched.extend(itertools.islice(self._iterator, 1))
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            self.fetch()
+            if not self._fetched:
+                return
+            yield self._fetched.pop()

@@ -175,3 +175,22 @@ def test_aligned_parts_are_the_same_images_together_on_any_number_of_ranks(memor
 
 def test_a_batch_says_which_one_it_is(memory, labels):
     assert [(b.epoch, b.number) for b in make(memory, labels, 64).epoch(3, start=1)] == [(3, 1)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["memory", "ffcv"])
+def test_a_busy_gpu_gets_the_same_batches(memory, labels, beton, kind):
+    """They are made on another stream than the one that is busy, and their memory is not used again too early."""
+    device = torch.device("cuda")
+    reader = MemoryReader(beton[0], device) if kind == "memory" else BetonReader(beton[0], 1, device)
+    busy = torch.eye(4096, device=device)
+    expected = make(memory, labels, batch_size=16).epoch(3)
+    summed = []
+    for batch in make(reader, labels, batch_size=16).epoch(3):
+        for _ in range(50):
+            busy = busy @ busy
+        summed.append((batch.views[0] + busy[0, 0] - 1, batch.views[1], batch.labels, batch.indices))
+    for ours, theirs in zip(summed, expected, strict=True):
+        for one, other in zip(ours, tensors(theirs), strict=True):
+            torch.testing.assert_close(one.cpu(), other, rtol=1e-5, atol=1e-5)

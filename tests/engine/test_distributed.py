@@ -1,6 +1,8 @@
 """How a process learns its place, from torchrun, srun or nothing."""
 
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrun import on_ranks
+from torchrun import ROOT, on_ranks
 
+from dist_rmd.config import Distributed
 from dist_rmd.engine import distributed
 from dist_rmd.errors import ConfigError, LostPeer
 
@@ -83,7 +86,31 @@ def test_one_process_needs_no_group():
     net = distributed.place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), world, sync_batchnorm=True)
     assert type(net[1]) is nn.BatchNorm2d
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert distributed.parallel(net, world) is net
+    assert distributed.parallel(net, world, Distributed()) is net
+
+
+@pytest.mark.parametrize("chosen", [None, "1"])
+def test_threads_are_the_cores_or_the_users_choice(tmp_path, chosen):
+    """torchrun hands OMP_NUM_THREADS=1 on to its ranks in any case."""
+    rank = tmp_path / "rank.py"
+    rank.write_text(
+        "import torch\n"
+        "from dist_rmd.engine import distributed\n"
+        "world = distributed.detect('cpu')\n"
+        "distributed.start(world, timeout=60)\n"
+        "print(torch.get_num_threads(), world.cores)\n"
+    )
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text(
+        "import os, subprocess, sys\n"
+        "os.environ |= {'OMP_NUM_THREADS': '1', 'TORCHELASTIC_RUN_ID': 'any'}\n"
+        "subprocess.run([sys.executable, sys.argv[1]], check=True)\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in (*NAMES, "OMP_NUM_THREADS")}
+    env |= {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": chosen} if chosen else {})
+    done = subprocess.run([sys.executable, launcher, rank], env=env, capture_output=True, text=True, check=True)
+    threads, cores = map(int, done.stdout.split())
+    assert threads == (1 if chosen else cores)
 
 
 def test_ranks_agree(tmp_path):
@@ -92,12 +119,13 @@ def test_ranks_agree(tmp_path):
     script.write_text(
         "import torch, torch.distributed as dist\n"
         "from torch import nn\n"
+        "from dist_rmd.config import Distributed\n"
         "from dist_rmd.engine import distributed\n"
         "world = distributed.detect('cpu')\n"
         "distributed.start(world, timeout=60)\n"
         "torch.manual_seed(world.rank)\n"
         "plain = distributed.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)\n"
-        "net = distributed.parallel(plain, world)\n"
+        "net = distributed.parallel(plain, world, Distributed())\n"
         "net(torch.randn(5, 3)).square().sum().backward()\n"
         "for tensor in [*plain.parameters(), *(p.grad for p in plain.parameters()), plain[1].running_mean]:\n"
         "    parts = [torch.empty_like(tensor) for _ in range(world.size)]\n"

@@ -1,10 +1,19 @@
 """What holds for every stage that is trained: on any number of ranks it is the same training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from stages.recipe import batch, fill_memory, stage
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchrun import on_ranks
 
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.guard import Guard
+from dist_rmd.engine.meters import Meters
+from dist_rmd.engine.peers import Peers
+from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.updater import Updater
 from dist_rmd.registry import available, lookup
 from dist_rmd.stages.base import Training
 
@@ -15,6 +24,7 @@ import sys
 import torch
 from stages.recipe import batch, fill_memory, stage
 from dist_rmd.collectives import all_reduce_sum
+from dist_rmd.config import Distributed
 from dist_rmd.engine import distributed
 world = distributed.detect("cpu")
 distributed.start(world, timeout=60)
@@ -24,7 +34,7 @@ def measure(number, name, *overrides):
     for part in s.frozen():
         part.double()
     s.net = distributed.place(s.net, world, True, torch.float64)
-    net = distributed.parallel(s.net, world)
+    net = distributed.parallel(s.net, world, Distributed())
     terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
     terms["loss"].backward()
     found = {key: p.grad for key, p in s.net.named_parameters()}
@@ -82,3 +92,77 @@ def test_contract(name):
     terms = s.losses(s.net, batch(len(s.views)))
     assert terms["loss"].requires_grad
     assert all(term.dim() == 0 for term in terms.values())
+
+
+class Waits(TorchDispatchMode):
+    """Notes what makes the host wait where the tensors are a GPU's: results whose value or size it must know."""
+
+    NEED = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "bincount")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in self.NEED or masks:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def sent(batch, device):
+    return replace(
+        batch,
+        views=tuple(view.to(device) for view in batch.views),
+        labels=batch.labels.to(device),
+        indices=batch.indices.to(device),
+        open_set=batch.open_set and sent(batch.open_set, device),
+    )
+
+
+def one_step(name, device):
+    """What a training step of the stage computes, as a function; the networks are on `device`."""
+    s = stage(name)
+    fill_memory(s)
+    for part in [s.net, *s.frozen()]:
+        part.to(device)
+    updater = Updater(s.param_groups(), s.optimization, 10, torch.device(device), "fp32")
+    meters, guard = Meters(), Guard(name, Peers(0, 1, 30), StopRequest(), 60)
+    for attribute, tensor in s.memory().items():
+        setattr(s, attribute, tensor.to(device))
+    here = sent(batch(len(s.views)), device)
+
+    def step():
+        with updater.autocast():
+            terms = s.losses(s.net, here)
+        guard.look(terms, here.indices)
+        meters.add({**terms, **updater(terms["loss"], Clock())}, 10)
+
+    return step
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_step_never_asks_for_a_result(name):
+    with Waits() as waits:
+        torch.arange(3)[torch.tensor([True, False, True])].max().item()
+    assert waits.found == ["index", "_local_scalar_dense"]
+    step = one_step(name, "cpu")
+    with Waits() as waits:
+        step()
+    assert waits.found == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_step_never_waits_for_the_gpu(name):
+    step = one_step(name, "cuda")
+    step()  # kernels are loaded and memory is pinned in the first
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
