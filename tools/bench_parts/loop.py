@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dist_rmd import sections
 from dist_rmd.data.beton import open_dataset
-from dist_rmd.engine import distributed
+from dist_rmd.engine import compilation, distributed
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
 from dist_rmd.engine.guard import Guard
@@ -76,12 +76,15 @@ class Epochs:
         self.clock = Clock()
         writers.open(resumed_at=self.clock)
         self.observer.console.start(stage, done=0, steps=10**9)
-        self.net = distributed.parallel(self.stage.net, plan.world)
+        self.wrapped = distributed.parallel(self.stage.net, plan.world, config.dist)
+        self.net = self.wrapped
+        if config.speed.compile:
+            self.net = compilation.compiled(self.wrapped, self.stage.frozen(), config.speed.cuda_graphs)
         self.exchange = exchange or plan.world.size == 1
 
     def __call__(self) -> None:
         self.stage.optimization = replace(self.stage.optimization, epochs=self.clock.epoch + 1)
-        with contextlib.nullcontext() if self.exchange else self.net.no_sync():  # type: ignore[operator]
+        with contextlib.nullcontext() if self.exchange else self.wrapped.no_sync():  # type: ignore[operator]
             fit(
                 self.stage, self.net, self.loader, self.updater, self.clock, self.guard, self.observer,
                 lambda: {"test/none": 0.0}, lambda score: None, 10**9,
@@ -96,6 +99,7 @@ class _Observer(Observer):
         for batch in super().waiting(batches):
             self.watch.mark("data wait")
             yield batch
+            self.watch.mark("backward")  # after which the loop makes the next batch
 
     def step(self, clock: Clock, terms: Mapping[str, Tensor]) -> None:
         super().step(clock, terms)
@@ -110,7 +114,6 @@ class _Guard(Guard):
         super().look(terms, indices)
 
     def verify(self, clock: Clock) -> None:
-        self.watch.mark("backward")
         super().verify(clock)
         self.watch.mark("agreement")
 
