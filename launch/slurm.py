@@ -13,7 +13,8 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +61,7 @@ def launch(options: argparse.Namespace) -> int:
         local = on_this_machine(options, logs)
         with _deaf(), _address():
             job = local.submit(task)
+        look: Callable[[], State] = lambda: local_state(job)  # noqa: E731
         number, stop = job.job_id, f"pkill -TERM -P {job.job_id}"
     else:
         executor = on_the_cluster(options, logs, f"{config.name}, ..." if numbers else config.name, ranks)
@@ -71,37 +73,59 @@ def launch(options: argparse.Namespace) -> int:
         submission.warn_of_local_disk(config.out)
         with submission.submitting():
             number = submission.submit_array(executor, task, numbers) if numbers else executor.submit(task).job_id
+        look = lambda: slurm_state(number)  # noqa: E731
         stop = f"scancel {number}"
-
-    def log(name: str) -> Path:
-        return Path(os.path.relpath(logs)) / f"{name}_0_log.out"
-
+    log = Path(os.path.relpath(logs)) / f"{number}{'_<element>' if numbers else ''}_0_log.out"
     array = f"{len(numbers)} elements of " if numbers else ""
     print(f"job     {number}: {array}{options.nodes} x {ranks} {'ranks' if options.torchrun else 'tasks'}, {folder}")
-    print(f"log     {log(f'{number}_<element>' if numbers else number)}")
+    print(f"log     {log}")
     print(f"curves  tensorboard --logdir {shlex.quote(str(folder))}")
     print(f"stop    {stop}", flush=True)
     if not options.follow:
         return 0
-    console = Console()
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     try:
-        with console.status("") as status:  # a last line on a terminal, nothing elsewhere
-
-            def shown(state: State) -> State:
-                status.update(Text(f"job {number}: {state.text}"))
-                return state
-
-            if numbers:
-                return follow_all(lambda: array_states(number, numbers), log, say)
-            look = (lambda: local_state(job)) if options.local else (lambda: slurm_state(number))
-            code = follow(lambda: shown(look()), log(number), say)
-        if code:
-            print(f"log     {log(number)}; those of other tasks are beside it")
-        return code
+        if numbers:
+            return watch_array(number, numbers, log.parent)
+        return watch(number, look, log)
     except KeyboardInterrupt:
-        print(f"\ndetached: the job goes on, `tail -F {log(number)}` shows its log, `{stop}` ends it")
+        print(f"\ndetached: the job goes on, `tail -F {log}` shows its log, `{stop}` ends it")
         return 0
+
+
+def watch(number: str, look: Callable[[], State], log: Path) -> int:
+    """Show a job's log, and its state as the last line of a terminal, until it has ended.  Returns its exit code."""
+    console = Console()
+    with console.status("") as status:  # nothing where there is no terminal
+
+        def shown() -> State:
+            state = look()
+            status.update(Text(f"job {number}: {state.text}"))
+            return state
+
+        code = follow(shown, log, _say(console))
+    if code:
+        print(f"log     {log}; those of the other tasks are beside it")
+    return code
+
+
+def watch_array(number: str, numbers: Sequence[int], logs: Path) -> int:
+    """Show the states of an array's elements until all have ended.  Returns the largest of their exit codes."""
+    console = Console()
+    ended: dict[str, State] = {}
+    with console.status("") as status:
+
+        def shown() -> dict[str, State]:
+            states = array_states(number, numbers) | ended  # which SLURM forgets
+            ended.update({name: state for name, state in states.items() if state.code is not None})
+            kinds = Counter(re.split(r"\W", state.text)[0] for state in states.values())
+            status.update(Text(f"job {number}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
+            return states
+
+        return follow_all(shown, lambda element: logs / f"{element}_0_log.out", _say(console))
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 def checked(options: argparse.Namespace, numbers: Sequence[int]) -> Config:
