@@ -36,7 +36,7 @@ def cluster(tmp_path_factory):
     except subprocess.TimeoutExpired as error:
         pytest.skip(str(error))
     if up.returncode:
-        pytest.skip(f"tools/slurm up: {up.stderr.strip().splitlines()[-1]}")
+        pytest.skip(" / ".join(up.stderr.strip().splitlines()[-3:]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", f"{env['SLURM_FOLDER']}/slurm.conf")
         patch.setenv("MASTER_ADDR", "127.0.0.1")  # the nodes' names mean nothing to others
