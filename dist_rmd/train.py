@@ -59,13 +59,13 @@ class Position:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors), which <run folder>/exit.json repeats."""
-    arguments = _arguments(argv)
+    given = arguments(argv)
     try:
-        config = sections.parse(arguments.config, arguments.overrides)
-        if arguments.print_config:
+        config = sections.parse(given.config, given.overrides)
+        if given.print_config:
             print(configuration.to_yaml(config), end="")
             return 0
-        plan = check(config, arguments.force)
+        plan = check(config, given.force)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":  # once on each machine
             _say(str(error))
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.follow(LAUNCHER)
     try:
         peers = distributed.start(plan.world, config.dist.timeout)  # until here a signal simply ends the process
-        if arguments.dry_run:
+        if given.dry_run:
             dry_run(plan, peers)
             return 0
         if peers.gather(run_folder.finished(plan.folder, plan.keys))[0]:
@@ -295,7 +295,8 @@ def _say(line: str) -> None:
         print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, checked but for its configuration.  Leaves the process with code 2 at a mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m dist_rmd.train",
         description="Train the stages of one run.  Start it with torchrun or srun for several processes.  Started "
@@ -312,12 +313,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--force", action="store_true", help="go on with a run although what it learns has been configured anew"
     )
-    arguments = parser.parse_args(argv)
-    if arguments.config and "=" in arguments.config:
-        arguments.overrides.insert(0, arguments.config)
-        arguments.config = None
-    arguments.config = arguments.config and Path(arguments.config)
-    return arguments
+    given = parser.parse_args(argv)
+    if given.config and "=" in given.config:
+        given.overrides.insert(0, given.config)
+        given.config = None
+    given.config = given.config and Path(given.config)
+    return given
 
 
 def _picture(plan: Plan, batch: Batch) -> Tensor:

@@ -6,25 +6,34 @@ The job is requeued when it is preempted or its time is over, and goes on from i
 
 import argparse
 import contextlib
+import functools
 import os
+import re
 import shlex
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import submitit
+from rich.console import Console
+from rich.text import Text
 
 from dist_rmd import sections
 from dist_rmd.cluster import submission
 from dist_rmd.cluster.options import Parser
-from dist_rmd.cluster.state import State, follow, slurm_state
-from dist_rmd.cluster.task import Task
+from dist_rmd.cluster.state import State, array_states, follow, follow_all, slurm_state
+from dist_rmd.cluster.task import NUMBER, Task, numbered
+from dist_rmd.config import Config
 from dist_rmd.errors import ConfigError, UserError
 
+ELEMENTS = re.compile(r"\d+(-\d+(:[1-9]\d*)?)?(,\d+(-\d+(:[1-9]\d*)?)?)*(%[1-9]\d*)?")
 EPILOG = """\
-Options of your own go before CONFIG.yaml or after it.  What the job says is in <run folder>/slurm.
+Options of your own go before CONFIG.yaml or after it.  What the job says is in
+<run folder>/slurm, a job array in <out>/slurm.
 Exit code: that of the job with --follow, else 0; 1 refused by SLURM, 2 wrong options or configuration.
 """
 
@@ -39,53 +48,128 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def launch(options: argparse.Namespace) -> int:
-    """Submit the job and say where it is.  Returns the exit code."""
-    config = sections.parse(options.config, options.overrides)
-    folder = Path(config.out) / config.name
+    """Submit the job, or the job array, and say where it is.  Returns the exit code."""
+    numbers = options.array.numbers if options.array else []
+    config = checked(options, numbers)
+    folder = Path(config.out) if numbers else Path(config.out) / config.name
+    logs = folder / "slurm"
     words = [*([str(options.config)] if options.config else []), *options.overrides]
     words += ["--force"] if options.force else []
-    executor: submitit.LocalExecutor | submission.SlurmExecutor
+    ranks = ranks_per_node(options)
+    task = Task(words, agent_of=ranks if options.torchrun else None)
     if options.local:
-        executor = on_this_machine(options, folder / "slurm")
+        local = on_this_machine(options, logs)
+        with _deaf(), _address():
+            job = local.submit(task)
+        look: Callable[[], State] = lambda: local_state(job)  # noqa: E731
+        number, stop = job.job_id, f"pkill -TERM -P {job.job_id}"
     else:
-        name = options.name or config.name
-        executor = submission.executor(options, folder / "slurm", name, options.nodes, tasks_per_node(options))
+        executor = on_the_cluster(options, logs, f"{config.name}, ..." if numbers else config.name, ranks)
         if options.dry_run:
             print(submission.script(executor), end="")
-            print(f"# each task: python -m dist_rmd.train {shlex.join(words)}")
+            launcher = f"torchrun --nnodes={options.nodes} --nproc-per-node={ranks}" if options.torchrun else "python"
+            print(f"# each task: {launcher} -m dist_rmd.train {shlex.join(words)}")
             return 0
-    if options.local:
-        with _deaf(), _address():
-            job = executor.submit(Task(words))
-        look: Callable[[], State] = lambda: local_state(job)  # noqa: E731
-    else:
         submission.warn_of_local_disk(config.out)
         with submission.submitting():
-            job = executor.submit(Task(words))
-        look = lambda: slurm_state(job.job_id)  # noqa: E731
-    log = Path(os.path.relpath(job.paths.stdout))
-    stop = f"pkill -TERM -P {job.job_id}" if options.local else f"scancel {job.job_id}"
-    print(f"job     {job.job_id}: {options.nodes} x {tasks_per_node(options)} tasks, {folder}")
+            number = submission.submit_array(executor, task, numbers) if numbers else executor.submit(task).job_id
+        look = lambda: slurm_state(number)  # noqa: E731
+        stop = f"scancel {number}"
+    log = Path(os.path.relpath(logs)) / f"{number}{'_<element>' if numbers else ''}_0_log.out"
+    array = f"{len(numbers)} elements of " if numbers else ""
+    print(f"job     {number}: {array}{options.nodes} x {ranks} {'ranks' if options.torchrun else 'tasks'}, {folder}")
     print(f"log     {log}")
     print(f"curves  tensorboard --logdir {shlex.quote(str(folder))}")
     print(f"stop    {stop}", flush=True)
     if not options.follow:
         return 0
     try:
-        return follow(look, log, lambda line: print(line, flush=True))
+        if numbers:
+            return watch_array(number, numbers, log.parent)
+        return watch(number, look, log)
     except KeyboardInterrupt:
         print(f"\ndetached: the job goes on, `tail -F {log}` shows its log, `{stop}` ends it")
         return 0
 
 
+def watch(number: str, look: Callable[[], State], log: Path) -> int:
+    """Show a job's log, and its state as the last line of a terminal, until it has ended.  Returns its exit code."""
+    console = Console()
+    with console.status("") as status:  # nothing where there is no terminal
+
+        def shown() -> State:
+            state = look()
+            status.update(Text(f"job {number}: {state.text}"))
+            return state
+
+        code = follow(shown, log, _say(console))
+    if code:
+        print(f"log     {log}; those of the other tasks are beside it")
+    return code
+
+
+def watch_array(number: str, numbers: Sequence[int], logs: Path) -> int:
+    """Show the states of an array's elements until all have ended.  Returns the largest of their exit codes."""
+    console = Console()
+    ended: dict[str, State] = {}
+    with console.status("") as status:
+
+        def shown() -> dict[str, State]:
+            states = array_states(number, numbers) | ended  # which SLURM forgets
+            ended.update({name: state for name, state in states.items() if state.code is not None})
+            kinds = Counter(re.split(r"\W", state.text)[0] for state in states.values())
+            status.update(Text(f"job {number}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
+            return states
+
+        return follow_all(shown, lambda element: logs / f"{element}_0_log.out", _say(console))
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
+
+def checked(options: argparse.Namespace, numbers: Sequence[int]) -> Config:
+    """The configuration; of a job array, its first element's.  Raises ConfigError."""
+
+    def config(number: int | None) -> Config:
+        path, *overrides = numbered([str(options.config or ""), *options.overrides], number)
+        return sections.parse(Path(path) if path else None, overrides)
+
+    if not numbers:
+        if any(NUMBER in word for word in options.overrides):
+            raise ConfigError(f"{NUMBER} stands for the number of a job array's element: it needs --array")
+        return config(None)
+    first, last = config(numbers[0]), config(numbers[-1])
+    if len(numbers) > 1 and (first.out, first.name) == (last.out, last.name):
+        raise ConfigError(
+            f"--array: all elements would write into {first.out}/{first.name}: put {NUMBER}, which stands for an "
+            f"element's number, into name=, such as name={first.name}-{NUMBER}"
+        )
+    return first
+
+
+def on_the_cluster(options: argparse.Namespace, logs: Path, name: str, ranks: int) -> submission.SlurmExecutor:
+    """What submits the job to SLURM.  Raises ConfigError where there is none."""
+    tasks, processes = ranks, 1
+    if options.torchrun:  # each agent has the cores of all its ranks
+        tasks, processes = 1, ranks
+        options.cpus_per_task = options.cpus_per_task and options.cpus_per_task * ranks
+    array = options.array and options.array.text
+    return submission.executor(
+        options, logs, options.name or name, options.nodes, tasks, processes=processes, array=array
+    )
+
+
 def on_this_machine(options: argparse.Namespace, folder: Path) -> submitit.LocalExecutor:
     """What starts the job's processes here, without SLURM."""
-    if options.nodes != 1 or options.dry_run:
-        raise ConfigError("--local: it is one machine, and there is no script: leave out --nodes and --dry-run")
+    if options.nodes != 1 or options.dry_run or options.torchrun or options.array:
+        raise ConfigError(
+            "--local: it is one machine, and there is no script: leave out --nodes, --dry-run, --torchrun and --array"
+        )
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(
         timeout_min=options.time or submission.NEVER,
-        tasks_per_node=tasks_per_node(options),
+        tasks_per_node=ranks_per_node(options),
         gpus_per_node=options.gpus_per_node or 0,
         stderr_to_stdout=True,
         setup=[*submission.threads(options.cpus_per_task), *options.setup],
@@ -93,7 +177,7 @@ def on_this_machine(options: argparse.Namespace, folder: Path) -> submitit.Local
     return executor
 
 
-def tasks_per_node(options: argparse.Namespace) -> int:
+def ranks_per_node(options: argparse.Namespace) -> int:
     """One for each GPU, else as many as were asked for."""
     return options.gpus_per_node or options.tasks_per_node or 1
 
@@ -152,12 +236,43 @@ def _parser() -> Parser:
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="what to train, as for `train`")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as noise.rate=0.4 or loss.name=gce")
     parser.add_argument("--name", help="the job's name (default: that of the run)")
+    parser.add_argument(
+        "--array",
+        metavar="LIST",
+        type=_elements,
+        help="a job array, as for sbatch, such as 1,3,7 or 0-4%%2 (two at once); %%a in key=value stands for the "
+        "element's number: name=run-%%a seed=%%a",
+    )
+    parser.add_argument(
+        "--torchrun", action="store_true", help="one torchrun on each node, which starts the ranks, in place of SLURM"
+    )
     parser.add_argument("--force", action="store_true", help="as for python -m dist_rmd.train")
     parser.add_argument("--follow", action="store_true", help="show state and log until the end; ctrl-C leaves the job")
     parser.add_argument("--local", action="store_true", help="on this machine, without SLURM")
     parser.add_argument("--dry-run", action="store_true", help="print the job's script, submit and write nothing")
     parser.add_job_options()
     return parser
+
+
+class Elements(NamedTuple):
+    """Those of a job array, as they were given and in ascending order."""
+
+    text: str
+    numbers: list[int]
+
+
+def _elements(text: str) -> Elements:
+    """Such as 1,3-9:2%4, where :2 takes every second one and %4 runs four at once."""
+    if not ELEMENTS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0-4%2, 1,3,7 or 0-9:3")
+    numbers: set[int] = set()
+    for part in text.partition("%")[0].split(","):
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
+        numbers.update(range(int(first), int(last or first) + 1, int(step or 1)))
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text!r} has no elements")
+    return Elements(text, sorted(numbers))
 
 
 if __name__ == "__main__":

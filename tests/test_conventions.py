@@ -63,7 +63,7 @@ ROOMS = {
     "reports.division": "artefacts data distill.division files trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files plan run_folder sections sweep trained",
-    "cluster": "cluster engine.signals files sweep train",
+    "cluster": "cluster engine.distributed engine.signals files sections sweep train",
     "prepare": "*",
     "train": "*",
     "evaluate": "*",
@@ -241,7 +241,7 @@ def stray_tests(root: Path) -> list[str]:
             continue
         mirrored = place.with_name(place.stem.removeprefix("test_"))
         candidates = [root / "dist_rmd" / mirrored, root / mirrored]  # packages, folders, scripts without a suffix
-        if not any(c.exists() or c.with_suffix(".py").exists() for c in candidates):
+        if not any(c.with_suffix(suffix).exists() for c in candidates for suffix in ("", ".py", ".sbatch")):
             strays.append(str(place))
     return strays
 

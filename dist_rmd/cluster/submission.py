@@ -5,7 +5,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import submitit
@@ -45,11 +45,13 @@ def executor(
     tasks_per_node: int,
     processes: int = 1,
     parallel: int | None = None,
+    array: str | None = None,
 ) -> SlurmExecutor:
     """What submits jobs called `name` to SLURM, with the options of `Parser.add_job_options`; `folder` is for its logs.
 
     processes: how many each task starts, which share its cores.  parallel: how many elements of an array run at once.
-    Raises ConfigError where `check` does.
+    array: the elements of one for `submit_array`, as for sbatch, such as 1,3-5%2.  Raises ConfigError where `check`
+    does.
     """
     check(options)
     made = SlurmExecutor(folder, max_num_timeout=NEVER)
@@ -70,10 +72,14 @@ def executor(
         stderr_to_stdout=True,
         setup=[*threads(options.cpus_per_task, processes), *(f"{command} || exit" for command in options.setup)],
         wckey=None,
-        additional_parameters={"requeue": True} | ({"mem": options.mem} if options.mem else {}),
+        additional_parameters={"requeue": True}
+        | ({"mem": options.mem} if options.mem else {})
+        | ({"array": array} if array else {}),
         # srun takes no --cpus-per-task from sbatch since SLURM 22.05.
         srun_args=[f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else None,
     )
+    if array:
+        made.parameters["map_count"] = 1  # for the names of logs; `array` wins over this number
     return made
 
 
@@ -82,6 +88,17 @@ def script(executor: SlurmExecutor, elements: int = 1) -> str:
     if elements > 1:
         executor.parameters["map_count"] = elements  # as submitit does when it submits a batch
     return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def submit_array(made: SlurmExecutor, task: Callable[[], int], numbers: Sequence[int]) -> str:
+    """Submit `task` as the array that `made` is for, with these elements.  Returns the array's id.
+
+    SLURM's numbers are those that the user gave; submitit's own arrays are numbered from 0 on.
+    """
+    job = made.submit(task)
+    for number in numbers:  # each element waits until there is one of its own
+        (made.folder / f"{job.job_id}_{number}_submitted.pkl").symlink_to(job.paths.submitted_pickle.name)
+    return str(job.job_id)
 
 
 def threads(cores: int | None, processes: int = 1) -> list[str]:

@@ -11,17 +11,24 @@ from dist_rmd.cluster.state import RUNNING, scontrol
 from dist_rmd.engine import signals
 from dist_rmd.errors import Stopped, UserError
 
+NUMBER = "%a"
+"""in the words of a job array's tasks: the number of the element, as in file names of sbatch"""
+
 
 class Task:
-    """`python -m dist_rmd.train WORDS`, as one rank of a job of submitit's, under SLURM or on this machine."""
+    """`python -m dist_rmd.train WORDS`, as one rank of a job of submitit's, under SLURM or on this machine.
 
-    def __init__(self, words: Sequence[str]):
-        self.words = list(words)
+    agent_of: so many ranks of this node in place of one, through torchrun.
+    """
+
+    def __init__(self, words: Sequence[str], agent_of: int | None = None):
+        self.words, self.agent_of = list(words), agent_of
 
     def __call__(self) -> int:
         """Train.  Returns the exit code on this machine; under SLURM the process leaves with it."""
         # Not before submitit has put up its handler: the imports take seconds, in which SIGUSR2 then requeues the job.
         from dist_rmd import train
+        from dist_rmd.cluster import agent
 
         job = submitit.JobEnvironment()
         if job.cluster == "local":
@@ -29,11 +36,17 @@ class Task:
             ranks |= {"LOCAL_RANK": job.local_rank, "LOCAL_WORLD_SIZE": job.num_tasks}
             os.environ.update({name: str(number) for name, number in ranks.items()})
             return train.main(self.words)
-        return end(train.main(self.words), job.job_id)
+        words = numbered(self.words, job.array_task_id)
+        return end(agent.main(words, self.agent_of) if self.agent_of else train.main(words), job.job_id)
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit, which asks when SIGUSR2 came before training began: the same again."""
         return DelayedSubmission(self)
+
+
+def numbered(words: Sequence[str], number: int | str | None) -> list[str]:
+    """The words with the number of a job array's element in the place for it; as they are where there is none."""
+    return [word if number is None else word.replace(NUMBER, str(number)) for word in words]
 
 
 def end(code: int, job_id: str) -> int:
@@ -55,7 +68,7 @@ def _requeue(job_id: str) -> int:
     A job that is no longer running has been cancelled, or SLURM requeues it itself.
     """
     try:
-        state = scontrol("show", "job", job_id)["JobState"]
+        state = scontrol("show", "job", job_id)[0]["JobState"]
         if state == RUNNING:
             print(f"job {job_id}: requeued, to go on from its checkpoint", flush=True)
             scontrol("requeue", job_id)

@@ -66,7 +66,7 @@ def detect(device: str) -> World:
         rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
         local_rank = int(os.environ["SLURM_LOCALID"])
         local_size = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0])
-        _rendezvous_from_slurm()
+        rendezvous_from_slurm()
     else:
         rank, size, local_rank, local_size = 0, 1, 0, 1
     return World(rank, size, local_rank, local_size, _device(device, local_rank, local_size))
@@ -191,8 +191,8 @@ def _device(device: str, local_rank: int, local_size: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _rendezvous_from_slurm() -> None:
-    """Set MASTER_ADDR and MASTER_PORT for ranks started by srun; preset values win."""
+def rendezvous_from_slurm() -> None:
+    """Set MASTER_ADDR and MASTER_PORT for what srun has started; preset values win.  Raises ConfigError."""
     if "MASTER_ADDR" not in os.environ:
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
         try:

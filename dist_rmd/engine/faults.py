@@ -4,7 +4,8 @@
     DIST_RMD_FAULT=kind=nan,rank=0,step=7,stage=rgrl
 
 kind: a signal's name, which the process sends itself (SIGKILL: it dies, SIGSTOP: it hangs, SIGUSR2: it is asked to
-stop); nan: the loss becomes NaN; raise: a bug.  A restart by torchrun is another attempt: the fault does not return.
+stop); nan: the loss becomes NaN; raise: a bug.  A restart by torchrun or SLURM is another attempt: the fault does not
+return.
 """
 
 import functools
@@ -18,13 +19,15 @@ from dist_rmd.collectives import rank
 from dist_rmd.engine.clock import Clock
 
 VARIABLE = "DIST_RMD_FAULT"
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 def inject(terms: Mapping[str, Tensor], clock: Clock, stage: str) -> Mapping[str, Tensor]:
     """The loss terms of a step, unless the fault is due in it."""
     fault = _fault()
     due = fault and int(fault["step"]) == clock.step and int(fault["rank"]) == rank()
-    if not due or fault.get("stage", stage) != stage or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+    again = any(os.environ.get(name, "0") != "0" for name in RESTARTS)
+    if not due or fault.get("stage", stage) != stage or again:
         return terms
     if fault["kind"] == "raise":
         raise RuntimeError(f"{VARIABLE} asked for this failure")

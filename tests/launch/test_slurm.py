@@ -1,131 +1,172 @@
 import json
 import os
-import re
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
-import small
-from torchrun import ROOT, is_held, wait_for
+from slurm_jobs import (
+    HELD,
+    finished,
+    followed,
+    launched,
+    log_of,
+    reconfigured,
+    run,
+    signalled,
+    submitted,
+    wait_until_held,
+    words,
+)
+from torchrun import ROOT
 from whole_runs import assert_same, records
 
 from dist_rmd.cluster.options import SITE
-from dist_rmd.cluster.state import follow, scontrol, slurm_state
+from dist_rmd.cluster.state import scontrol
 from launch.slurm import arguments, main
 
-TOOL = str(ROOT / "tools/slurm")
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as many in all runs: sums of other parts round differently
+
+def rival():
+    """A job of higher priority, for which SLURM stops what runs in the partition low."""
+    run("sbatch", "--partition=high", "--nodes=2", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 3")
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """A home folder without a site's defaults."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name, value in ONE_THREAD.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "home" / SITE).parent.mkdir(parents=True)
-    return tmp_path / "home"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return small.prepare(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """A SLURM cluster for these tests alone, in the environment of all they start."""
-    env = os.environ | {"SLURM_FOLDER": str(tmp_path_factory.getbasetemp() / "cluster")}
-    up = subprocess.run([TOOL, "up"], capture_output=True, text=True, env=env, timeout=600)
-    if up.returncode:
-        pytest.skip(f"tools/slurm up: {up.stderr.strip().splitlines()[-1]}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", f"{env['SLURM_FOLDER']}/slurm.conf")
-        yield
-        subprocess.run([TOOL, "down"], check=True, env=env, timeout=60)
-
-
-def words(data, out, *more):
-    return [*more, *small.RECIPE, f"data.path={data}", f"out={out}", "name=run", "stages=[classifier]"]
-
-
-def on_two_nodes(data, out, *more):
-    """The command line of a job of two ranks; the nodes' names mean nothing to others, so their address is set."""
-    return words(data, out, "--nodes=2", "--time=30", "--setup=export MASTER_ADDR=127.0.0.1", *more)
-
-
-def launched(command, env=None):
-    """What launch/slurm.py prints in a process of its own."""
-    tool = [sys.executable, str(ROOT / "launch/slurm.py"), *command]
-    done = subprocess.run(tool, capture_output=True, text=True, cwd=ROOT, env=os.environ | ONE_THREAD | (env or {}))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def held(data, out):
-    """The id of a job on two nodes whose first task sleeps in the middle of its fifth step, until a signal wakes it."""
-    fault = {"DIST_RMD_FAULT": "kind=SIGSTOP,rank=0,step=4"}
-    job = re.match(r"job +(\d+): ", launched(on_two_nodes(data, out), fault)).group(1)
-    lock = out / "run" / "run.lock"
-    wait_for(lambda: lock.exists() and lock.read_text() and is_held(json.loads(lock.read_text())["pid"]), 240)
-    return job
-
-
-def followed(job, out):
-    """Exit code and what is said of a job until its end."""
-    said = []
-    return follow(lambda: slurm_state(job), out / "run" / "slurm" / f"{job}_0_log.out", said.append), said
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cluster, data, tmp_path_factory):
-    """The folder of a run on two nodes that nothing happened to, and what its job said when it was followed."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    return out / "run", launched(on_two_nodes(data, out, "--follow")).splitlines()
+def assert_went_on(job, out, undisturbed):
+    """The job ends well after one requeue, with the bits of a run that nothing happened to."""
+    code, said = followed(job, log_of(job, out))
+    assert code == 0, "\n".join(said)
+    assert said[-1].endswith("COMPLETED, restarts: 1, exit code 0")
+    assert any("going on from" in line for line in said), "\n".join(said)
+    assert_same(out / "run", undisturbed[0], "classifier")
+    return said
 
 
 @pytest.mark.slurm
 @pytest.mark.timeout(600)
 def test_two_nodes_train_one_network(undisturbed):
-    run, said = undisturbed
+    folder, said = undisturbed
     assert any("classifier on 2 x CPU" in line for line in said)
     assert said[-1].endswith("COMPLETED, exit code 0")
-    environment = json.loads((run / "env.json").read_text())
+    environment = json.loads((folder / "env.json").read_text())
     assert (environment["world"], environment["slurm"]["SLURM_JOB_NUM_NODES"]) == (2, "2")
-    assert [record["test/top1"] for record in records(run, "classifier") if "test/top1" in record]
+    assert [record["test/top1"] for record in records(folder, "classifier") if "test/top1" in record]
 
 
 @pytest.mark.slurm
 @pytest.mark.timeout(900)
 def test_a_preempted_job_goes_on_under_its_id_and_ends_with_the_same_bits(undisturbed, data, tmp_path):
-    run, _ = undisturbed
-    job = held(data, tmp_path)
-    rival = ["sbatch", "--partition=high", "--nodes=2", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 3"]
-    subprocess.run(rival, check=True, capture_output=True)
-    code, said = followed(job, tmp_path)
-    assert code == 0, said
-    assert said[-1].endswith("COMPLETED, restarts: 1, exit code 0")
-    assert any(line.startswith(f"job {job}: requeued") for line in said), said
-    assert any("going on from" in line for line in said), said
-    assert_same(tmp_path / "run", run, "classifier")
+    job = submitted(data, tmp_path, fault=HELD)
+    wait_until_held(tmp_path / "run")
+    rival()
+    said = assert_went_on(job, tmp_path, undisturbed)
+    assert any("stopped by SIGUSR2 after step 5" in line for line in said)
+    assert any(line.startswith(f"job {job}: requeued") for line in said)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+def test_preempted_by_sigterm_alone(undisturbed, data, tmp_path):
+    """As on a cluster that knows no better."""
+    with reconfigured("SlurmctldParameters=preempt_send_user_signal\n", ""):
+        job = submitted(data, tmp_path, fault=HELD)
+        wait_until_held(tmp_path / "run")
+        rival()
+        said = assert_went_on(job, tmp_path, undisturbed)
+    assert any("stopped by SIGTERM after step 5" in line for line in said)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("options", [[], ["--torchrun"]], ids=["a task for each rank", "torchrun"])
+def test_a_signal_on_request_moves_the_job(undisturbed, data, tmp_path, options):
+    job = submitted(data, tmp_path, *options, fault=HELD)
+    wait_until_held(tmp_path / "run")
+    signalled(job, "USR2")
+    said = assert_went_on(job, tmp_path, undisturbed)
+    assert any("stopped by SIGUSR2 after step 5" in line for line in said)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.timeout(1200)
+def test_at_its_time_limit_a_job_is_requeued(undisturbed, data, tmp_path):
+    job = submitted(data, tmp_path, "--time=5", fault=HELD)  # SLURM sends the signal up to a minute early
+    assert_went_on(job, tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+def test_a_node_that_fails(undisturbed, data, tmp_path):
+    job = submitted(data, tmp_path, fault=HELD.replace("step=4", "step=7"))  # the first epoch's checkpoint is written
+    wait_until_held(tmp_path / "run")
+    run("scontrol", "update", "nodename=a2", "state=down", "reason=test")
+    try:
+        run("scontrol", "update", "nodename=a2", "state=resume")
+        assert_went_on(job, tmp_path, undisturbed)
+    finally:
+        run("scancel", job)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.timeout(600)
+def test_a_job_that_is_left_and_cancelled_saves_and_does_not_come_back(cluster, data, tmp_path):
+    command = [sys.executable, "launch/slurm.py", *words(data, tmp_path, "--nodes=2", "--time=30", "--follow")]
+    env = os.environ | {"DIST_RMD_FAULT": HELD}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env) as watching:
+        wait_until_held(tmp_path / "run")
+        watching.send_signal(signal.SIGINT)
+        said, _ = watching.communicate(timeout=60)
+        assert watching.returncode == 0
+    job = said.split()[1].removesuffix(":")
+    assert said.splitlines()[-1].startswith("detached: the job goes on, ")
+    assert scontrol("show", "job", job)[0]["JobState"] == "RUNNING"
+    run("scancel", job)
+    code, lines = followed(job, log_of(job, tmp_path))
+    assert code != 0
+    assert "CANCELLED" in lines[-1]
+    assert any("stopped by SIGTERM after step 5, which is saved" in line for line in lines), lines
+    time.sleep(3)
+    assert scontrol("show", "job", job)[0]["JobState"] == "CANCELLED"
 
 
 @pytest.mark.slurm
-@pytest.mark.timeout(400)
-def test_a_cancelled_job_saves_and_does_not_come_back(cluster, data, tmp_path):
-    job = held(data, tmp_path)
-    subprocess.run(["scancel", job], check=True)
-    code, said = followed(job, tmp_path)
-    assert code != 0
-    assert "CANCELLED" in said[-1]
-    time.sleep(3)
-    assert scontrol("show", "job", job)["JobState"] == "CANCELLED"
+@pytest.mark.timeout(600)
+def test_a_killed_task_ends_the_job_and_who_follows_it(cluster, data, tmp_path):
+    command = words(data, tmp_path, "--nodes=2", "--time=30", "--follow")
+    done = finished("python", "launch/slurm.py", *command, fault="kind=SIGKILL,rank=1,step=4")
+    lines = done.stdout.splitlines()
+    assert done.returncode not in (0, 75), done.stdout
+    assert any("rank 1" in line for line in lines), done.stdout  # who has died, in the words of the one that is left
+    assert "FAILED" in lines[-2]
+    assert lines[-1].startswith("log     ")
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+def test_the_elements_of_an_array_have_nothing_to_do_with_each_other(undisturbed, data, tmp_path):
+    said = launched(data, tmp_path, "--array=0,3,5%2", "--follow", "name=run-%a", "seed=%a").splitlines()
+    job = said[0].split()[1].removesuffix(":")
+    ended = {line.split()[1] for line in said if line.endswith("COMPLETED, exit code 0")}
+    assert ended == {f"{job}_{number}:" for number in (0, 3, 5)}, said
+    results = {}
+    for number in (0, 3, 5):
+        environment = json.loads((tmp_path / f"run-{number}" / "env.json").read_text())
+        assert environment["world"] == 2
+        log = (tmp_path / "slurm" / f"{job}_{number}_0_log.out").read_text()
+        assert f"run-{number}: classifier on 2 x CPU" in log
+        results[number] = [record.get("train/loss") for record in records(tmp_path / f"run-{number}", "classifier")]
+    assert_same(tmp_path / "run-0", undisturbed[0], "classifier")
+    assert results[3] != results[5] != results[0] != results[3]
 
 
 @pytest.mark.slurm
 def test_a_rejected_job_is_told_in_the_words_of_slurm(cluster, data, tmp_path, capsys):
-    assert main(on_two_nodes(data, tmp_path, "--partition=gpu")) == 1
+    assert main(words(data, tmp_path, "--nodes=2", "--time=30", "--partition=gpu")) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: not submitted: invalid partition specified: gpu; Batch job submission failed: Invalid partition name "
         "specified"
@@ -155,6 +196,26 @@ def test_the_script_of_a_dry_run(data, tmp_path, capsys):
     assert lines[setup - 1] == "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-6}"
     assert lines[setup + 4].startswith("srun ")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_script_of_an_array_with_torchrun(data, tmp_path, capsys):
+    options = ("--nodes=2", "--gpus-per-node=8", "--cpus-per-task=6", "--time=9", "--torchrun", "--array=1,3-5%2")
+    assert main([*words(data, tmp_path, *options, "--dry-run"), "name=run-%a"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for flag in ("array=1,3-5%2", "ntasks-per-node=1", "gpus-per-node=8", "cpus-per-task=48"):
+        assert f"#SBATCH --{flag}" in lines
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-6}" in lines
+    assert any("/slurm/%A_%a_%t_log.out" in line for line in lines if line.startswith("srun "))
+    assert lines[-1].startswith("# each task: torchrun --nnodes=2 --nproc-per-node=8 -m dist_rmd.train ")
+    assert lines[-1].endswith(" name=run-%a")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0-4%2", [0, 1, 2, 3, 4]), ("1,3,7", [1, 3, 7]), ("7,1-3", [1, 2, 3, 7]), ("0-9:3%1", [0, 3, 6, 9]), ("5", [5])],
+)
+def test_elements_of_an_array(home, text, numbers):
+    assert arguments(["--array", text, "CONFIG"]).array == (text, numbers)
 
 
 def test_the_command_line_wins_over_the_site(home, data, tmp_path):
@@ -189,6 +250,11 @@ def test_mistakes_in_the_sites_file(home, data, tmp_path, capsys, text, message)
         (["--nodes=0"], "argument --nodes: '0' is not a positive whole number"),
         (["--gpus-per-node=2", "--tasks-per-node=2"], "--gpus-per-node and --tasks-per-node: "),
         (["--local", "--nodes=2"], "--local: it is one machine"),
+        (["--local", "--torchrun"], "--local: it is one machine"),
+        (["--array=0-x"], "argument --array: '0-x' is no list of numbers such as "),
+        (["--array=3-1"], "argument --array: '3-1' has no elements"),
+        (["--array=0-2", "--time=9", "--dry-run"], "--array: all elements would write into "),
+        (["--time=9", "--dry-run", "comment=%a"], "%a stands for the number of a job array's element: it needs --arr"),
         (["--time=9", "--dry-run", "task.rl=1"], "unknown key 'task.rl'"),
         (["--gpus=1"], "unrecognized arguments: --gpus=1"),
     ],

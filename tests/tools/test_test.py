@@ -34,18 +34,23 @@ def run(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("tool", ["tools/test", ".ci/run"])
-def test_everything(run, tool):
-    assert run(tool) == (0, ["setup ", *LINT, "python -m pytest --durations=10"])
+def test_everything(run):
+    assert run("tools/test") == (0, ["setup ", *LINT, "python -m pytest --durations=10"])
+
+
+def test_ci_runs_the_quick_tests_and_those_of_jobs(run):
+    code, notes = run(".ci/run")
+    assert (code, notes) == (0, run("tools/test")[1] + run("tools/test", "--slurm")[1])
 
 
 def test_all(run):
     assert run("tools/test", "--all") == (0, ["setup ", *LINT, "python -m pytest --durations=10 -m not slurm"])
 
 
-def test_slurm(run):
-    selected = "python -m pytest --durations=10 -m slurm -rs tests/launch/test_slurm.py"
-    assert run("tools/test", "--slurm") == (0, ["setup ", selected])
+@pytest.mark.parametrize(("options", "marks"), [(["--slurm"], "slurm and not slow"), (["--slurm", "--all"], "slurm")])
+def test_slurm(run, options, marks):
+    selected = f"python -m pytest --durations=10 -m {marks} -rs tests/launch"
+    assert run("tools/test", *options) == (0, ["setup ", selected])
 
 
 def test_a_selection_is_not_linted(run):
