@@ -183,3 +183,32 @@ def test_a_sweep_as_job_arrays(folder, cluster, capsys):
     said = capsys.readouterr().out
     assert "2 runs: 2 diverged" in said
     assert "loss not finite" in said
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_element_that_is_moved_goes_on_with_all_its_runs(folder, cluster):
+    arguments = (
+        folder,
+        "moved",
+        "--slurm",
+        "--time=30",
+        "--seeds=0,1",
+        "--pack=2",
+        "--only=method=CE",
+        "task.epochs=60",
+    )
+    code, lines = sweep(*arguments)
+    assert code == 0, lines
+    runs = folder / "moved" / "small"
+    wait_for(lambda: len({path.parts[-4] for path in runs.glob("CE-*/classifier/checkpoints/*.pt")}) == 2, 400)
+    job = json.loads((runs / "slurm" / "jobs.json").read_text())["CE-seed0"]
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    log = runs / "slurm" / f"{job}_0_log.out"
+    wait_for(lambda: f"job {job}: requeued" in log.read_text(), 100)
+    code, lines = sweep(*arguments, "--follow")  # it is in the queue: nothing is submitted again
+    assert code == 0, lines
+    assert not [line for line in lines if line.startswith("submitted")]
+    for seed in (0, 1):
+        assert "going on from" in (runs / "logs" / f"CE-seed{seed}.log").read_text()
