@@ -179,7 +179,7 @@ def test_a_sweep_as_job_arrays(folder, cluster, capsys):
 
     assert main(words(folder, "slurm", *options)) == 1
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("submitted")]
-    assert main(words(folder, "slurm", "--status", "--only=method=too fast")) == 1
+    assert main(words(folder, "slurm", "--status", "--seeds=0,1", "--only=method=too fast")) == 1
     said = capsys.readouterr().out
     assert "2 runs: 2 diverged" in said
     assert "loss not finite" in said
