@@ -24,7 +24,7 @@ BASE = "torchvision v1 (PIL), DataLoader"
 def measure(settings: Settings) -> Iterator[Table]:
     dataset = open_dataset(settings.data)
     batch = settings.sized(512, 512, 64)
-    images = settings.sized(4, 40, 2) * batch
+    images = settings.sized(16, 40, 2) * batch
     images = min(images, dataset.sizes["train"] // batch * batch)
     shown = pixels(dataset, "train", images)
     makers: dict[str, tuple[str, Callable[[], Way]]] = {  # the DataLoaders first: they fork

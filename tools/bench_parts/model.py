@@ -1,12 +1,9 @@
-"""The scaling model against this machine: constants from one rank and from two that only talk, then whole steps."""
+"""The scaling model against this machine: constants from ranks that do not talk and from mere talk, then whole steps."""
 
 import math
-import os
-import random
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -25,6 +22,7 @@ RANKS = 2
 SMALL, LARGE = 4096, 2**24
 """bytes of all-reduces that tell latency and bandwidth apart"""
 LOCAL = "dist.sync_batchnorm=false"
+SILENT, SILENT_HALF = "without exchange", "without exchange, half the batch"
 WAYS = {
     "same global batch": (1, ()),
     "same batch per rank": (RANKS, ()),
@@ -41,17 +39,13 @@ def measure(settings: Settings) -> Iterator[Table]:
     steps, batch = settings.sized(4, 40, 2), settings.batch
     name, width = settings.network
     found: dict[str, list[float]] = {}
-    draw = random.Random(0)
-    # As many threads for a rank alone as beside another one: else a second rank would slow the first one down.
-    with mock.patch.dict(os.environ, OMP_NUM_THREADS=str(max(1, settings.cores // RANKS))):
-        for _ in range(max(1, settings.rounds // 2)):
-            for ranks in draw.sample([1, RANKS], 2):
-                for what, seconds in on_ranks(ranks, on_each_rank, settings, steps).items():
-                    found.setdefault(what, []).append(seconds)
+    for _ in range(max(1, settings.rounds // 2)):
+        for what, seconds in on_ranks(RANKS, on_each_rank, settings, steps).items():
+            found.setdefault(what, []).append(seconds)
     seen = {what: statistics.median(times) for what, times in found.items()}
     work = count("simsiam", batch, f"model.name={name}", f"model.width={width}")
-    each = max(1e-9, (seen["alone"] - seen["alone, half the batch"]) / (batch / 2))  # seconds of an image
-    fixed = max(0.0, seen["alone"] - batch * each)
+    each = max(1e-9, (seen[SILENT] - seen[SILENT_HALF]) / (batch / RANKS))  # seconds of an image
+    fixed = max(0.0, seen[SILENT] - batch * each)
     wire = Link(seen["small"] / 2, LARGE / max(1e-9, seen["large"] - seen["small"]))
     machine = Machine("this one", work.flops / each, 0.0, math.inf, RANKS, wire, wire)
     rows = []
@@ -62,7 +56,8 @@ def measure(settings: Settings) -> Iterator[Table]:
         rows.append(Row(what, found[what], images=times * batch, facts=facts))
     yield Table(
         title,
-        f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from one rank: "
+        f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from ranks that exchange "
+        f"nothing: "
         f"{short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image ({short(machine.flops / 1e9)} GFLOP/s); "
         f"from all-reduces of {RANKS} ranks: {short(1e6 * seen['small'])} us for {SMALL} bytes, "
         f"{short(wire.bandwidth / 1e6)} MB/s.",
@@ -71,25 +66,23 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 
 def on_each_rank(settings: Settings, steps: int) -> dict[str, float]:
-    """What -> the slowest rank's seconds: of a step alone, or of all-reduces and of steps with the others."""
+    """What -> the slowest rank's seconds: of a step, with the others and without, and of all-reduces."""
     peers = distributed.start(distributed.detect(settings.device), timeout=600)
     try:
-        return _alone(settings, steps, peers) if peers.size == 1 else _together(settings, steps, peers)
+        return _seconds(settings, steps, peers)
     finally:
         distributed.stop()
 
 
-def _alone(settings: Settings, steps: int, peers: Peers) -> dict[str, float]:
-    sizes = {"alone": settings.batch, "alone, half the batch": settings.batch // 2}
-    ways = {what: Epochs(settings, "simsiam", steps, size, ON, peers) for what, size in sizes.items()}
-    return {what: statistics.median(times) / steps for what, times in turns(ways, 3, settings.device).items()}
-
-
-def _together(settings: Settings, steps: int, peers: Peers) -> dict[str, float]:
+def _seconds(settings: Settings, steps: int, peers: Peers) -> dict[str, float]:
+    batch = settings.batch
     ways = {
-        what: Epochs(settings, "simsiam", steps, times * settings.batch, (*ON, *options), peers)
+        what: Epochs(settings, "simsiam", steps, times * batch, (*ON, *options), peers)
         for what, (times, options) in WAYS.items()
     }
+    # Beside one another, since processors that share a core, caches or memory slow each other down.
+    for what, size in ((SILENT, RANKS * batch), (SILENT_HALF, batch)):
+        ways[what] = Epochs(settings, "simsiam", steps, size, (*ON, LOCAL), peers, exchange=False)
     seconds = {what: statistics.median(times) / steps for what, times in turns(ways, 3, settings.device).items()}
     messages = {
         what: torch.zeros(size // 4, device=settings.device) for what, size in (("small", SMALL), ("large", LARGE))
