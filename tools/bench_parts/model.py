@@ -1,4 +1,4 @@
-"""The scaling model against this machine: constants from ranks that do not talk and from mere talk, then whole steps."""
+"""The scaling model against this machine: constants from steps without exchange and from all-reduces alone."""
 
 import math
 import statistics
@@ -56,9 +56,8 @@ def measure(settings: Settings) -> Iterator[Table]:
         rows.append(Row(what, found[what], images=times * batch, facts=facts))
     yield Table(
         title,
-        f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from ranks that exchange "
-        f"nothing: "
-        f"{short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image ({short(machine.flops / 1e9)} GFLOP/s); "
+        f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from "
+        f"ranks that exchange nothing: {short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image ({short(machine.flops / 1e9)} GFLOP/s); "
         f"from all-reduces of {RANKS} ranks: {short(1e6 * seen['small'])} us for {SMALL} bytes, "
         f"{short(wire.bandwidth / 1e6)} MB/s.",
         rows,
