@@ -57,7 +57,8 @@ def measure(settings: Settings) -> Iterator[Table]:
     yield Table(
         title,
         f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from "
-        f"ranks that exchange nothing: {short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image ({short(machine.flops / 1e9)} GFLOP/s); "
+        f"ranks that exchange nothing: {short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image "
+        f"({short(machine.flops / 1e9)} GFLOP/s); "
         f"from all-reduces of {RANKS} ranks: {short(1e6 * seen['small'])} us for {SMALL} bytes, "
         f"{short(wire.bandwidth / 1e6)} MB/s.",
         rows,
