@@ -60,10 +60,12 @@ def sweep(arguments: argparse.Namespace) -> int:
     grid = whole.only(_only(arguments.only))
     first = grid.cells[0]
     folder = Path(sections.parse(first.file, [*first.overrides(), *overrides]).out) / grid.folder
-    gpus = arguments.gpus_per_node
-    planner = Planner(
-        grid.folder, overrides, arguments.ranks, torch.device("cuda" if gpus else "cpu") if arguments.slurm else None
-    )
+    device = None  # this machine's
+    if arguments.slurm:
+        device = "cuda" if arguments.gpus_per_node else "cpu"
+    elif arguments.status:
+        device = Queue(folder).device
+    planner = Planner(grid.folder, overrides, arguments.ranks, torch.device(device) if device else None)
     looks = arguments.dry_run or arguments.status
 
     def tracked(cells: Sequence[Cell]) -> Iterable[Cell]:
@@ -140,6 +142,7 @@ def _run(tasks: Sequence[Task], arguments: argparse.Namespace, console: Console)
 def _submit(tasks: Sequence[Task], folder: Path, arguments: argparse.Namespace, console: Console) -> int:
     """Submit what is neither done nor in the queue, and with --follow wait for all.  Returns the exit code."""
     queue, pack = Queue(folder), arguments.pack or 1
+    queue.device = "cuda" if arguments.gpus_per_node else "cpu"
     everything = with_needs(tasks)
     before = standings(everything, queue)
     settled = {"done", "running", "pending", *(() if arguments.again else ("diverged",))}

@@ -45,15 +45,21 @@ def _depth(task: Task) -> int:
 
 
 class Queue:
-    """Which job each task of the sweep in `folder` has been given to; <folder>/slurm/jobs.json keeps it."""
+    """Which job each task of the sweep in `folder` has been given to; <folder>/slurm/jobs.json keeps it.
+
+    device: cuda or cpu, what the jobs have; None before the first.  Results are known by it, and a machine that looks
+    at the sweep may have another one.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder / "slurm"
         self._path = self.folder / "jobs.json"
         try:
-            self.jobs: dict[str, str] = json.loads(self._path.read_text())
+            kept = json.loads(self._path.read_text())
         except FileNotFoundError:
-            self.jobs = {}
+            kept = {"device": None, "jobs": {}}
+        self.device: str | None = kept["device"]
+        self.jobs: dict[str, str] = kept["jobs"]
 
     def log(self, job: str) -> Path:
         """What the job's only task has said."""
@@ -91,5 +97,6 @@ class Queue:
             submitted = [executor.submit(bundle(tasks)) for tasks in array.bundles]
         for job, tasks in zip(submitted, array.bundles, strict=True):
             self.jobs |= {task.name: job.job_id for task in tasks}
-        write_atomically(self._path, lambda file: file.write(json.dumps(self.jobs, indent=1).encode()))
+        kept = {"device": self.device, "jobs": self.jobs}
+        write_atomically(self._path, lambda file: file.write(json.dumps(kept, indent=1).encode()))
         return [job.job_id for job in submitted], before

@@ -37,7 +37,9 @@ def test_several_tasks_share_an_element(tasks):
 def test_only_jobs_that_slurm_still_has_are_in_the_queue(tmp_path, squeue):
     assert Queue(tmp_path).states() == {}  # no question where nothing was submitted
     (tmp_path / "slurm").mkdir()
-    (tmp_path / "slurm" / "jobs.json").write_text(json.dumps({"CE-seed0": "7_0", "CE-seed1": "7_1", "VKD-seed0": "8"}))
+    (tmp_path / "slurm" / "jobs.json").write_text(
+        json.dumps({"device": "cpu", "jobs": {"CE-seed0": "7_0", "CE-seed1": "7_1", "VKD-seed0": "8"}})
+    )
     squeue("7_1 RUNNING (None)\n8 PENDING (Dependency)\n9 RUNNING (None)")
     assert Queue(tmp_path).states() == {"CE-seed1": "RUNNING", "VKD-seed0": "PENDING (Dependency)"}
     squeue("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", code=1)

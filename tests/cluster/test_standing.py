@@ -14,7 +14,7 @@ def stand(tasks, tmp_path, squeue, monkeypatch):
 
     def stand(jobs, queue):
         (tmp_path / "small" / "slurm").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "small" / "slurm" / "jobs.json").write_text(json.dumps(jobs))
+        (tmp_path / "small" / "slurm" / "jobs.json").write_text(json.dumps({"device": "cpu", "jobs": jobs}))
         squeue(queue)
         found = standings(list(tasks.values()), Queue(tmp_path / "small"))
         return {one.name: (one.state, one.text) for one in found}

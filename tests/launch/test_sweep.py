@@ -7,8 +7,11 @@ import sys
 
 import pytest
 import small
+import torch
 from torchrun import ROOT, wait_for
 
+from dist_rmd.sweep.grid import load
+from dist_rmd.sweep.tasks import Planner
 from dist_rmd.trained import Trained
 from launch.sweep import main
 
@@ -160,6 +163,27 @@ def test_the_arrays_of_a_dry_run(folder, capsys):
     assert not (folder / "nothing").exists()
 
 
+def test_runs_of_gpus_are_known_where_there_is_none(folder, capsys):
+    """What was trained in bf16 on a GPU is done, also for a login node, which would train in fp32."""
+    command = [
+        words(folder, "gpus")[0],
+        *[word for word in words(folder, "gpus")[1:] if not word.startswith("device=")],
+    ]
+    grid = load(folder / "small.yaml")
+    for device, said in (("cuda", "1 run: 1 done"), ("cpu", "1 run: 1 open")):
+        planner = Planner("small", tuple(command[1:]), 1, torch.device("cuda"))
+        task = planner.task(grid.cells[0], grid.cells[0].name)
+        (task.folder / "classifier").mkdir(parents=True, exist_ok=True)
+        (task.folder / "classifier" / "artefact.pt").touch()
+        outcome = {"code": 0, "reason": "done", "keys": dict(task.keys)}
+        (task.folder / "exit.json").write_text(json.dumps(outcome))
+        kept = folder / "gpus" / "small" / "slurm" / "jobs.json"
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps({"device": device, "jobs": {}}))
+        main([*command, "--status", "--only=method=CE"])
+        assert said in capsys.readouterr().out
+
+
 @pytest.mark.slurm
 @pytest.mark.timeout(900)
 def test_a_sweep_as_job_arrays(folder, cluster, capsys):
@@ -203,7 +227,7 @@ def test_an_element_that_is_moved_goes_on_with_all_its_runs(folder, cluster):
     assert code == 0, lines
     runs = folder / "moved" / "small"
     wait_for(lambda: len({path.parts[-4] for path in runs.glob("CE-*/classifier/checkpoints/*.pt")}) == 2, 400)
-    job = json.loads((runs / "slurm" / "jobs.json").read_text())["CE-seed0"]
+    job = json.loads((runs / "slurm" / "jobs.json").read_text())["jobs"]["CE-seed0"]
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     log = runs / "slurm" / f"{job}_0_log.out"
     wait_for(lambda: f"job {job}: requeued" in log.read_text(), 100)
