@@ -56,8 +56,7 @@ class Data:
     workers: PositiveInt | None = None
     """FFCV threads per rank (the rank's share of the cores when null)"""
     compile_views: bool = True
-    """compile the augmentation: on CPUs by numba, once (the bits stay the same); on GPUs by torch.compile in every run,
-    which pays for itself from some ten thousand images on"""
+    """compile the augmentation, on CPUs by numba, on GPUs by Triton: some seconds, once; the bits stay the same"""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ def random_resized_boxes(
     of a crop as a fraction of the image's.  Returns top, left, height and width, each b int64.  The first try that fits
     inside the image counts; if none does, the whole image is taken.
     """
-    area = side * side * (smallest + (1 - smallest) * keyed.unit(area_bits))
-    ratio = _exp((2 * keyed.unit(ratio_bits) - 1) * LOG_RATIO)
+    # In float64, where no compiler's or device's way of rounding comes near enough to a half to move a border.
+    area = side * side * (smallest + (1 - smallest) * keyed.unit(area_bits).double())
+    ratio = _exp((2 * keyed.unit(ratio_bits).double() - 1) * LOG_RATIO)
     width = torch.sqrt(area * ratio).round().to(torch.int64)
     height = torch.sqrt(area / ratio).round().to(torch.int64)
     fits = (width > 0) & (width <= side) & (height > 0) & (height <= side)
@@ -79,8 +80,8 @@ def _taps(source: Tensor, weight: Tensor, side: int) -> Tensor:
 
 
 def _exp(x: Tensor) -> Tensor:
-    """exp of |x| < 0.3 to float32 accuracy.  A library's exp may round differently at a vector's end than inside it."""
+    """exp of |x| < 0.3 to float64 accuracy.  A library's exp may round differently at a vector's end than inside it."""
     result = torch.ones_like(x)
-    for n in range(8, 0, -1):
+    for n in range(13, 0, -1):
         result = 1 + result * x / n
     return result

@@ -2,36 +2,30 @@
 
 Every draw is keyed by (seed, epoch, sample, view): a sample's pixels are the same, bit by bit, in whatever batch and on
 whatever rank it is.  Only the order of the four colour operations is drawn for a whole global batch.
-What is drawn is decided here; the arithmetic on pixels is in batched.py and fused.py.
+What is drawn stands in drawn.py, the arithmetic on pixels in batched.py; fused_cpu.py and fused_gpu.py do the same
+faster, to the bit.
 """
 
+import contextlib
 import functools
-import itertools
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dist_rmd.data import colour, geometry, keyed
-from dist_rmd.data.batched import Batched
+from dist_rmd.data import batched, drawn, keyed
 from dist_rmd.errors import ConfigError
 
-CROP = tuple(f"crop {what} {t}" for what in ("area", "ratio") for t in range(geometry.TRIES))
-STRONG = (*CROP, "crop top", "crop left", "flip", "jitter", "brightness", "contrast", "saturation", "hue", "gray")
-WEAK = ("shift down", "shift right", "flip")
-ORDERS = tuple(itertools.permutations(range(len(colour.JITTER))))
-NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors of colour.JITTER that change nothing
-SPREAD = (0.4, 0.4, 0.4, 0.1)
-JITTER_RATE = 0.8
-GRAY_RATE = 0.2
+LARGEST = 128
+"""side of images up to which resizing is exact, and a sample small enough for the registers of a GPU"""
 
 
 class Pixels(Protocol):
     """Makes views of b x S x S x 3 uint8 `images`, each sample with its own parameters.
 
     Parameters are of length b.  `statistics` are mean and std, 2 x 1 x 3 x 1 x 1 float32.  Returns b x 3 x S x S
-    float32, channels_last.  For sides up to 128 the resizing is exact but for one division.
+    float32, channels_last.  For sides up to LARGEST the resizing is exact but for one division.
     """
 
     def strong(
@@ -39,9 +33,9 @@ class Pixels(Protocol):
         images: Tensor,
         box: tuple[Tensor, Tensor, Tensor, Tensor],
         flip: Tensor,
-        order: Sequence[int],
         factors: Sequence[Tensor],
         gray: Tensor,
+        order: Sequence[int],
         statistics: Tensor,
     ) -> Tensor:
         """Crop to `box` (top, left, height, width: int64), enlarge to S x S and mirror where `flip` (bool).
@@ -61,9 +55,8 @@ class Views:
     (SimSiam's CIFAR recipe, arXiv 2011.10566, without blur); "weak": random crop with side/8 black pixels of padding,
     flip; "plain": the image.  Without `flip` nothing is mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
     Pixels are computed in float32 and handed out as `dtype`.
-    With `compiled` the arithmetic on pixels is compiled: for CPUs by numba (some 10 s, once), for other devices by
-    torch.compile at the first call (some 20 s).  On CPUs it changes no bit; elsewhere eager and compiled views may
-    differ in the last bits, two calls in one mode never do.
+    With `compiled`, a sample goes through all operations at once: by numba on CPUs (some 10 s of compiling, once), by
+    Triton on GPUs (seconds, once; sides up to 128).  It changes no bit.
     """
 
     def __init__(
@@ -84,7 +77,7 @@ class Views:
         self.kinds, self.side, self.seed, self.dtype = tuple(kinds), side, seed, dtype
         self._statistics = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
         self._crop_min, self._flip_rate = crop_min, 0.5 if flip else 0.0
-        self._compiled, self._batched = compiled, Batched(compiled)
+        self._compiled = compiled
         # One epoch's keys serve all its batches.
         self._keys = functools.lru_cache(maxsize=2 * len(self.kinds))(self._fold_keys)
 
@@ -97,40 +90,44 @@ class Views:
         if images.shape[1:] != (self.side, self.side, 3):
             raise ValueError(f"expected b x {self.side} x {self.side} x 3 images, got {tuple(images.shape)}")
         self._statistics = self._statistics.to(images.device)
-        return tuple(
-            getattr(self, f"_{kind}")(images, indices, epoch, batch, view).to(self.dtype)
-            for view, kind in enumerate(self.kinds)
-        )
-
-    def _pixels(self, device: torch.device) -> Pixels:
-        if self._compiled and device.type == "cpu":
-            # Only where it is used: importing numba takes half a second.
-            from dist_rmd.data import fused
-
-            return fused
-        return self._batched
+        with _full_float32():
+            return tuple(
+                getattr(self, f"_{kind}")(images, indices, epoch, batch, view).to(self.dtype)
+                for view, kind in enumerate(self.kinds)
+            )
 
     def _strong(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
-        draws = keyed.draw(self._keys(epoch, view, STRONG, images.device), indices)
-        areas, ratios = draws[: geometry.TRIES], draws[geometry.TRIES : 2 * geometry.TRIES]
-        top, left, flip, jitter, *strengths, gray = draws[2 * geometry.TRIES :].unbind(0)
-        box = geometry.random_resized_boxes(areas, ratios, top, left, self.side, self._crop_min)
-        jitter = _happens(jitter, JITTER_RATE)
-        factors = [
-            torch.where(jitter, neutral + spread * (2 * keyed.unit(strength) - 1), neutral)
-            for strength, neutral, spread in zip(strengths, NEUTRAL, SPREAD, strict=True)
-        ]
-        # One order for all samples of the global batch: an order for each would cost a pass for every one of the 24.
-        order = ORDERS[keyed.key(self.seed, epoch, view, f"jitter order {batch}") % len(ORDERS)]
-        flip, gray = _happens(flip, self._flip_rate), _happens(gray, GRAY_RATE)
-        return self._pixels(images.device).strong(images, box, flip, order, factors, gray, self._statistics)
+        keys = self._keys(epoch, view, drawn.STRONG, images.device)
+        order = drawn.order(self.seed, epoch, view, batch)
+        drawing = self._crop_min, self._flip_rate
+        if kernels := self._kernels(images):
+            return kernels.strong(images, indices, keys, order, self._statistics, *drawing)
+        parameters = drawn.strong(keys, indices, self.side, *drawing)
+        return self._pixels().strong(images, *parameters, drawn.ORDERS[order], self._statistics)
 
     def _weak(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
-        down, right, flip = keyed.draw(self._keys(epoch, view, WEAK, images.device), indices).unbind(0)
-        padding = self.side // 8
-        down, right = (keyed.below(draw, 2 * padding + 1) - padding for draw in (down, right))
-        flip = _happens(flip, self._flip_rate)
-        return self._pixels(images.device).weak(images, down, right, flip, self._statistics)
+        keys = self._keys(epoch, view, drawn.WEAK, images.device)
+        if kernels := self._kernels(images):
+            return kernels.weak(images, indices, keys, self._statistics, self._flip_rate)
+        parameters = drawn.weak(keys, indices, self.side, self._flip_rate)
+        return self._pixels().weak(images, *parameters, self._statistics)
+
+    def _kernels(self, images: Tensor) -> Any:
+        """The module that makes whole views on a GPU, draws and all, where it can."""
+        if not (self._compiled and images.is_cuda and self.side <= LARGEST):
+            return None
+        # Only where it is used: importing Triton takes a second.
+        from dist_rmd.data import fused_gpu
+
+        return fused_gpu
+
+    def _pixels(self) -> Pixels:
+        if not self._compiled:
+            return batched
+        # Only where it is used: importing numba takes half a second.
+        from dist_rmd.data import fused_cpu
+
+        return fused_cpu
 
     def _plain(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         mean, std = self._statistics.view(2, 3).repeat(1, self.side).unbind(0)  # rows of S x 3 values vectorise well
@@ -141,5 +138,12 @@ class Views:
         return keyed.keys(self.seed, epoch, view, whats).to(device)
 
 
-def _happens(draws: Tensor, rate: float) -> Tensor:
-    return draws < int(rate * 2**32)
+@contextlib.contextmanager
+def _full_float32() -> Iterator[None]:
+    """TF32 products would round pixels to 11 bits."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

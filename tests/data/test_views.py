@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 from dist_rmd.data import colour, geometry, keyed
-from dist_rmd.data.views import ORDERS, Views
+from dist_rmd.data.drawn import ORDERS
+from dist_rmd.data.views import Views
 from dist_rmd.errors import ConfigError
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.25, 0.24, 0.26)

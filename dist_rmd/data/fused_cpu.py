@@ -25,9 +25,9 @@ def strong(
     images: Tensor,
     box: tuple[Tensor, Tensor, Tensor, Tensor],
     flip: Tensor,
-    order: Sequence[int],
     factors: Sequence[Tensor],
     gray: Tensor,
+    order: Sequence[int],
     statistics: Tensor,
 ) -> Tensor:
     """See views.Pixels."""

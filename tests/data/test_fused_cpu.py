@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_rmd.data import fused
-from dist_rmd.data.batched import Batched
-from dist_rmd.data.views import ORDERS
+from dist_rmd.data import batched, fused_cpu
+from dist_rmd.data.drawn import ORDERS
 
 STATISTICS = torch.tensor([[0.49, 0.48, 0.44], [0.25, 0.24, 0.26]]).view(2, 1, 3, 1, 1)
 IDENTITY = torch.tensor([[0.0] * 3, [1.0] * 3]).view(2, 1, 3, 1, 1)
-BATCHED = Batched(compiled=False)
 
 
 def images(n: int, side: int) -> Tensor:
@@ -59,7 +57,7 @@ def test_a_crop_is_integers_and_one_division(side):
     n = 80
     data, (top, left, height, width), (flip, _, _) = images(n, side), boxes(n, side), parameters(n)
     gray = torch.zeros(n, dtype=torch.bool)
-    got = fused.strong(data, (top, left, height, width), flip, (), [torch.ones(n)] * 4, gray, IDENTITY)
+    got = fused_cpu.strong(data, (top, left, height, width), flip, [torch.ones(n)] * 4, gray, (), IDENTITY)
     for i in range(n):
         box = data[i, top[i] : top[i] + height[i], left[i] : left[i] + width[i]].long().numpy()
         rows, columns = (enlarged(int(size), side) for size in (height[i], width[i]))
@@ -85,9 +83,9 @@ def test_strong_is_torchs_in_every_order(side, threads):
     n = 80
     data, box, (flip, factors, gray) = images(n, side), boxes(n, side), parameters(n)
     for order in ORDERS if side < 128 else ORDERS[5:6]:
-        arguments = data, box, flip, order, factors, gray, STATISTICS
-        got = fused.strong(*arguments)
-        assert torch.equal(got, BATCHED.strong(*arguments))
+        arguments = data, box, flip, factors, gray, order, STATISTICS
+        got = fused_cpu.strong(*arguments)
+        assert torch.equal(got, batched.strong(*arguments))
         assert got.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -97,21 +95,23 @@ def test_weak_is_torchs(side, threads):
     data, (flip, _, _) = images(n, side), parameters(n)
     down, right = torch.randint(-side // 8, side // 8 + 1, (2, n), generator=torch.Generator().manual_seed(side))
     down[:2], right[:2] = torch.tensor([[0, side], [-side, 0]])  # nothing, and all of it, out of the picture
-    got = fused.weak(data, down, right, flip, STATISTICS)
-    assert torch.equal(got, BATCHED.weak(data, down, right, flip, STATISTICS))
+    got = fused_cpu.weak(data, down, right, flip, STATISTICS)
+    assert torch.equal(got, batched.weak(data, down, right, flip, STATISTICS))
     assert got.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_fewer_samples_than_threads(n, threads):
     data, still, flip = images(8, 8)[:n], torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
-    assert torch.equal(fused.weak(data, still, still, flip, IDENTITY), BATCHED.weak(data, still, still, flip, IDENTITY))
+    assert torch.equal(
+        fused_cpu.weak(data, still, still, flip, IDENTITY), batched.weak(data, still, still, flip, IDENTITY)
+    )
 
 
 def shifted(queue) -> None:
     torch.set_num_threads(2)
     still = torch.zeros(8, dtype=torch.int64)
-    queue.put(fused.weak(images(8, 8), still, still, still > 0, IDENTITY).sum().item())
+    queue.put(fused_cpu.weak(images(8, 8), still, still, still > 0, IDENTITY).sum().item())
 
 
 def test_a_forked_process_has_threads_of_its_own():
@@ -134,5 +134,5 @@ def test_without_a_place_for_numbas_cache_it_compiles_anew():
     made: dict = {}
     exec("def twice(x):\n    x *= 2", made)  # numba keeps nothing of what is in no file
     numbers = np.ones(3)
-    fused._kept(made["twice"])(numbers)
+    fused_cpu._kept(made["twice"])(numbers)
     assert numbers.tolist() == [2, 2, 2]

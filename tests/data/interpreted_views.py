@@ -1,0 +1,15 @@
+"""Makes views by the kernels for GPUs in Triton's interpreter, to be started with TRITON_INTERPRET=1.
+
+    python interpreted_views.py CASES RESULTS
+
+CASES: a list of (name of the function, its arguments) as torch saved it; RESULTS: the views, in the same order.
+"""
+
+import sys
+
+import torch
+
+from dist_rmd.data import fused_gpu
+
+cases = torch.load(sys.argv[1], weights_only=True)
+torch.save([getattr(fused_gpu, name)(*arguments) for name, arguments in cases], sys.argv[2])

@@ -1,0 +1,143 @@
+"""The views that GPUs get: their kernels interpreted here, on a CPU, are torch's operations to the bit; compiled, they
+hold no operation that rounds otherwise."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+from torchrun import ROOT
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from dist_rmd.data import batched, drawn, fused_gpu, keyed
+from dist_rmd.data.views import Views
+
+MEAN, STD = (0.49, 0.48, 0.44), (0.25, 0.24, 0.26)
+STATISTICS = torch.tensor([MEAN, STD]).view(2, 1, 3, 1, 1)
+SEED = 3
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def data(n: int, side: int) -> tuple[Tensor, Tensor]:
+    """Noise, flat grey, black, white and red: everything that hue and contrast treat specially."""
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, generator=generator)
+    images[1], images[2:3], images[3:4] = 0, 255, 128
+    images[4:5, ..., 0] = 255
+    return images, torch.arange(n) * 7919 % 50_021
+
+
+def strong(side: int, n: int, order: int, crop_min: float, flip_rate: float) -> tuple:
+    return "strong", (*data(n, side), keyed.keys(SEED, order, 0, drawn.STRONG), order, STATISTICS, crop_min, flip_rate)
+
+
+def weak(side: int, n: int, flip_rate: float) -> tuple:
+    return "weak", (*data(n, side), keyed.keys(SEED, 0, 0, drawn.WEAK), STATISTICS, flip_rate)
+
+
+SQUARE = [drawn.ORDERS.index(order) for order in ((0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 0, 1, 2))]
+"""orders that have each operation in each place"""
+CASES = {
+    **{f"strong, order {order}": strong(8, 6, order, 0.2, 0.5) for order in SQUARE},
+    "strong, most of a block of pixels empty": strong(31, 6, 5, 0.2, 0.5),
+    "strong, 32 x 32": strong(32, 6, 18, 0.2, 0.5),
+    "strong, tiny crops": strong(8, 16, 7, 0.01, 0.5),
+    "strong, often no try fits": strong(8, 16, 7, 1.0, 0.5),
+    "strong, nothing mirrored": strong(8, 16, 7, 0.2, 0.0),
+    **{f"weak, {side}, {rate}": weak(side, 6, rate) for side in (8, 31, 32) for rate in (0.0, 0.5)},
+}
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """Views of all CASES."""
+    folder = tmp_path_factory.mktemp("interpreted")
+    torch.save([*CASES.values()], folder / "cases.pt")
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "data" / "interpreted_views.py", folder / "cases.pt", folder / "results.pt"],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    return dict(zip(CASES, torch.load(folder / "results.pt", weights_only=True), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_interpreted_kernels_are_torchs_operations(interpreted, name):
+    kind, (images, indices, keys, *others) = CASES[name]
+    side = images.shape[1]
+    if kind == "strong":
+        order, _, crop_min, flip_rate = others
+        parameters = drawn.strong(keys, indices, side, crop_min, flip_rate)
+        expected = batched.strong(images, *parameters, drawn.ORDERS[order], STATISTICS)
+    else:
+        expected = batched.weak(images, *drawn.weak(keys, indices, side, flip_rate=others[-1]), STATISTICS)
+    assert torch.equal(interpreted[name], expected)
+    assert interpreted[name].is_contiguous(memory_format=torch.channels_last)
+
+
+def compiled(kernel: triton.JITFunction, side: int, capability: int) -> str:
+    """The PTX of `kernel` for images of `side`, which ptxas has translated for a GPU that need not be there."""
+    block = triton.next_power_of_2(side * side)
+    types = dict.fromkeys(("indices", "keys"), "*i64") | dict.fromkeys(("statistics", "result"), "*fp32")
+    types |= {"images": "*u8", "order": "i32", "flip_below": "i64"}
+    constants = {"SIDE": side, "BLOCK": block} | ({"CROP_MIN": 0.2} if "CROP_MIN" in kernel.arg_names else {})
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
+        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+    )
+    options = {"num_warps": fused_gpu.warps(block), **fused_gpu.OPTIONS}
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert made.asm["cubin"]
+    return made.asm["ptx"]
+
+
+@pytest.mark.parametrize("capability", [80, 90])  # A100, H100
+@pytest.mark.parametrize("side", [32, 64])
+def test_compiled_kernels_round_as_torch_does(side, capability, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for kernel in (fused_gpu.strong_kernel, fused_gpu.weak_kernel):
+        ptx = compiled(kernel, side, capability)
+        operations = re.findall(r"^\s+(?:@!?%p\d+ )?(\w+)\.([\w.]*)f(?:32|64)\s", ptx, re.M)
+        arithmetic = {(name, mode) for name, mode in operations if name in ("mul", "add", "sub", "div", "sqrt", "fma")}
+        assert ("div", "rn.") in arithmetic
+        assert {mode for _, mode in arithmetic} == {"rn."}
+        assert {name for name, _ in arithmetic} <= {"mul", "add", "sub", "div", "sqrt"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_where_triton_cannot_run_one_line_says_what_to_do(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n"
+        "from dist_rmd.data import drawn, fused_gpu, keyed\n"
+        "from dist_rmd.errors import ConfigError\n"
+        "images, statistics = torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.ones(2, 1, 3, 1, 1)\n"
+        "try:\n"
+        "    fused_gpu.weak(images, torch.arange(2), keyed.keys(0, 0, 0, drawn.WEAK), statistics, 0.5)\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert re.fullmatch(r"data.compile_views=true, but Triton fails here \(.+\): set it to false", line)
+
+
+@pytest.mark.gpu
+@NO_GPU
+@pytest.mark.parametrize("side", [8, 32, 64, 128])
+def test_a_gpu_makes_the_pixels_of_the_cpu(side):
+    images, indices = data(64, side)
+    made = [
+        Views(["strong", "weak"], side, MEAN, STD, SEED, fused)(images.to(device), indices.to(device), 1, 2)
+        for device, fused in (("cpu", False), ("cuda", True))
+    ]
+    for theirs, ours in zip(*made, strict=True):
+        assert torch.equal(ours.cpu(), theirs)
