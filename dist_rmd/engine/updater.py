@@ -74,8 +74,6 @@ class Updater:
         self._set_lr(clock)
         optimizers = self.optimizers.values()
         parameters = [parameter for optimizer in optimizers for parameter in _parameters(optimizer)]
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
@@ -89,6 +87,8 @@ class Updater:
             # let each optimizer judge by its own gradients.
             optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
             optimizer.step()
+            # Now, not before the next backward pass: a CUDA graph of the next forward pass may write where they are.
+            optimizer.zero_grad(set_to_none=True)
         if not self.scaler.is_enabled():
             return {"grad_norm": norm}
         self.scaler.update()

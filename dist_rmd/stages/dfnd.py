@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
 from dist_rmd.distill.adaptation import NoiseAdaptation
 from dist_rmd.distill.kd import kd_loss
+from dist_rmd.distill.lesson import Lesson
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import Classifier as Network
@@ -118,9 +118,9 @@ class DFND(Classifier):
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views
+        lesson = Lesson(self.teacher, view)
         logits, adapted = net(view)
-        with torch.no_grad():
-            targets, _ = self.teacher(view)
+        targets, _ = lesson.result()
         distilled = batch_mean(kd_loss(logits, targets, self.config.temperature), batch)
         named = batch_mean(F.nll_loss(adapted, targets.argmax(dim=1), reduction="none"), batch)
         return {"loss": distilled + named, "loss_kd": distilled.detach(), "loss_adapted": named.detach()}

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor, nn
 
 from dist_rmd.config import Config
 from dist_rmd.data.batch import Batch
+from dist_rmd.distill.lesson import Lesson
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
@@ -86,9 +86,9 @@ class RGRL(Classifier):
         return [self.teacher]
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        lesson = Lesson(self.teacher, batch.views[-1])
         logits, features = net(batch.views[0])
-        with torch.no_grad():
-            targets = self.teacher(batch.views[-1])
+        targets = lesson.result()
         task = batch_mean(self.loss(logits, batch.labels), batch)
         relation = self.relation(targets, features, batch.sizes, batch.labels)
         return {

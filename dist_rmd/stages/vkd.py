@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from dist_rmd.config import Config
 from dist_rmd.data.batch import Batch
 from dist_rmd.distill.kd import kd_loss
+from dist_rmd.distill.lesson import Lesson
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
@@ -60,9 +60,9 @@ class VKD(Classifier):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views
         alpha, temperature = self.config.alpha, self.config.temperature
+        lesson = Lesson(self.teacher, view)
         logits, _ = net(view)
-        with torch.no_grad():
-            targets, _ = self.teacher(view)
+        targets, _ = lesson.result()
         task = batch_mean(self.loss(logits, batch.labels), batch)
         distilled = batch_mean(kd_loss(logits, targets, temperature), batch)
         return {
