@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torchrun import ROOT
 
-from tools.bench_parts.__main__ import main
+from tools.bench_parts.__main__ import SECTIONS, main
 from tools.bench_parts.tables import Table
 
 
@@ -68,7 +68,7 @@ def test_an_unknown_section_is_named(capsys):
 def test_all_sections_in_small(tmp_path):
     done = bench("--quick", "--device", "cpu", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    for section in ("input", "relation", "step", "rgrl", "scaling", "checkpoint", "startup", "evaluation"):
+    for section in SECTIONS:
         assert tables(tmp_path, section), section
     (views,) = tables(tmp_path, "input")
     rows = {row.name: row for row in views.rows}
@@ -76,6 +76,9 @@ def test_all_sections_in_small(tmp_path):
     assert all(bool(row.seconds) != bool(row.absent) for row in views.rows)
     assert all("not installed: " in row.absent for row in views.rows if row.absent)
     assert all(rows[name].seconds for name in ("torchvision v1 (PIL), DataLoader", "ours, FFCV", "ours, from memory"))
+    assert [row.name for row in tables(tmp_path, "pack")[0].rows] == ["1 run", "2 runs at once"]
+    shares, *_ = tables(tmp_path, "profile")
+    assert {"convolutions", "batch normalisation"} <= {row.name for row in shares.rows}
     ranks, split = tables(tmp_path, "scaling")
     assert [row.name for row in split.rows][:2] == ["1 rank", "2 ranks, same global batch"]
     assert [row.images for row in ranks.rows][:3] == [64, 64, 128]

@@ -2,9 +2,9 @@
 
     tools/bench [SECTION...] [--quick] [--out DIR] [--compare OLD.json [NEW.json]] ...
 
-Sections: input relation step rgrl scaling model checkpoint startup evaluation; all of them by default, which takes a
-quarter of an hour on two CPU cores.  Each finished table is on the disk at once, as DIR/bench.json and DIR/bench.md, so
-that an interrupted run keeps what is done.  docs/performance.md explains every row.
+Sections: input relation step profile rgrl pack scaling model checkpoint startup evaluation; all of them by default,
+which takes a quarter of an hour on two CPU cores.  Each finished table is on the disk at once, as DIR/bench.json and
+DIR/bench.md, so that an interrupted run keeps what is done.  docs/performance.md explains every row.
 """
 
 import argparse
@@ -34,7 +34,19 @@ from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Table, compare, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = ("input", "relation", "step", "rgrl", "scaling", "model", "checkpoint", "startup", "evaluation")
+SECTIONS = (
+    "input",
+    "relation",
+    "step",
+    "profile",
+    "rgrl",
+    "pack",
+    "scaling",
+    "model",
+    "checkpoint",
+    "startup",
+    "evaluation",
+)
 LIBRARIES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pillow", "lightly", "kornia")
 
 

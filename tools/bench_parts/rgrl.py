@@ -3,21 +3,20 @@
 from collections.abc import Iterator
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dist_rmd.stages.rgrl import RGRL
 from tools.bench_parts.loop import Epochs
 from tools.bench_parts.settings import Settings
-from tools.bench_parts.step import ON, phases, split
+from tools.bench_parts.step import on, phases, split
 from tools.bench_parts.tables import Row, Table
 from tools.bench_parts.timing import gpu_peak, turns
+from tools.scaling_model import count
 
 CE = "CE"
 
 
 def measure(settings: Settings) -> Iterator[Table]:
-    for batch in (64, 512) if settings.gpu else (64,):
+    for batch in settings.batches:
         yield from one(settings, batch)
 
 
@@ -25,8 +24,8 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
     """The tables of one batch size, with the paper's network on any device: shares of a step depend on its size."""
     steps = settings.sized(1, 40, 2)
     name, width = settings.network if settings.quick else ("resnet18", 64)
-    on = (*ON, f"model.name={name}", f"model.width={width}")
-    ce, rgrl = (Epochs(settings, stage, steps, batch, on) for stage in ("classifier", "rgrl"))
+    options = (*on(settings), f"model.name={name}", f"model.width={width}")
+    ce, rgrl = (Epochs(settings, stage, steps, batch, options) for stage in ("classifier", "rgrl"))
     assert isinstance(rgrl.stage, RGRL)
     teacher, relation = rgrl.stage.teacher, rgrl.stage.relation
     given = next(rgrl.loader.epoch(0))
@@ -46,13 +45,14 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
 
     epochs = {CE: ce, "CE + RGRL": rgrl}
     for option in settings.options:
-        epochs[f"CE + RGRL, {option}"] = Epochs(settings, "rgrl", steps, batch, (*on, option))
+        epochs[f"CE + RGRL, {option}"] = Epochs(settings, "rgrl", steps, batch, (*options, option))
     ways = {**epochs, "the teacher's forward alone": look, "the relation loss alone, with its gradient": relate}
     peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
     times = turns(ways, settings.rounds, settings.device, least=0.0 if settings.quick else 0.05)
-    share = flops(teacher, view, grad=False) / flops(ce.net, view, grad=True)
+    ce_flops, rgrl_flops = (count(stage, batch, *options).flops for stage in ("classifier", "rgrl"))
+    share = rgrl_flops / ce_flops - 1
     expected = {CE: "1", "CE + RGRL": f"{1 + share:.3g}", "the teacher's forward alone": f"{share:.3g}"}
-    about = f"{name}, width {width}, batch {batch}, {settings.precision}, images in memory, compiled views."
+    about = f"{name}, width {width}, batch {batch}, {settings.precision}, {' '.join(on(settings))}."
     yield Table(
         f"RGRL beside CE, batch {batch}",
         f"{about} A step each. times as long: as a step of CE. FLOPs: the same ratio as counted, which leaves out what "
@@ -73,13 +73,3 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
         "are in forward.",
         [Row(name, facts=phases(splits[name])) for name in epochs],
     )
-
-
-def flops(net: nn.Module, view: torch.Tensor, grad: bool) -> float:
-    """Of one pass over the images, forward and, with `grad`, backward."""
-    with FlopCounterMode(display=False) as counted, torch.set_grad_enabled(grad):
-        found = net(view)
-        if grad:
-            found[0].sum().backward()
-    net.zero_grad()
-    return counted.get_total_flops()

@@ -42,6 +42,11 @@ class Settings:
         return 512 if self.gpu and not self.quick else 64
 
     @property
+    def batches(self) -> tuple[int, ...]:
+        """Global batches of whole training steps: on a GPU the paper's, too, which is bound by launches."""
+        return (512, 64) if self.gpu and not self.quick else (64,)
+
+    @property
     def precision(self) -> str:
         return "bf16" if self.gpu else "fp32"
 

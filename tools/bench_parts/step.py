@@ -16,7 +16,13 @@ from tools.bench_parts.timing import Stopwatch, gpu_peak, turns
 OFF = ("data.reader=ffcv", "data.compile_views=false")
 ON = ("data.reader=memory", "data.compile_views=true")
 """what the product lets one choose and does not change the training; channels_last and fused SGD are always on"""
+COMPILED = "speed.compile=true"
 BASE = "lightly, tricks off"
+
+
+def on(settings: Settings) -> tuple[str, ...]:
+    """All that makes training faster on this device; on CPUs, compiling the network does not."""
+    return (*ON, COMPILED) if settings.gpu else ON
 
 
 class Watched(Protocol):
@@ -28,7 +34,13 @@ class Watched(Protocol):
 
 
 def measure(settings: Settings) -> Iterator[Table]:
-    batch, steps = settings.batch, settings.sized(8, 40, 2)
+    for batch in settings.batches:
+        yield from one(settings, batch)
+
+
+def one(settings: Settings, batch: int) -> Iterator[Table]:
+    """The tables of one batch size."""
+    steps = settings.sized(8, 40, 2)
     shown = pixels(open_dataset(settings.data), "train", steps * batch)
     reason = peers.missing("lightly")
     ways: dict[str, Watched] = {}
@@ -38,9 +50,10 @@ def measure(settings: Settings) -> Iterator[Table]:
         for way in ways.values():
             way()  # their workers fork, which is safe only before the product's threads are there
     ways["ours, tricks off"] = Epochs(settings, "simsiam", steps, batch, OFF)
-    ways["ours, tricks on"] = Epochs(settings, "simsiam", steps, batch, ON)
-    for option in settings.options:
-        ways[f"ours, tricks on, {option}"] = Epochs(settings, "simsiam", steps, batch, (*ON, option))
+    ways["ours, tricks on"] = Epochs(settings, "simsiam", steps, batch, on(settings))
+    options = ("speed.cuda_graphs=true", *settings.options) if settings.gpu else settings.options
+    for option in options:
+        ways[f"ours, tricks on, {option}"] = Epochs(settings, "simsiam", steps, batch, (*on(settings), option))
     peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
     times = turns(ways, settings.rounds, settings.device)
     splits = split(ways, settings.rounds, steps)
@@ -50,10 +63,11 @@ def measure(settings: Settings) -> Iterator[Table]:
     )
     absent = [Row(name, absent=reason) for name in (BASE, "lightly, tricks on") if reason]
     yield Table(
-        "A step of SimSiam",
+        f"A step of SimSiam, batch {batch}",
         about + "lightly: its ResNet (as many weights as ours), heads, loss and transform in the loop of its example; "
         "tricks: channels_last, torch.compile, fused SGD and, on GPUs, cudnn.benchmark and asynchronous copies. Ours: "
-        "the training loop whole, with its checks and meters; tricks: images in memory, compiled views.",
+        "the training loop whole, with its checks and meters; tricks: images in memory, compiled views"
+        f"{' and network' if settings.gpu else ''}.",
         absent
         + [
             Row(
@@ -64,7 +78,7 @@ def measure(settings: Settings) -> Iterator[Table]:
         ],
     )  # fmt: skip
     yield Table(
-        "Where the time of a step goes",
+        f"Where the time of a step goes, batch {batch}",
         about + "In ms, in rounds of their own, in which the device is waited for after each phase. agreement: all "
         "ranks make sure that the loss is finite and that nobody wants to stop. rest: meters, console.",
         absent + [Row(name, facts=phases(splits[name])) for name in ways],
