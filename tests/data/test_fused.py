@@ -128,11 +128,3 @@ def test_a_forked_process_has_threads_of_its_own():
         assert queue.get() == here
     finally:
         torch.set_num_threads(before)
-
-
-def test_without_a_place_for_numbas_cache_it_compiles_anew():
-    made: dict = {}
-    exec("def twice(x):\n    x *= 2", made)  # numba keeps nothing of what is in no file
-    numbers = np.ones(3)
-    fused._kept(made["twice"])(numbers)
-    assert numbers.tolist() == [2, 2, 2]
