@@ -101,7 +101,9 @@ class _Images(SimpleRGBImageDecoder):
 @kept
 def _copy(starts, images, content):
     for i in range(len(starts)):
-        images[i] = content[starts[i] : starts[i] + images.shape[1]]
+        image = content[starts[i] :]
+        for k in range(np.uint64(images.shape[1])):  # unsigned: numba need not look for negative indices
+            images[i, k] = image[k]
 
 
 class _Indices(IntDecoder):
