@@ -1,7 +1,6 @@
 """The pixels that numba makes, to the bit those of torch's operations, and of integers summed one by one."""
 
 import itertools
-import multiprocessing
 
 import numpy as np
 import pytest
@@ -106,25 +105,3 @@ def test_weak_is_torchs(side, threads):
 def test_fewer_samples_than_threads(n, threads):
     data, still, flip = images(8, 8)[:n], torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
     assert torch.equal(fused.weak(data, still, still, flip, IDENTITY), BATCHED.weak(data, still, still, flip, IDENTITY))
-
-
-def shifted(queue) -> None:
-    torch.set_num_threads(2)
-    still = torch.zeros(8, dtype=torch.int64)
-    queue.put(fused.weak(images(8, 8), still, still, still > 0, IDENTITY).sum().item())
-
-
-def test_a_forked_process_has_threads_of_its_own():
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    before = torch.get_num_threads()
-    try:
-        shifted(queue)
-        here = queue.get()
-        child = context.Process(target=shifted, args=(queue,))
-        child.start()
-        child.join(60)
-        assert child.exitcode == 0
-        assert queue.get() == here
-    finally:
-        torch.set_num_threads(before)
