@@ -34,7 +34,7 @@ with _torch_threads_kept(), uncompiled():
     from ffcv.pipeline.compiler import Compiler
     from ffcv.transforms import ToTensor
 
-# What FFCV compiles, it compiles anew in every process, for seconds: our decoders bring what numba has kept.
+# FFCV would compile anew in every process, for seconds: our decoders bring what numba has kept.
 Compiler.set_enabled(False)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 
 def kept(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` compiled for threads, at its first call ever: numba keeps the result beside the file that defines it.
+    """`function` compiled for threads at its first call ever: numba keeps the result beside the function's file.
 
-    Or in the user's cache (docs of NUMBA_CACHE_DIR); where it can write to neither, every process compiles anew.
+    Or in the user's cache, or in NUMBA_CACHE_DIR; where it cannot write, every process compiles anew.
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -33,20 +33,20 @@ def in_threads(kernel: Callable[..., None], threads: int, rows: Sequence[NDArray
     if threads == 1:
         kernel(*next(parts), *shared)
     else:
-        list(_pool(threads, os.getpid()).map(lambda part: kernel(*part, *shared), parts))
+        list(_pool(kernel, threads, os.getpid()).map(lambda part: kernel(*part, *shared), parts))
 
 
 @functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """A fork has none of its parent's threads: every process has a pool of its own."""
-    return ThreadPoolExecutor(threads, "kernels")
+def _pool(kernel: Callable[..., None], threads: int, process: int) -> ThreadPoolExecutor:
+    """One for each kernel, or views would wait where a disk is slow; and for each process: a fork has no threads."""
+    return ThreadPoolExecutor(threads, kernel.__name__)
 
 
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
     """In here numba leaves functions and dictionaries to Python.
 
-    For importing FFCV, which keeps two constants of its JPEG decoder in a dictionary that numba compiles for 4 s.
+    For importing FFCV, which keeps two constants of its JPEG decoder in a dictionary that numba compiles for seconds.
     """
     before = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
     numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]
