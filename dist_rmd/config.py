@@ -286,7 +286,7 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
 def help_text(sections: Mapping[str, type]) -> str:
     """Every key with its default, its type and what it means, by section."""
     lines = []
-    for group in parser(sections)._action_groups:
+    for group in _parser(tuple(sections.items()))[0]._action_groups:
         keys = [action for action in group._group_actions if hasattr(action, "_typehint")]
         lines += ["", f"{group.title}"] if keys else []
         for key in keys:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
-from torchvision.utils import make_grid
 
 from dist_rmd import LAUNCHER, artefacts, run_folder, sections
 from dist_rmd import config as configuration
@@ -165,7 +165,7 @@ def _train_stage(
         console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
     writers.open(resumed_at=clock)
     if clock.step == 0 and world.leads:
-        writers.image(clock, "train/views", _picture(plan, next(loader.epoch(0))))
+        writers.images(clock, "train/views", _picture(plan, next(loader.epoch(0))))
     guard = Guard(stage.name, peers, request, config.checkpoint.minutes)
     measure = lookup("evaluation", str(stage.evaluation))
     splits = Splits(
@@ -322,12 +322,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _picture(plan: Plan, batch: Batch) -> Tensor:
-    """The first samples of a batch as a grid, all views of one sample side by side: 3 x H x W in [0, 1]."""
+    """The first samples of a batch, enlarged and framed, a sample's views in a row: n x 3 x H x W in [0, 1]."""
     views = torch.stack([view[:VIEWS_SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.dataset.mean, plan.dataset.std))
     pixels = (views.flatten(0, 1)[:VIEWS_SHOWN] * std + mean).clamp(0, 1)
     zoom = max(1, 32 // plan.dataset.side)
-    return make_grid(pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), nrow=8)
+    return F.pad(pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), (1, 1, 1, 1))
 
 
 def _headline(plan: Plan) -> str:

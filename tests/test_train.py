@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,6 +39,22 @@ def run(data, tmp_path_factory):
     done = torchrun(2, "-m", "dist_rmd.train", *small.RECIPE, STAGES, f"data.path={data}", f"out={out}", "name=a")
     assert done.returncode == 0, done.stdout
     return out / "a", done.stdout
+
+
+def test_a_start_imports_nothing_that_only_some_runs_need():
+    """Every rank of every start pays for it; torch itself takes three seconds."""
+    script = """
+import sys
+import torch
+before = set(sys.modules)
+import dist_rmd.train
+from dist_rmd.sections import sections
+sections()
+seldom = {"torch._dynamo", "torchvision", "sklearn", "scipy", "matplotlib", "numba", "ffcv", "cv2", "pandas"}
+print(*(seldom & set(sys.modules)) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == []
 
 
 def losses(folder, stage):

@@ -269,9 +269,13 @@ def _write_beton(path: Path, images: Iterable[NDArray[np.uint8]], most: int, sid
     DatasetWriter itself forks workers, waits for ever when one of them fails, and needs to know the number of images
     beforehand.  In one process errors come through, and the same images always make the same bytes.
     """
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.memory_allocator import MemoryAllocator
-    from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
+    # Only where it is used: importing numba and FFCV takes a second.
+    from dist_rmd.data.kernels import uncompiled
+
+    with uncompiled():
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.memory_allocator import MemoryAllocator
+        from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
 
     fields = {"image": RGBImageField(write_mode="raw", max_resolution=side), "index": IntField()}
     page = MIN_PAGE_SIZE if side <= 64 else 4 * MIN_PAGE_SIZE  # a file takes up two pages at least

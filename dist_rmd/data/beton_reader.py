@@ -1,8 +1,7 @@
 """FFCV as a pure reader: it brings the images of a beton in the order it is told, and draws nothing at random."""
 
 import contextlib
-import copy
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from queue import Empty
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dist_rmd.data.kernels import in_threads, kept, uncompiled
 from dist_rmd.data.memory import check_positions, read_table, send
 from dist_rmd.errors import ConfigError, DataError
 
@@ -26,20 +26,21 @@ def _torch_threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-with _torch_threads_kept():
+with _torch_threads_kept(), uncompiled():
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
-    from ffcv.memory_managers import OSCacheManager
-    from ffcv.reader import Reader
+    from ffcv.pipeline.compiler import Compiler
     from ffcv.transforms import ToTensor
+
+# FFCV would compile anew in every process, for seconds: our decoders bring what numba has kept.
+Compiler.set_enabled(False)
 
 
 class BetonReader:
     """Serves batches of the beton at `path` through FFCV, decoded ahead of use by `workers` threads.
 
-    The first batch of a process waits for numba's compiler; readers with equal workers and image size share its work.
     Raises DataError where the file is missing, truncated or not of raw images of one size, ConfigError for more workers
     than this machine has threads.
     """
@@ -49,10 +50,11 @@ class BetonReader:
         if not 1 <= workers <= most:
             raise ConfigError(f"data.workers={workers}: this machine allows 1 to {most}")
         self.path, self.device = path, device
-        samples, side = read_table(path)
+        samples, _ = read_table(path)
         self._count, self._bytes = len(samples), path.stat().st_size
+        pipelines = {"image": [_Images(workers), ToTensor()], "index": [_Indices(), ToTensor()]}
         with _torch_threads_kept():
-            self._loader = _loader(path, side, workers)
+            self._loader = Loader(str(path), 1, num_workers=workers, os_cache=True, seed=0, pipelines=pipelines)
 
     def read(self, batches: Sequence[NDArray[np.int64]]) -> Generator[tuple[Tensor, Tensor]]:
         """For each batch of b positions in the beton: b x S x S x 3 uint8 and the positions, b int64, on the device.
@@ -80,19 +82,37 @@ class BetonReader:
             epoch.close()
 
 
-_compiled: dict[tuple[int, int], Loader] = {}
+class _Images(SimpleRGBImageDecoder):
+    """FFCV's decoder of images of one size, for raw ones."""
+
+    def __init__(self, workers: int):
+        super().__init__()
+        self._workers = workers
+
+    def generate_code(self) -> Callable:
+        def decode(positions: NDArray, images: NDArray, rows: NDArray, storage: Sequence[NDArray]) -> NDArray:
+            starts = rows["data_ptr"][positions].astype(np.int64)
+            in_threads(_copy, self._workers, (starts, images.reshape(len(images), -1)), storage[0])
+            return images
+
+        return decode
 
 
-def _loader(path: Path, side: int, workers: int) -> Loader:
-    """An FFCV Loader for the beton, with the code that numba compiled for the first one of its kind."""
-    if (side, workers) not in _compiled:
-        # New lists for every Loader, which takes the decoders out of them.
-        pipelines = {"image": [SimpleRGBImageDecoder(), ToTensor()], "index": [IntDecoder(), ToTensor()]}
-        _compiled[side, workers] = Loader(str(path), 1, num_workers=workers, os_cache=True, seed=0, pipelines=pipelines)
-    loader = copy.copy(_compiled[side, workers])
-    loader.reader = Reader(str(path))
-    loader.memory_manager = OSCacheManager(loader.reader)
-    return loader
+@kept
+def _copy(starts, images, content):
+    for i in range(len(starts)):
+        image = content[starts[i] :]
+        for k in range(np.uint64(images.shape[1])):  # unsigned: numba need not look for negative indices
+            images[i, k] = image[k]
+
+
+class _Indices(IntDecoder):
+    def generate_code(self) -> Callable:
+        def decode(positions: NDArray, indices: NDArray, rows: NDArray, storage: Sequence[NDArray]) -> NDArray:
+            indices[:, 0] = rows[positions]
+            return indices
+
+        return decode
 
 
 class _Epoch(EpochIterator):

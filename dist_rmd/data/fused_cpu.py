@@ -1,20 +1,18 @@
 """The pixels of views on CPUs: each sample goes through all its operations while it is in the cache, compiled by numba.
 
 Two taps an axis in place of the matrices of geometry.py, then the arithmetic of colour.py, operation by operation and
-rounding by rounding: the bits are those of batched.py.  The first call ever compiles (some 10 s); numba keeps the
-result beside this file, or in the user's cache.
+rounding by rounding: the bits are those of batched.py.  The first call ever compiles (some 10 s).
 """
 
-import functools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numba import njit
 from numpy import float32, uint32
 from torch import Tensor
+
+from dist_rmd.data.kernels import in_threads, kept
 
 ZERO, ONE, TWO, THREE, FOUR, SIX = map(float32, (0, 1, 2, 3, 4, 6))  # a Python float would make everything float64
 LUMA = (float32(0.2989), float32(0.587), float32(0.114))
@@ -33,7 +31,7 @@ def strong(
     """See views.Pixels."""
     result = torch.empty(images.shape, dtype=torch.float32)
     rows = (images.contiguous(), *box, flip, torch.stack([*factors], 1), gray, result)
-    _in_threads(_strong, rows, np.array(order, np.int64), statistics.view(2, 3).numpy())
+    _run(_strong, rows, np.array(order, np.int64), statistics.view(2, 3).numpy())
     return result.permute(0, 3, 1, 2)
 
 
@@ -42,39 +40,16 @@ def weak(images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: 
     mean, std = statistics.view(2, 3)
     result = torch.empty(images.shape, dtype=torch.float32)
     normalised = (torch.arange(256, dtype=torch.float32)[:, None] / 255 - mean) / std
-    _in_threads(_shift, (images.contiguous(), down, right, flip, result), normalised.numpy())
+    _run(_shift, (images.contiguous(), down, right, flip, result), normalised.numpy())
     return result.permute(0, 3, 1, 2)
 
 
-def _in_threads(kernel: Callable[..., None], rows: Sequence[Tensor], *shared: np.ndarray) -> None:
-    """Run `kernel` on the samples of `rows`, in as many threads as torch has.
-
-    Not numba's threads: some of its pools abort the process when FFCV's reading thread is in them at the same time, or
-    when a process forks.
-    """
-    threads = torch.get_num_threads()
-    parts = zip(*(np.array_split(row.numpy(), threads) for row in rows), strict=True)
-    if threads == 1:
-        kernel(*next(parts), *shared)
-    else:
-        list(_pool(threads, os.getpid()).map(lambda part: kernel(*part, *shared), parts))
+def _run(kernel: Callable[..., None], rows: Sequence[Tensor], *shared: np.ndarray) -> None:
+    """On the samples of `rows`, in as many threads as torch has."""
+    in_threads(kernel, torch.get_num_threads(), [row.numpy() for row in rows], *shared)
 
 
-@functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """A fork has none of its parent's threads: every process has a pool of its own."""
-    return ThreadPoolExecutor(threads, "views")
-
-
-def _kept(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiled for threads, and kept for the next process where numba finds a place that it can write to."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
-
-
-@_kept
+@kept
 def _strong(images, top, left, height, width, flip, factors, gray, result, order, statistics):
     side = images.shape[1]
     pixels = np.empty((3, side * side), float32)
@@ -96,7 +71,7 @@ def _strong(images, top, left, height, width, flip, factors, gray, result, order
         _normalise(pixels, statistics, result[i].reshape(side * side, 3))
 
 
-@_kept
+@kept
 def _shift(images, down, right, flip, result, normalised):
     side = images.shape[1]
     for i in range(len(images)):

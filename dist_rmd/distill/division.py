@@ -28,8 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -276,6 +274,10 @@ def _fit(
     tol: float,
     seed: int,
 ) -> Mixture:
+    # Only where it is used: importing scikit-learn takes more than a second.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     ordered = np.sort(values)
     model = GaussianMixture(
         min(components, len(np.unique(ordered))),

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from dist_rmd.collectives import all_gather_rows
@@ -32,6 +31,9 @@ def draw(seed: int, epoch: int, number: int, size: int, delta: float) -> Mix:
     delta: > 0.  8 in the authors' code, where nine weights in ten are within 0.3..0.7; 1 gives all weights alike.
     Raises ValueError for a delta out of range.
     """
+    # Only where it is used: importing scipy takes half a second.
+    from scipy.special import betaincinv
+
     if not 0 < delta < float("inf"):
         raise ValueError(f"mixup delta must be positive and finite, got {delta}")
     # 52 bits and a half: in (0, 1), and exact in float64

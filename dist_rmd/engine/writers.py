@@ -49,11 +49,11 @@ class Writers:
             self.file.write(json.dumps(record) + "\n")
             self._show(values, clock.step)
 
-    def image(self, clock: Clock, tag: str, pixels: Tensor) -> None:
-        """Write one picture, 3 x H x W in [0, 1]."""
+    def images(self, clock: Clock, tag: str, pixels: Tensor) -> None:
+        """Write n pictures as one, eight in a row: n x 3 x H x W in [0, 1]."""
         if self.active:
             with self._writing():
-                self.board.add_image(tag, pixels, clock.step)
+                self.board.add_images(tag, pixels, clock.step)
 
     def flush(self) -> None:
         """Return when all of it is in the files: before a checkpoint, from which on it is not written again."""

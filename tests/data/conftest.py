@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dist_rmd.data.kernels import uncompiled
+
 
 class _Images:
     """Random images that differ everywhere, so that any mix-up shows."""
@@ -26,8 +28,9 @@ def write_beton():
 
     def write(path: Path, count: int, side: int, seed: int = 0) -> torch.Tensor:
         threads = torch.get_num_threads()
-        from ffcv.fields import IntField, RGBImageField
-        from ffcv.writer import DatasetWriter
+        with uncompiled():
+            from ffcv.fields import IntField, RGBImageField
+            from ffcv.writer import DatasetWriter
 
         torch.set_num_threads(threads)  # FFCV changes it when imported
         images = _Images(count, side, seed)

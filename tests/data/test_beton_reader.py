@@ -1,5 +1,6 @@
 """FFCV's reader, and the traps around it: reused buffers, threads that stay, errors that hang, threads of torch."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dist_rmd.data import beton_reader
 from dist_rmd.data.beton_reader import BetonReader
 from dist_rmd.data.memory import MemoryReader
 from dist_rmd.errors import ConfigError, DataError
@@ -52,13 +54,14 @@ def test_two_workers_serve_the_same_bits(reader, beton):
 
 def test_a_second_beton_needs_no_second_compilation(reader, tmp_path, write_beton):
     list(reader.read([np.arange(3)]))
+    compiled = list(beton_reader._copy.signatures)
     path = tmp_path / "test.beton"
     pixels = write_beton(path, 50, 8, seed=1)
     other = BetonReader(path, 1, CPU)
     started = time.monotonic()
     (images, _), *_ = other.read([np.arange(50)])
     assert torch.equal(images, pixels)
-    assert other._loader.code is reader._loader.code
+    assert beton_reader._copy.signatures == compiled
     assert time.monotonic() - started < 1
 
 
@@ -205,3 +208,32 @@ for images, _ in batches:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_one_process_compiles_serves_the_next(beton, tmp_path):
+    """Also where two ranks that start at once compile the same."""
+    script = f"""
+from pathlib import Path
+import numba.core.event
+import numpy as np
+import torch
+with numba.core.event.install_recorder("numba:compile") as compiled:
+    from dist_rmd.data.beton_reader import BetonReader
+    (images, _), = BetonReader(Path({str(beton[0])!r}), 2, torch.device("cpu")).read([np.arange(203)])
+print(len(compiled.buffer), images.sum().item())
+"""
+
+    def start() -> subprocess.Popen:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+
+    def outcome(process: subprocess.Popen) -> tuple[bool, int]:
+        output, _ = process.communicate(timeout=120)
+        compiled, pixels = output.split()
+        return compiled != "0", int(pixels)
+
+    pixels = beton[1].sum().item()
+    assert [outcome(process) for process in (start(), start())] == [(True, pixels)] * 2
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    assert outcome(start()) == (False, pixels)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == kept != {}

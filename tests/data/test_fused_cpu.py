@@ -1,7 +1,6 @@
 """The pixels that numba makes, to the bit those of torch's operations, and of integers summed one by one."""
 
 import itertools
-import multiprocessing
 
 import numpy as np
 import pytest
@@ -106,33 +105,3 @@ def test_fewer_samples_than_threads(n, threads):
     assert torch.equal(
         fused_cpu.weak(data, still, still, flip, IDENTITY), batched.weak(data, still, still, flip, IDENTITY)
     )
-
-
-def shifted(queue) -> None:
-    torch.set_num_threads(2)
-    still = torch.zeros(8, dtype=torch.int64)
-    queue.put(fused_cpu.weak(images(8, 8), still, still, still > 0, IDENTITY).sum().item())
-
-
-def test_a_forked_process_has_threads_of_its_own():
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    before = torch.get_num_threads()
-    try:
-        shifted(queue)
-        here = queue.get()
-        child = context.Process(target=shifted, args=(queue,))
-        child.start()
-        child.join(60)
-        assert child.exitcode == 0
-        assert queue.get() == here
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_without_a_place_for_numbas_cache_it_compiles_anew():
-    made: dict = {}
-    exec("def twice(x):\n    x *= 2", made)  # numba keeps nothing of what is in no file
-    numbers = np.ones(3)
-    fused_cpu._kept(made["twice"])(numbers)
-    assert numbers.tolist() == [2, 2, 2]

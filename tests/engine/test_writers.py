@@ -87,19 +87,19 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 def test_pictures_reach_tensorboard(tmp_path):
     writers = Writers(tmp_path, "simsiam", rank=0)
     writers.open(Clock())
-    writers.image(Clock(), "train/views", torch.rand(3, 20, 30))
+    writers.images(Clock(), "train/views", torch.rand(20, 3, 10, 20))
     writers.close()
     board = EventAccumulator(str(tmp_path / "tb" / "simsiam"))
     board.Reload()
     (image,) = board.Images("train/views")
-    assert (image.height, image.width) == (20, 30)
+    assert (image.height, image.width) == (3 * 10, 8 * 20)
 
 
 def test_other_ranks_write_nothing(tmp_path):
     writers = Writers(tmp_path, "rgrl", rank=1)
     writers.open(Clock())
     writers.scalars(Clock(step=1), {"train/loss": 1.0})
-    writers.image(Clock(), "train/views", torch.rand(3, 2, 2))
+    writers.images(Clock(), "train/views", torch.rand(1, 3, 2, 2))
     writers.close()
     assert not any(tmp_path.iterdir())
 
