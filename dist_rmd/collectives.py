@@ -12,6 +12,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+GATHERED = 2**16
+"""bytes up to which CPUs add up what they have gathered: gloo's all_gather is half as many messages one after another
+as its all_reduce"""
+
 
 def world_size() -> int:
     """Number of ranks of the default process group (1 without one)."""
@@ -25,6 +29,8 @@ def rank() -> int:
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum of `tensor` over all ranks, as a new tensor without gradient."""
+    if tensor.device.type == "cpu" and tensor.nbytes <= GATHERED:
+        return all_gather_rows(tensor[None], [1] * world_size()).sum(0, dtype=tensor.dtype)
     total = tensor.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -51,11 +57,13 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
         return rows
     # Every rank sends the same shape: gloo and NCCL refuse uneven all_gathers.
     most = max(sizes)
-    padded = rows.new_zeros((most, *rows.shape[1:]))
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    if len(rows) < most:
+        rows = torch.cat([rows, rows.new_zeros((most - len(rows), *rows.shape[1:]))])
+    gathered = rows.new_empty((len(sizes) * most, *rows.shape[1:]))
+    dist.all_gather_into_tensor(gathered, rows)
+    if min(sizes) == most:
+        return gathered
+    return torch.cat([part[:size] for part, size in zip(gathered.split(most), sizes, strict=True)])
 
 
 def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -123,9 +123,11 @@ class Plan:
 
     def place(self, stage: Stage) -> None:
         """Move the stage's networks to this rank's device, in the run's precision."""
-        dtype = parameter_dtype(self.precision)
+        dtype, config = parameter_dtype(self.precision), self.config
         if isinstance(stage, Training):
-            stage.net = distributed.place(stage.net, self.world, self.config.dist.sync_batchnorm, dtype)
+            stage.net = distributed.place(
+                stage.net, self.world, config.dist.sync_batchnorm, dtype, compiled=config.speed.compile
+            )
         for frozen in stage.frozen():
             distributed.place(frozen, self.world, sync_batchnorm=False, dtype=dtype)
 

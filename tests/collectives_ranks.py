@@ -55,6 +55,8 @@ if __name__ == "__main__":
         result["with_gradient"].append(with_gradient(rank, known))
     own = torch.full((2,), 10.0**rank, requires_grad=True)
     result["sum"], result["own"] = collectives.all_reduce_sum(own), own.detach()
+    large = torch.full((collectives.GATHERED // 4 + 1,), 10**rank, dtype=torch.int32)
+    result["sums"] = [collectives.all_reduce_sum(part) for part in (large[:3], large)]  # gathered, and not
     var, mean = torch.var_mean(far_from_zero(rank), dim=0, correction=0)
     result["moments"] = collectives.global_moments(mean, var, 1 + 2 * rank)
     torch.save(result, Path(sys.argv[1]) / f"rank{rank}.pt")

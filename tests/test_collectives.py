@@ -29,6 +29,9 @@ def test_every_rank_holds_the_whole_in_rank_order(world, tmp_path):
             assert torch.equal(gradient, sum(asked(r, sum(case)) for r in range(world)).split(case)[rank])
         assert result["sum"].tolist() == [sum(10.0**r for r in range(world))] * 2
         assert not result["sum"].requires_grad
+        for total in result["sums"]:
+            assert total.dtype == torch.int32
+            assert set(total.tolist()) == {sum(10**r for r in range(world))}
         assert result["own"].tolist() == [10.0**rank] * 2  # the caller's tensor is left alone
         mean, var, count = result["moments"]
         whole = torch.cat([far_from_zero(r) for r in range(world)]).double()

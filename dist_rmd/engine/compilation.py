@@ -7,7 +7,6 @@ from typing import cast
 import torch
 from torch import nn
 
-from dist_rmd.engine.batchnorm import SyncBatchNorm
 from dist_rmd.errors import ConfigError
 
 
@@ -18,9 +17,6 @@ def compiled(net: nn.Module, frozen: Iterable[nn.Module], cuda_graphs: bool) -> 
     cuda_graphs: launch forward and backward pass of `net` as one CUDA graph each.  Frozen networks are not: what a
     graph returns is overwritten when the next one begins.
     """
-    for module in net.modules():
-        if isinstance(module, SyncBatchNorm):  # its collectives stay between what is compiled
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
     for network in frozen:
         network.compile(dynamic=False)
     return cast(nn.Module, torch.compile(net, dynamic=False, mode="reduce-overhead" if cuda_graphs else None))

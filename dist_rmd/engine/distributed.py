@@ -144,14 +144,16 @@ def share_buffers(net: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def place(net: nn.Module, world: World, sync_batchnorm: bool, dtype: torch.dtype = torch.float32) -> nn.Module:
+def place(
+    net: nn.Module, world: World, sync_batchnorm: bool, dtype: torch.dtype = torch.float32, compiled: bool = False
+) -> nn.Module:
     """Move `net` to this rank's device in channels_last, with global batch statistics if asked for and ranks > 1.
 
-    `dtype` is that of its parameters.
+    `dtype` is that of its parameters; `compiled` says that torch.compile is to fuse its layers.
     """
     if world.size > 1 and sync_batchnorm:
-        convert = nn.SyncBatchNorm.convert_sync_batchnorm if world.device.type == "cuda" else batchnorm.convert
-        net = convert(net)
+        torchs = world.device.type == "cuda" and not compiled
+        net = (nn.SyncBatchNorm.convert_sync_batchnorm if torchs else batchnorm.convert)(net)
     return net.to(world.device, dtype).to(memory_format=torch.channels_last)
 
 

@@ -1,6 +1,7 @@
-"""torchrun batchnorm_ranks.py FOLDER: every case of FOLDER/cases.pt on this rank's rows -> FOLDER/rank<r>.pt.
+"""torchrun batchnorm_ranks.py FOLDER [compiled]: the cases of FOLDER/cases.pt on this rank's rows -> FOLDER/rank<r>.pt.
 
-Called by test_batchnorm.py, which compares the results with torch's BatchNorm on the whole batch.
+compiled: each layer and the network as one graph.  Called by test_batchnorm.py, which compares the results with torch's
+BatchNorm on the whole batch.
 """
 
 import sys
@@ -44,7 +45,7 @@ def network_gradient(net: nn.Module, images: Tensor, factor: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, compiled = Path(sys.argv[1]), sys.argv[2:] == ["compiled"]
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     work = torch.load(folder / "cases.pt", weights_only=False)
@@ -55,9 +56,15 @@ if __name__ == "__main__":
     results = []
     for layer, batches, factors, autocast in work["cases"]:
         assert type(convert(layer)) is SyncBatchNorm
+        if compiled:
+            torch.compiler.reset()  # else each layer counts as recompiling the one before, which has a limit
+            layer.compile(fullgraph=True, dynamic=False)
         results.append(train(layer, [*map(shard, batches)], [*map(shard, factors)], autocast))
-    # Tiny buckets: DDP's collectives mix with those of the layers in backward.
-    net = DistributedDataParallel(convert(network()), bucket_cap_mb=1e-4, broadcast_buffers=False)
+    net = convert(network())
+    if compiled:
+        net.compile(fullgraph=True, dynamic=False)
+    # Tiny buckets: DDP's collectives mix with those of the layers in backward.  The compiler refuses less than 1 MB.
+    net = DistributedDataParallel(net, bucket_cap_mb=1 if compiled else 1e-4, broadcast_buffers=False)
     gradient = network_gradient(net, shard(work["images"]), shard(work["factor"]))
     results.append({"network": gradient * ranks})  # the loss is a sum over rows, and DDP takes the mean over ranks
     torch.save(results, folder / f"rank{rank}.pt")

@@ -44,13 +44,26 @@ def problem(name):
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_number_of_ranks_is_torchs_layer_on_the_whole_batch(ranks, tmp_path):
-    images, factor = torch.randn(7, 3, 4, 4, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
-    cases = [problem(name) for name in CASES]
-    torch.save({"sizes": SIZES[ranks], "cases": cases, "images": images, "factor": factor}, tmp_path / "cases.pt")
-    on_ranks(ranks, SCRIPT, tmp_path)
-    *by_case, networks = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in range(ranks)), strict=True)
+    check(ranks, tmp_path, CASES)
 
-    for name, parts in zip(CASES, by_case, strict=True):
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_compiled_as_one_graph_it_is_torchs_layer_on_the_whole_batch(ranks, tmp_path):
+    names = ["1d, no affine, cumulative", "2d, channels last", "2d, large mean", "2d, bfloat16"]
+    check(ranks, tmp_path, names, "compiled", deadline=1000)
+
+
+def check(ranks, folder, names, *arguments, deadline=120):
+    """Compare the cases `names` on so many ranks with one process, and a network of many layers."""
+    images, factor = torch.randn(7, 3, 4, 4, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
+    cases = [problem(name) for name in names]
+    torch.save({"sizes": SIZES[ranks], "cases": cases, "images": images, "factor": factor}, folder / "cases.pt")
+    on_ranks(ranks, SCRIPT, folder, *arguments, deadline=deadline)
+    *by_case, networks = zip(*(torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)), strict=True)
+
+    for name, parts in zip(names, by_case, strict=True):
         layer, batches, factors, _ = problem(name)
         # The large mean is compared with float64, which torch's own float32 layer misses as well.
         exact = torch.float64 if name == "2d, large mean" else batches[0].dtype

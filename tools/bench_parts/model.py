@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from dist_rmd.collectives import all_reduce_sum
 from dist_rmd.engine import distributed
 from dist_rmd.engine.peers import Peers
 from tools.bench_parts.loop import Epochs
@@ -21,6 +22,8 @@ from tools.scaling_model import Link, Machine, count, step
 RANKS = 2
 SMALL, LARGE = 4096, 2**24
 """bytes of all-reduces that tell latency and bandwidth apart"""
+SIDE = 384
+"""of the matrices that are multiplied before each small one: about as much work as lies between two in a step"""
 LOCAL = "dist.sync_batchnorm=false"
 SILENT, SILENT_HALF = "without exchange", "without exchange, half the batch"
 WAYS = {
@@ -46,7 +49,8 @@ def measure(settings: Settings) -> Iterator[Table]:
     work = count("simsiam", batch, f"model.name={name}", f"model.width={width}")
     each = max(1e-9, (seen[SILENT] - seen[SILENT_HALF]) / (batch / RANKS))  # seconds of an image
     fixed = max(0.0, seen[SILENT] - batch * each)
-    wire = Link(seen["small"] / 2, LARGE / max(1e-9, seen["large"] - seen["small"]))
+    small = max(1e-9, seen["work and small"] - seen["work"])
+    wire = Link(small / 2, LARGE / max(1e-9, seen["large"] - small))
     machine = Machine("this one", work.flops / each, 0.0, math.inf, RANKS, wire, wire)
     rows = []
     for what, (times, options) in WAYS.items():
@@ -59,8 +63,8 @@ def measure(settings: Settings) -> Iterator[Table]:
         f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from "
         f"ranks that exchange nothing: {short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image "
         f"({short(machine.flops / 1e9)} GFLOP/s); "
-        f"from all-reduces of {RANKS} ranks: {short(1e6 * seen['small'])} us for {SMALL} bytes, "
-        f"{short(wire.bandwidth / 1e6)} MB/s.",
+        f"from all-reduces of {RANKS} ranks: {short(1e6 * small)} us for {SMALL} bytes between two pieces of work of "
+        f"{short(1e3 * seen['work'])} ms, {short(wire.bandwidth / 1e6)} MB/s.",
         rows,
     )
 
@@ -84,9 +88,13 @@ def _seconds(settings: Settings, steps: int, peers: Peers) -> dict[str, float]:
     for what, size in ((SILENT, RANKS * batch), (SILENT_HALF, batch)):
         ways[what] = Epochs(settings, "simsiam", steps, size, (*ON, LOCAL), peers, exchange=False)
     seconds = {what: statistics.median(times) / steps for what, times in turns(ways, 3, settings.device).items()}
-    messages = {
-        what: torch.zeros(size // 4, device=settings.device) for what, size in (("small", SMALL), ("large", LARGE))
+    small, large = (torch.zeros(size // 4, device=settings.device) for size in (SMALL, LARGE))
+    matrix = torch.ones(SIDE, SIDE, device=settings.device)
+    # A rank that has just computed is slower to send and to notice what came than one that does nothing else.
+    talk = {
+        "work": lambda: matrix @ matrix,
+        "work and small": lambda: (matrix @ matrix, all_reduce_sum(small)),
+        "large": lambda: dist.all_reduce(large),
     }
-    talk = {what: (lambda message=message: dist.all_reduce(message)) for what, message in messages.items()}
-    seconds |= {what: statistics.median(times) for what, times in turns(talk, 5, settings.device).items()}
+    seconds |= {what: statistics.median(times) for what, times in turns(talk, 9, settings.device).items()}
     return {what: max(peers.gather(own)) for what, own in seconds.items()}
