@@ -56,7 +56,8 @@ class Data:
     workers: PositiveInt | None = None
     """FFCV threads per rank (the rank's share of the cores when null)"""
     compile_views: bool = True
-    """compile the augmentation, on CPUs by numba, on GPUs by Triton: some seconds, once; the bits stay the same"""
+    """compile the augmentation, on CPUs by numba, on GPUs (images up to 128 x 128) by Triton: some seconds, once; the
+    bits stay the same"""
 
 
 @dataclass(frozen=True)
