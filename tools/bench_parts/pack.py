@@ -31,6 +31,7 @@ def measure(settings: Settings) -> Iterator[Table]:
         ours, theirs = spawn.Pipe()
         run = spawn.Process(target=serve, args=(settings, steps, theirs, barriers), daemon=True)
         run.start()
+        theirs.close()  # or the pipe would stay open when the run dies
         pipes.append(ours)
         runs.append(run)
     try:
