@@ -13,8 +13,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 GATHERED = 2**16
-"""bytes up to which CPUs add up what they have gathered: gloo's all_gather is half as many messages one after another
-as its all_reduce"""
+"""bytes of all ranks together up to which CPUs add up what they have gathered: gloo's all_gather is half as many
+messages one after another as its all_reduce"""
 
 
 def world_size() -> int:
@@ -29,7 +29,7 @@ def rank() -> int:
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum of `tensor` over all ranks, as a new tensor without gradient."""
-    if tensor.device.type == "cpu" and tensor.nbytes <= GATHERED:
+    if tensor.device.type == "cpu" and tensor.nbytes * world_size() <= GATHERED:
         return all_gather_rows(tensor[None], [1] * world_size()).sum(0, dtype=tensor.dtype)
     total = tensor.detach().clone()
     if world_size() > 1:

@@ -56,8 +56,8 @@ class Data:
     workers: PositiveInt | None = None
     """FFCV threads per rank (the rank's share of the cores when null)"""
     compile_views: bool = True
-    """compile the augmentation, on CPUs by numba, on GPUs (images up to 128 x 128) by Triton: some seconds, once; the
-    bits stay the same"""
+    """compile the augmentation, on CPUs by numba (some 10 s, once), on GPUs by Triton (seconds, once; images up to
+    128 x 128): the bits stay the same"""
 
 
 @dataclass(frozen=True)
@@ -252,15 +252,6 @@ class Optimization:
 Config = Namespace  # the fields of Run and one attribute per stage section, each a frozen dataclass
 
 
-def parser(sections: Mapping[str, type]) -> ArgumentParser:
-    """The parser behind `parse`."""
-    result = ArgumentParser(exit_on_error=False)
-    result.add_class_arguments(Run)
-    for name, section in sections.items():
-        result.add_class_arguments(section, name)
-    return result
-
-
 def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, type]) -> Config:
     """Read one YAML file (defaults alone when None), apply `key=value` overrides, check everything.
 
@@ -287,7 +278,8 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
 def help_text(sections: Mapping[str, type]) -> str:
     """Every key with its default, its type and what it means, by section."""
     lines = []
-    for group in _parser(tuple(sections.items()))[0]._action_groups:
+    checker, _ = _parser(tuple(sections.items()))
+    for group in checker._action_groups:
         keys = [action for action in group._group_actions if hasattr(action, "_typehint")]
         lines += ["", f"{group.title}"] if keys else []
         for key in keys:
@@ -387,7 +379,10 @@ class _Keys:
 
 @cache  # a sweep reads hundreds of configurations
 def _parser(sections: tuple[tuple[str, type], ...]) -> tuple[ArgumentParser, _Keys]:
-    checker = parser(dict(sections))
+    checker = ArgumentParser(exit_on_error=False)
+    checker.add_class_arguments(Run)
+    for name, section in sections:
+        checker.add_class_arguments(section, name)
     return checker, _Keys(checker)
 
 

@@ -1,4 +1,4 @@
-"""Views on GPUs: one Triton kernel from a sample's keys to its normalised pixels, which never leave the registers.
+"""Views on GPUs: one Triton kernel from a sample's keys to its normalised pixels, one program a sample.
 
 One operation of torch after another, a view is some 300 kernels, each launched by the host: longer than a small batch
 takes to train.  Here the draws are those of drawn.py, the crop is the two taps an axis of geometry.py's matrices, and
@@ -53,14 +53,21 @@ def _launch(
             *tensors, *drawing, **constants, SIDE=side, BLOCK=block, num_warps=warps(block), **OPTIONS
         )
     except (RuntimeError, TritonError, CalledProcessError) as error:  # no GPU that Triton knows, no C compiler...
+        if kernel in _launched:  # what is wrong now is something else
+            raise
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"data.compile_views=true, but Triton fails here ({reason}): set it to false") from error
+    _launched.add(kernel)
     return result.permute(0, 3, 1, 2)
 
 
+_launched: set[Any] = set()
+"""kernels that Triton has been able to start in this process"""
+
+
 def warps(block: int) -> int:
-    """Of a kernel for `block` pixels: 8 to 32 pixels a thread."""
-    return min(max(block // 256, 4), 16)
+    """Of a kernel for `block` pixels: 8 to 16 pixels a thread.  Up to 64 x 64 none leaves the registers."""
+    return min(max(block // 256, 4), 32)
 
 
 def _below(rate: float) -> int:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 def kept(function: Callable[..., None]) -> Callable[..., None]:
     """`function` compiled for threads at its first call ever: numba keeps the result beside the function's file.
 
-    Or in the user's cache, or in NUMBA_CACHE_DIR; where it cannot write, every process compiles anew.
+    Or in the user's cache, or in NUMBA_CACHE_DIR; where there is no folder that it may write to, every process compiles
+    anew.  A full disk ends the run.
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)

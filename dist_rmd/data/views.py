@@ -18,7 +18,7 @@ from dist_rmd.data import batched, drawn, keyed
 from dist_rmd.errors import ConfigError
 
 LARGEST = 128
-"""side of images up to which resizing is exact, and a sample small enough for the registers of a GPU"""
+"""side of images up to which resizing is exact; larger ones are batched.py's on GPUs"""
 
 
 class Pixels(Protocol):
@@ -103,14 +103,14 @@ class Views:
         if kernels := self._kernels(images):
             return kernels.strong(images, indices, keys, order, self._statistics, *drawing)
         parameters = drawn.strong(keys, indices, self.side, *drawing)
-        return self._pixels().strong(images, *parameters, drawn.ORDERS[order], self._statistics)
+        return self._pixels(images).strong(images, *parameters, drawn.ORDERS[order], self._statistics)
 
     def _weak(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         keys = self._keys(epoch, view, drawn.WEAK, images.device)
         if kernels := self._kernels(images):
             return kernels.weak(images, indices, keys, self._statistics, self._flip_rate)
         parameters = drawn.weak(keys, indices, self.side, self._flip_rate)
-        return self._pixels().weak(images, *parameters, self._statistics)
+        return self._pixels(images).weak(images, *parameters, self._statistics)
 
     def _kernels(self, images: Tensor) -> Any:
         """The module that makes whole views on a GPU, draws and all, where it can."""
@@ -121,8 +121,8 @@ class Views:
 
         return fused_gpu
 
-    def _pixels(self) -> Pixels:
-        if not self._compiled:
+    def _pixels(self, images: Tensor) -> Pixels:
+        if images.is_cuda or not self._compiled:
             return batched
         # Only where it is used: importing numba takes half a second.
         from dist_rmd.data import fused_cpu

@@ -22,6 +22,8 @@ class SyncBatchNorm(_BatchNorm):
     N x C or N x C x ... -> the same shape, dtype and memory format; half-precision inputs are computed in float32.
     Input gradients are those of the sum of all ranks' losses; weight and bias gradients are this rank's part of it,
     which DDP averages (as with torch.nn.SyncBatchNorm).  In evaluation mode and on one rank it is torch's BatchNorm.
+    It is computed as x * scale + shift, as torch does on CPUs: its layer for GPUs subtracts the mean first, which is
+    more exact where means are much larger than deviations.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -149,11 +149,12 @@ def place(
 ) -> nn.Module:
     """Move `net` to this rank's device in channels_last, with global batch statistics if asked for and ranks > 1.
 
-    `dtype` is that of its parameters; `compiled` says that torch.compile is to fuse its layers.
+    `dtype` is that of its parameters.  compiled: where torch.compile is to fuse its layers, GPUs normalise as CPUs do.
     """
     if world.size > 1 and sync_batchnorm:
-        torchs = world.device.type == "cuda" and not compiled
-        net = (nn.SyncBatchNorm.convert_sync_batchnorm if torchs else batchnorm.convert)(net)
+        eager_gpu = world.device.type == "cuda" and not compiled
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm if eager_gpu else batchnorm.convert
+        net = convert(net)
     return net.to(world.device, dtype).to(memory_format=torch.channels_last)
 
 

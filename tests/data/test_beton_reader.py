@@ -233,7 +233,9 @@ print(len(compiled.buffer), images.sum().item())
         return compiled != "0", int(pixels)
 
     pixels = beton[1].sum().item()
-    assert [outcome(process) for process in (start(), start())] == [(True, pixels)] * 2
+    first = [outcome(process) for process in (start(), start())]
+    assert {found for _, found in first} == {pixels}
+    assert any(compiled for compiled, _ in first)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert outcome(start()) == (False, pixels)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == kept != {}

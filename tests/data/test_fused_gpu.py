@@ -10,6 +10,7 @@ import pytest
 import torch
 import triton
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchrun import ROOT
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -97,8 +98,7 @@ def compiled(kernel: triton.JITFunction, side: int, capability: int) -> str:
     return made.asm["ptx"]
 
 
-@pytest.mark.parametrize("capability", [80, 90])  # A100, H100
-@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize(("side", "capability"), [(32, 80), (32, 90), (128, 90)])  # A100 is 8.0, H100 9.0
 def test_compiled_kernels_round_as_torch_does(side, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for kernel in (fused_gpu.strong_kernel, fused_gpu.weak_kernel):
@@ -130,9 +130,19 @@ def test_where_triton_cannot_run_one_line_says_what_to_do(tmp_path):
     assert re.fullmatch(r"data.compile_views=true, but Triton fails here \(.+\): set it to false", line)
 
 
+def test_larger_images_are_torchs_on_gpus():
+    """Tensors without content, as if on a GPU: nothing of numba's or Triton's could take them."""
+    with FakeTensorMode():
+        images = torch.zeros(2, 160, 160, 3, dtype=torch.uint8, device="cuda")
+        made = Views(["strong", "weak"], 160, MEAN, STD, SEED, compiled=True)(
+            images, torch.arange(2, device="cuda"), 0, 0
+        )
+    assert [(view.shape, view.device.type) for view in made] == [((2, 3, 160, 160), "cuda")] * 2
+
+
 @pytest.mark.gpu
 @NO_GPU
-@pytest.mark.parametrize("side", [8, 32, 64, 128])
+@pytest.mark.parametrize("side", [8, 32, 64, 128, 160])
 def test_a_gpu_makes_the_pixels_of_the_cpu(side):
     images, indices = data(64, side)
     made = [

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_rmd import collectives
 from dist_rmd.engine.batchnorm import SyncBatchNorm, convert
 
 
@@ -53,6 +54,8 @@ if __name__ == "__main__":
     def shard(whole: Tensor) -> Tensor:
         return whole.split(work["sizes"])[rank]
 
+    if compiled:
+        collectives.GATHERED = -1  # all_reduce, as on GPUs
     results = []
     for layer, batches, factors, autocast in work["cases"]:
         assert type(convert(layer)) is SyncBatchNorm

@@ -1,4 +1,4 @@
-"""The scaling model against this machine: constants from steps without exchange and from all-reduces alone."""
+"""The scaling model against this machine: constants from steps without exchange and from sums over ranks."""
 
 import math
 import statistics
@@ -21,7 +21,7 @@ from tools.scaling_model import Link, Machine, count, step
 
 RANKS = 2
 SMALL, LARGE = 4096, 2**24
-"""bytes of all-reduces that tell latency and bandwidth apart"""
+"""bytes of sums over ranks that tell latency and bandwidth apart; CPUs gather the small ones"""
 SIDE = 384
 """of the matrices that are multiplied before each small one: about as much work as lies between two in a step"""
 LOCAL = "dist.sync_batchnorm=false"
@@ -63,14 +63,14 @@ def measure(settings: Settings) -> Iterator[Table]:
         f"SimSiam, {name}, width {width}, global batch {batch}, or {batch} on each rank. Constants from "
         f"ranks that exchange nothing: {short(1e3 * fixed)} ms a step and {short(1e3 * each)} ms an image "
         f"({short(machine.flops / 1e9)} GFLOP/s); "
-        f"from all-reduces of {RANKS} ranks: {short(1e6 * small)} us for {SMALL} bytes between two pieces of work of "
+        f"from sums over {RANKS} ranks: {short(1e6 * small)} us for {SMALL} bytes between two pieces of work of "
         f"{short(1e3 * seen['work'])} ms, {short(wire.bandwidth / 1e6)} MB/s.",
         rows,
     )
 
 
 def on_each_rank(settings: Settings, steps: int) -> dict[str, float]:
-    """What -> the slowest rank's seconds: of a step, with the others and without, and of all-reduces."""
+    """What -> the slowest rank's seconds: of a step, with the others and without, and of sums."""
     peers = distributed.start(distributed.detect(settings.device), timeout=600)
     try:
         return _seconds(settings, steps, peers)

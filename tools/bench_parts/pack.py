@@ -71,7 +71,7 @@ def serve(settings: Settings, steps: int, pipe: Connection, barriers: dict[int, 
     """One of the runs: told how many there are, it answers when its own epoch began and ended."""
     epochs = Epochs(settings, "classifier", steps, BATCH, ON)
     seconds(epochs, settings.device)
-    pipe.send("ready")
+    pipe.send((0.0, 0.0))  # ready
     while True:
         count = pipe.recv()
         if not settings.gpu:

@@ -170,8 +170,8 @@ class BytesSent(TorchDispatchMode):
             ranks = dist.get_world_size()
             if func is torch.ops.c10d.allreduce_.default:
                 self.total += sum(tensor.nbytes for tensor in args[0]) * 2 * (ranks - 1) / ranks
-            elif func is torch.ops.c10d.allgather_.default:
-                self.total += sum(tensor.nbytes for tensor in args[1]) * (ranks - 1)
+            elif func is torch.ops.c10d._allgather_base_.default:
+                self.total += args[1].nbytes * (ranks - 1)
             else:
                 raise NotImplementedError(f"no counting rule for {func}")
         return func(*args, **(kwargs or {}))
