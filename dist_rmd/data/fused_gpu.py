@@ -20,7 +20,11 @@ from dist_rmd.data import drawn, geometry
 from dist_rmd.errors import ConfigError
 
 OPTIONS = {"enable_fp_fusion": False}  # no multiplication and addition with one rounding
-TRIES, STRENGTHS = tl.constexpr(geometry.TRIES), tl.constexpr(2 * geometry.TRIES + 4)
+TRIES = tl.constexpr(geometry.TRIES)
+TOP, LEFT, FLIP, JITTER, STRENGTHS, GRAY = (
+    tl.constexpr(drawn.STRONG.index(what)) for what in ("crop top", "crop left", "flip", "jitter", "brightness", "gray")
+)
+BRIGHTNESS, CONTRAST, SATURATION, HUE = (tl.constexpr(spread) for spread in drawn.SPREAD)
 JITTER_BELOW, GRAY_BELOW = (tl.constexpr(int(rate * 2**32)) for rate in (drawn.JITTER_RATE, drawn.GRAY_RATE))
 LOG_RATIO = tl.constexpr(geometry.LOG_RATIO)
 
@@ -83,23 +87,21 @@ def strong_kernel(
     sample = tl.program_id(0).to(tl.int64)
     index = tl.load(indices + sample)
     top, left, height, width = _box(keys, index, CROP_MIN, SIDE)
-    flip = _draw(keys, 2 * TRIES + 2, index) < flip_below
+    flip = _draw(keys, FLIP, index) < flip_below
     red, green, blue = _crop(images + sample * (3 * SIDE * SIDE), top, left, height, width, flip, SIDE, BLOCK)
-    jitter = _draw(keys, 2 * TRIES + 3, index) < JITTER_BELOW
+    jitter = _draw(keys, JITTER, index) < JITTER_BELOW
     for place in tl.static_range(4):
         number = (order >> 2 * place) & 3  # as in colour.JITTER
         strength = 2 * _unit(_draw(keys, STRENGTHS + number, index)) - 1
-        if number == 3:
-            red, green, blue = _hue(red, green, blue, tl.where(jitter, 0.1 * strength, 0.0))
+        if number == 0:
+            red, green, blue = _brightness(red, green, blue, tl.where(jitter, 1 + BRIGHTNESS * strength, 1.0))
+        elif number == 1:
+            red, green, blue = _contrast(red, green, blue, tl.where(jitter, 1 + CONTRAST * strength, 1.0), SIDE, BLOCK)
+        elif number == 2:
+            red, green, blue = _saturation(red, green, blue, tl.where(jitter, 1 + SATURATION * strength, 1.0))
         else:
-            factor = tl.where(jitter, 1 + 0.4 * strength, 1.0)
-            if number == 0:
-                red, green, blue = _brightness(red, green, blue, factor)
-            elif number == 1:
-                red, green, blue = _contrast(red, green, blue, factor, SIDE, BLOCK)
-            else:
-                red, green, blue = _saturation(red, green, blue, factor)
-    if _draw(keys, STRENGTHS + 4, index) < GRAY_BELOW:
+            red, green, blue = _hue(red, green, blue, tl.where(jitter, HUE * strength, 0.0))
+    if _draw(keys, GRAY, index) < GRAY_BELOW:
         red = _luma(red, green, blue)
         green = red
         blue = red
@@ -173,8 +175,8 @@ def _box(keys, index, CROP_MIN: tl.constexpr, SIDE: tl.constexpr):
     if first == 16:
         width += SIDE
         height += SIDE
-    top = _integer(keys, 2 * TRIES, index, SIDE + 1 - height)
-    left = _integer(keys, 2 * TRIES + 1, index, SIDE + 1 - width)
+    top = _integer(keys, TOP, index, SIDE + 1 - height)
+    left = _integer(keys, LEFT, index, SIDE + 1 - width)
     return top.to(tl.int32), left.to(tl.int32), height.to(tl.int32), width.to(tl.int32)
 
 

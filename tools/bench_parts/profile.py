@@ -137,8 +137,7 @@ def kind(operation: str) -> str:
 def limits(settings: Settings) -> tuple[float, float]:
     """FLOP/s of a matrix product in the precision of the training, and bytes/s that a copy reads and writes."""
     size = settings.sized(1024, 8192, 256)
-    kind = settings.autocast or torch.float32
-    a, b = torch.randn(2, size, size, device=settings.device).to(kind)
+    a, b = torch.randn(2, size, size, device=settings.device).to(settings.autocast or torch.float32)
     source = torch.zeros(settings.sized(2**25, 2**29, 2**20), dtype=torch.uint8, device=settings.device)
     target = torch.empty_like(source)
     ways = {"matrix": lambda: torch.mm(a, b), "memory": lambda: target.copy_(source)}
