@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from data.pictures import pictures
 from torch import Tensor
 
 from dist_rmd.data import batched, fused_cpu
@@ -12,15 +13,6 @@ from dist_rmd.data.drawn import ORDERS
 
 STATISTICS = torch.tensor([[0.49, 0.48, 0.44], [0.25, 0.24, 0.26]]).view(2, 1, 3, 1, 1)
 IDENTITY = torch.tensor([[0.0] * 3, [1.0] * 3]).view(2, 1, 3, 1, 1)
-
-
-def images(n: int, side: int) -> Tensor:
-    """Noise, flat grey, black, white and red: everything that hue and contrast treat specially."""
-    generator = torch.Generator().manual_seed(side)
-    result = torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, generator=generator)
-    result[0], result[1], result[2] = 0, 255, 128
-    result[3, ..., 0] = 255
-    return result
 
 
 def boxes(n: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -54,7 +46,7 @@ def threads(request):
 @pytest.mark.parametrize("side", [8, 9, 31, 32, 64, 127, 128])
 def test_a_crop_is_integers_and_one_division(side):
     n = 80
-    data, (top, left, height, width), (flip, _, _) = images(n, side), boxes(n, side), parameters(n)
+    data, (top, left, height, width), (flip, _, _) = pictures(n, side), boxes(n, side), parameters(n)
     gray = torch.zeros(n, dtype=torch.bool)
     got = fused_cpu.strong(data, (top, left, height, width), flip, [torch.ones(n)] * 4, gray, (), IDENTITY)
     for i in range(n):
@@ -80,7 +72,7 @@ def enlarged(size: int, side: int) -> np.ndarray:
 @pytest.mark.parametrize("side", [8, 31, 32, 128])
 def test_strong_is_torchs_in_every_order(side, threads):
     n = 80
-    data, box, (flip, factors, gray) = images(n, side), boxes(n, side), parameters(n)
+    data, box, (flip, factors, gray) = pictures(n, side), boxes(n, side), parameters(n)
     for order in ORDERS if side < 128 else ORDERS[5:6]:
         arguments = data, box, flip, factors, gray, order, STATISTICS
         got = fused_cpu.strong(*arguments)
@@ -91,7 +83,7 @@ def test_strong_is_torchs_in_every_order(side, threads):
 @pytest.mark.parametrize("side", [8, 31, 128])
 def test_weak_is_torchs(side, threads):
     n = 50
-    data, (flip, _, _) = images(n, side), parameters(n)
+    data, (flip, _, _) = pictures(n, side), parameters(n)
     down, right = torch.randint(-side // 8, side // 8 + 1, (2, n), generator=torch.Generator().manual_seed(side))
     down[:2], right[:2] = torch.tensor([[0, side], [-side, 0]])  # nothing, and all of it, out of the picture
     got = fused_cpu.weak(data, down, right, flip, STATISTICS)
@@ -101,7 +93,7 @@ def test_weak_is_torchs(side, threads):
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_fewer_samples_than_threads(n, threads):
-    data, still, flip = images(8, 8)[:n], torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
+    data, still, flip = pictures(8, 8)[:n], torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
     assert torch.equal(
         fused_cpu.weak(data, still, still, flip, IDENTITY), batched.weak(data, still, still, flip, IDENTITY)
     )

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import triton
+from data.pictures import pictures
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchrun import ROOT
@@ -25,12 +26,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def data(n: int, side: int) -> tuple[Tensor, Tensor]:
-    """Noise, flat grey, black, white and red: everything that hue and contrast treat specially."""
-    generator = torch.Generator().manual_seed(n)
-    images = torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, generator=generator)
-    images[1], images[2:3], images[3:4] = 0, 255, 128
-    images[4:5, ..., 0] = 255
-    return images, torch.arange(n) * 7919 % 50_021
+    return pictures(n, side), torch.arange(n) * 7919 % 50_021
 
 
 def strong(side: int, n: int, order: int, crop_min: float, flip_rate: float) -> tuple:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torchvision.transforms.functional as tv
+from data.pictures import pictures
 from scipy import stats
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
@@ -16,15 +17,6 @@ from dist_rmd.errors import ConfigError
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.25, 0.24, 0.26)
 IDENTITY = ((0.0,) * 3, (1.0,) * 3)
-
-
-def images(n: int, side: int) -> Tensor:
-    """Noise, flat grey, black and white: everything that hue and contrast treat specially."""
-    generator = torch.Generator().manual_seed(side)
-    result = torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, generator=generator)
-    result[0], result[1], result[2] = 0, 255, 128
-    result[3, ..., 0] = 255
-    return result
 
 
 def indices(n: int) -> Tensor:
@@ -60,7 +52,7 @@ def box_of(seed: int, epoch: int, view: int, index: Tensor, side: int) -> tuple[
 @pytest.mark.parametrize("side", [8, 30, 32, 64])
 def test_strong_is_torchvision_with_the_same_parameters(side):
     seed, epoch, batch, n = 3, 5, 11, 64
-    data, index = images(n, side), indices(n)
+    data, index = pictures(n, side), indices(n)
     got = Views(["plain", "strong"], side, MEAN, STD, seed, compiled=False)(data, index, epoch, batch)[1]
     order = ORDERS[keyed.key(seed, epoch, 1, f"jitter order {batch}") % 24]
     seen = {"flip": 0, "jitter": 0, "gray": 0}
@@ -92,7 +84,7 @@ def test_strong_is_torchvision_with_the_same_parameters(side):
 @pytest.mark.parametrize("side", [8, 30, 32, 64])
 def test_resize_is_torchvisions(side):
     n = 64
-    data = images(n, side)
+    data = pictures(n, side)
     draws = keyed.draw(keyed.keys(0, 0, 0, [str(i) for i in range(22)]), indices(n))
     top, left, height, width = geometry.random_resized_boxes(draws[:10], draws[10:20], draws[20], draws[21], side)
     flip = torch.arange(n) % 2 == 0
@@ -117,14 +109,14 @@ def test_resize_is_torchvisions(side):
     ],
 )
 def test_colour_is_torchvisions(ours, theirs, low, high):
-    batch = floats(images(64, 32))
+    batch = floats(pictures(64, 32))
     factors = torch.linspace(low, high, 64)
     expected = torch.stack([theirs(x, f.item()) for x, f in zip(batch, factors, strict=True)])
     torch.testing.assert_close(ours(batch, factors), expected, rtol=0, atol=1e-6)
 
 
 def test_gray_is_torchvisions():
-    batch = floats(images(64, 32))
+    batch = floats(pictures(64, 32))
     torch.testing.assert_close(
         colour.gray(batch).expand(-1, 3, -1, -1), tv.rgb_to_grayscale(batch, 3), rtol=0, atol=1e-6
     )
@@ -133,7 +125,7 @@ def test_gray_is_torchvisions():
 @pytest.mark.parametrize("side", [8, 32])
 def test_weak_is_padding_crop_and_flip_to_the_bit(side):
     n, padding = 200, side // 8
-    data, index = images(n, side), indices(n)
+    data, index = pictures(n, side), indices(n)
     (got,) = Views(["weak"], side, *IDENTITY, seed=2, compiled=False)(data, index, 4, 0)
     seen = set()
     for i, image in enumerate(floats(data)):
@@ -151,7 +143,7 @@ def test_weak_is_padding_crop_and_flip_to_the_bit(side):
 
 
 def test_plain_normalises():
-    data = images(16, 32)
+    data = pictures(16, 32)
     (got,) = Views(["plain"], 32, MEAN, STD, seed=0, compiled=False)(data, indices(16), 0, 0)
     torch.testing.assert_close(got, normalise(floats(data)), rtol=0, atol=0)
 
@@ -199,7 +191,7 @@ def test_rates_and_ranges_of_the_draws():
 
 
 def test_the_two_views_of_a_sample_and_its_epochs_differ():
-    data, index = images(64, 32), indices(64)
+    data, index = pictures(64, 32), indices(64)
     views = Views(["strong", "strong"], 32, MEAN, STD, seed=0, compiled=False)
     one, two = views(data, index, 0, 0)
     (next_epoch, _), (again, _) = views(data, index, 1, 0), views(data, index, 0, 0)
@@ -211,7 +203,7 @@ def test_the_two_views_of_a_sample_and_its_epochs_differ():
 def test_jitter_order_is_one_of_all_24_a_batch():
     drawn = {keyed.key(0, 0, 0, f"jitter order {batch}") % 24 for batch in range(400)}
     assert drawn == set(range(24))
-    data, index = images(32, 8), indices(32)
+    data, index = pictures(32, 8), indices(32)
     views = Views(["strong"], 8, MEAN, STD, seed=0, compiled=False)
     assert not torch.equal(views(data, index, 0, 0)[0], views(data, index, 0, 1)[0])
 
@@ -222,7 +214,7 @@ def test_jitter_order_is_one_of_all_24_a_batch():
 )
 def test_pixels_do_not_depend_on_the_batch(side, compiled):
     """A batch of 64, as 22+21+21 and one by one: bit for bit; compiled for CPUs they are the eager ones."""
-    data, index = images(64, side), indices(64)
+    data, index = pictures(64, side), indices(64)
     views = Views(["strong", "weak", "plain"], side, MEAN, STD, seed=0, compiled=compiled)
     whole = views(data, index, 2, 3)
     for sizes in ([22, 21, 21], [1] * 64):
@@ -237,7 +229,7 @@ def test_pixels_do_not_depend_on_the_batch(side, compiled):
 
 
 def test_low_precision_products_elsewhere_do_not_reach_the_pixels():
-    data, index = images(16, 32), indices(16)
+    data, index = pictures(16, 32), indices(16)
     views = Views(["strong", "weak"], 32, MEAN, STD, seed=0, compiled=False)
     expected = views(data, index, 0, 0)
     torch.set_float32_matmul_precision("medium")
@@ -252,4 +244,4 @@ def test_wrong_input_is_refused():
     with pytest.raises(ConfigError, match="unknown view 'storng'"):
         Views(["storng"], 32, MEAN, STD, seed=0, compiled=False)
     with pytest.raises(ValueError, match="expected b x 32 x 32 x 3"):
-        Views(["weak"], 32, MEAN, STD, seed=0, compiled=False)(images(4, 8), indices(4), 0, 0)
+        Views(["weak"], 32, MEAN, STD, seed=0, compiled=False)(pictures(4, 8), indices(4), 0, 0)
