@@ -14,6 +14,11 @@ SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGUSR2")
 """options of torchrun with which it passes these on, in place of dying of the last two and leaving its workers"""
 
 
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH for a process of a test: `folders` before what the caller of the tests has there."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 class Launched:
     """torchrun that has been started; `output` is what it and its workers said, once `finish` has returned."""
 
@@ -59,11 +64,10 @@ def launched(
 ) -> Iterator[Launched]:
     """`torchrun --nproc_per_node=ranks OPTIONS ARGUMENTS` from the project's root; killed at the end if need be."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *options]
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     process = subprocess.Popen(
         [*launcher, *arguments],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | (env or {}),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(ROOT, ROOT / "tests")} | (env or {}),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

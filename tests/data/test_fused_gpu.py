@@ -12,7 +12,7 @@ import triton
 from data.pictures import pictures
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torchrun import ROOT
+from torchrun import ROOT, python_path
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -57,7 +57,7 @@ def interpreted(tmp_path_factory):
     torch.save([*CASES.values()], folder / "cases.pt")
     subprocess.run(
         [sys.executable, ROOT / "tests" / "data" / "interpreted_views.py", folder / "cases.pt", folder / "results.pt"],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": python_path(ROOT)},
         check=True,
     )
     return dict(zip(CASES, torch.load(folder / "results.pt", weights_only=True), strict=True))
@@ -119,7 +119,7 @@ def test_where_triton_cannot_run_one_line_says_what_to_do(tmp_path):
         "except ConfigError as error:\n"
         "    print(error)\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": python_path(ROOT)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrun import ROOT, on_ranks
+from torchrun import ROOT, on_ranks, python_path
 
 from dist_rmd.config import Distributed
 from dist_rmd.engine import distributed
@@ -107,7 +107,7 @@ def test_threads_are_the_cores_or_the_users_choice(tmp_path, chosen):
         "subprocess.run([sys.executable, sys.argv[1]], check=True)\n"
     )
     env = {name: value for name, value in os.environ.items() if name not in (*NAMES, "OMP_NUM_THREADS")}
-    env |= {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": chosen} if chosen else {})
+    env |= {"PYTHONPATH": python_path(ROOT)} | ({"OMP_NUM_THREADS": chosen} if chosen else {})
     done = subprocess.run([sys.executable, launcher, rank], env=env, capture_output=True, text=True, check=True)
     threads, cores = map(int, done.stdout.split())
     assert threads == (1 if chosen else cores)

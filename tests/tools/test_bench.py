@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from torchrun import ROOT
+from torchrun import ROOT, python_path
 
+from tools.bench_parts import peers
 from tools.bench_parts.__main__ import SECTIONS, main
 from tools.bench_parts.tables import Table
 
@@ -17,7 +19,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tools.bench_parts", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(ROOT)},
         capture_output=True,
         text=True,
     )
@@ -82,3 +84,39 @@ def test_all_sections_in_small(tmp_path):
     ranks, split = tables(tmp_path, "scaling")
     assert [row.name for row in split.rows][:2] == ["1 rank", "2 ranks, same global batch"]
     assert [row.images for row in ranks.rows][:3] == [64, 64, 128]
+
+
+PYTHON = """#!/usr/bin/env bash
+case "$*" in
+    "-m venv --without-pip .bench-venv") mkdir -p .bench-venv/bin .bench-venv/site && cp "$0" .bench-venv/bin/python ;;
+    "-c import sysconfig"*) echo "${0%/bin/python}/site" ;;
+    *"install"*"lightly"*) echo "ERROR: No matching distribution found for lightly"; exit 1 ;;
+    *"install"*) echo "$*" >>installed ;;
+    "-m tools.bench_parts"*) echo "$* $PYTHONPATH" ;;
+esac
+"""
+
+
+def test_a_peer_that_cannot_be_had_is_named_and_costs_no_other(tmp_path):
+    for name, text in {"tools/setup": "#!/bin/sh\n", ".venv/bin/python": PYTHON}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    shutil.copy(ROOT / "tools/bench", tmp_path / "tools/bench")
+    (tmp_path / ".venv/setup.done").touch()
+    for attempt in (1, 2):  # what is missing is tried again
+        done = subprocess.run(
+            [tmp_path / "tools/bench", "input"], env=os.environ | {"PYTHONPATH": "/own"}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"-m tools.bench_parts input {tmp_path}:/own\n"
+        assert "bench: without lightly: ERROR: No matching distribution found for lightly\n" in done.stderr
+        assert (tmp_path / "installed").read_text().count("kornia") == 2 * attempt  # kornia and kornia-rs
+
+
+def test_a_library_that_lacks_what_it_imports_counts_as_missing(tmp_path, monkeypatch):
+    (tmp_path / "kornia").mkdir()
+    (tmp_path / "kornia" / "__init__.py").touch()
+    (tmp_path / "kornia" / "augmentation.py").write_text("import kornia_rs_of_another_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert peers.missing("kornia") == "not installed: No module named 'kornia_rs_of_another_name'"

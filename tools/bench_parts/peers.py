@@ -25,12 +25,20 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Transform = Callable[..., object]
 
 
+USED = {
+    "lightly": ("lightly.loss", "lightly.models.modules.heads", "lightly.transforms"),
+    "kornia": ("kornia.augmentation",),
+}
+"""library -> the modules of it that are used here: a package may be there and lack what these import"""
+
+
 def missing(library: str) -> str:
     """Why `library` cannot be used; nothing if it can."""
     try:
-        importlib.import_module(library)
+        for module in USED[library]:
+            importlib.import_module(module)
     except ImportError as error:
-        log = Path(__file__).resolve().parents[2] / ".bench-venv" / "pip.log"
+        log = Path(__file__).resolve().parents[2] / ".bench-venv" / f"{library}.log"
         lines = log.read_text().splitlines() if log.exists() else []
         return f"not installed: {next((line for line in lines if line.startswith('ERROR')), error)}"
     return ""
