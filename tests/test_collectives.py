@@ -1,16 +1,15 @@
-from pathlib import Path
 
 import pytest
 import torch
-from collectives_ranks import asked, far_from_zero, rows, sizes
-from torchrun import on_ranks
+from support.ranks.collectives import asked, far_from_zero, rows, sizes
+from support.torchrun import on_ranks
 
 from dist_rmd import collectives
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_every_rank_holds_the_whole_in_rank_order(world, tmp_path):
-    on_ranks(world, Path(__file__).with_name("collectives_ranks.py"), tmp_path)
+    on_ranks(world, "collectives", tmp_path)
     for rank in range(world):
         result = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert result["place"] == (rank, world)

@@ -12,12 +12,11 @@ import threading
 import time
 from pathlib import Path
 
-import disks
 import pytest
-import small
 import torch
-from torchrun import ROOT, SIGNALS, awaits, is_held, launched, state, torchrun, wait_for
-from whole_runs import assert_same, fault, records, stopped, tree
+from support import disks, small
+from support.torchrun import ROOT, SIGNALS, awaits, is_held, launched, state, torchrun, wait_for
+from support.whole_runs import assert_same, fault, records, stopped, tree
 
 from dist_rmd.artefacts import load
 from dist_rmd.data.source import Source
@@ -218,7 +217,7 @@ def test_everything_killed_at_once(command, straight2, tmp_path):
 def test_images_that_break_on_one_machine_end_the_run(data, tmp_path):
     (tmp_path / "digits").symlink_to(data)
     overrides = [*COMMAND, "data.reader=ffcv", f"out={tmp_path}"]
-    done = torchrun(2, str(ROOT / "tests" / "ffcv_error_ranks.py"), str(tmp_path / "digits"), *overrides)
+    done = torchrun(2, "-m", "support.ranks.ffcv_error", str(tmp_path / "digits"), *overrides)
     assert done.returncode == 1
     beton = tmp_path / "copy1" / "train.beton"
     assert f"error: rank 1: {beton}: its size has changed since it was opened" in done.stdout

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-import small
-from torchrun import torchrun
-from whole_runs import stopped, tree
+from support import small
+from support.torchrun import torchrun
+from support.whole_runs import stopped, tree
 
 from dist_rmd.train import main
 

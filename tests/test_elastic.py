@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
-from torchrun import torchrun
+from support import small
+from support.torchrun import torchrun
 
 from dist_rmd.artefacts import load
 from dist_rmd.data.beton import write

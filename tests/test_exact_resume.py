@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import small
 import torch
-from torchrun import ROOT
-from whole_runs import assert_same, fault, stopped
+from support import small
+from support.torchrun import ROOT
+from support.whole_runs import assert_same, fault, stopped
 
 from dist_rmd import plan
 from dist_rmd.engine.checkpoint import Checkpoints

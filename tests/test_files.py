@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from disks import make_read_only, tmpfs
+from support.disks import make_read_only, tmpfs
 
 from dist_rmd.errors import CannotCreate, WriteFailed
 from dist_rmd.files import remove_leftovers, sha256, write_atomically

@@ -3,8 +3,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-import small
 import torch
+from support import small
 
 from dist_rmd import artefacts, plan, run_folder, sections
 from dist_rmd.engine.distributed import World

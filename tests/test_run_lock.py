@@ -5,9 +5,9 @@ import platform
 import subprocess
 import sys
 
-import disks
 import pytest
-from torchrun import ROOT
+from support import disks
+from support.torchrun import ROOT
 
 from dist_rmd.errors import CannotCreate
 from dist_rmd.run_lock import run_lock

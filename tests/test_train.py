@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-import small
 import torch
+from support import small
+from support.torchrun import torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torchrun import torchrun
 
 from dist_rmd import evaluate, report
 from dist_rmd.artefacts import load

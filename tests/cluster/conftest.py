@@ -1,7 +1,7 @@
 import json
 
 import pytest
-import small
+from support import small
 
 from dist_rmd.sweep import grid
 from dist_rmd.sweep.tasks import Planner

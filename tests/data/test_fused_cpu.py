@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from data.pictures import pictures
+from support.pictures import pictures
 from torch import Tensor
 
 from dist_rmd.data import batched, fused_cpu

@@ -1,7 +1,6 @@
 """The views that GPUs get: their kernels interpreted here, on a CPU, are torch's operations to the bit; compiled, they
 hold no operation that rounds otherwise."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,10 +8,10 @@ import sys
 import pytest
 import torch
 import triton
-from data.pictures import pictures
+from support.pictures import pictures
+from support.torchrun import child_environment
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torchrun import ROOT, python_path
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -56,8 +55,8 @@ def interpreted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interpreted")
     torch.save([*CASES.values()], folder / "cases.pt")
     subprocess.run(
-        [sys.executable, ROOT / "tests" / "data" / "interpreted_views.py", folder / "cases.pt", folder / "results.pt"],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": python_path(ROOT)},
+        [sys.executable, "-m", "support.interpreted_views", folder / "cases.pt", folder / "results.pt"],
+        env=child_environment(TRITON_INTERPRET="1"),
         check=True,
     )
     return dict(zip(CASES, torch.load(folder / "results.pt", weights_only=True), strict=True))
@@ -119,7 +118,7 @@ def test_where_triton_cannot_run_one_line_says_what_to_do(tmp_path):
         "except ConfigError as error:\n"
         "    print(error)\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": python_path(ROOT)}
+    environment = {k: v for k, v in child_environment().items() if k != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()

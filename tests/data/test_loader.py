@@ -2,12 +2,11 @@
 
 import itertools
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torchrun import on_ranks
+from support.torchrun import on_ranks
 
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.beton_reader import BetonReader
@@ -97,7 +96,7 @@ def test_ranks_share_the_same_global_batches(memory, labels, beton, world, reade
 
 def test_real_ranks_share_the_same_global_batches(memory, labels, beton, tmp_path):
     labels.save(tmp_path / "labels.npz")
-    on_ranks(2, Path(__file__).with_name("loader_ranks.py"), beton[0], tmp_path / "labels.npz", tmp_path)
+    on_ranks(2, "loader", beton[0], tmp_path / "labels.npz", tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     whole = list(make(memory, labels, batch_size=63).epoch(2))
     assert len(whole) == len(ranks[0]) == len(ranks[1]) == 3

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torchvision.transforms.functional as tv
-from data.pictures import pictures
 from scipy import stats
+from support.pictures import pictures
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from distill.terms_ranks import INSTANCE_FORMS, ROWS, Heads, instance, whole_batch
+from support.ranks.terms import INSTANCE_FORMS, ROWS, Heads, instance, whole_batch
 
 from dist_rmd.distill.instance import instance_loss
 

@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from distill.terms_ranks import ROWS, mixup, whole_batch
 from scipy import stats
+from support.ranks.terms import ROWS, mixup, whole_batch
 
 from dist_rmd.distill.mixup import draw, mixed, partners
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from distill.terms_ranks import ROWS, Heads, prototypical, whole_batch
+from support.ranks.terms import ROWS, Heads, prototypical, whole_batch
 
 from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_loss
 

@@ -1,13 +1,12 @@
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from distill.relation_ranks import FORMS, WIDTHS, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.ranks.relation import FORMS, WIDTHS, cases
+from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchrun import on_ranks
 
 from dist_rmd.distill.relation import RelationLoss, auto
 
@@ -362,7 +361,7 @@ def test_any_number_of_ranks_is_one_process(ranks, tmp_path):
     teachers = {f"teacher{width}": teacher for width, (teacher, _) in whole.items()}
     weights = {f"weight{width}": weight for width, (_, weight) in whole.items()}
     np.savez(tmp_path / "whole.npz", inputs=inputs, labels=labels, **teachers, **weights)
-    on_ranks(ranks, Path(__file__).with_name("relation_ranks.py"), tmp_path)
+    on_ranks(ranks, "relation", tmp_path)
     by_rank = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(ranks)]
 
     def expected(form, width):

@@ -1,17 +1,13 @@
 import copy
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
+from support.ranks.batchnorm import network, network_gradient, train
+from support.torchrun import on_ranks
 from torch import nn
-from torchrun import on_ranks
 
 from dist_rmd.engine import batchnorm
 from dist_rmd.engine.batchnorm import SyncBatchNorm, convert
-
-SCRIPT = Path(__file__).with_name("batchnorm_ranks.py")
-on_one_process = runpy.run_path(str(SCRIPT))
 
 CASES = {  # name -> layer, shape without rows, dtype, mean of the data, tolerance, under autocast
     "1d": (nn.BatchNorm1d(3), (), torch.float64, 0, 1e-10, False),
@@ -60,7 +56,7 @@ def check(ranks, folder, names, *arguments, deadline=120):
     images, factor = torch.randn(7, 3, 4, 4, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
     cases = [problem(name) for name in names]
     torch.save({"sizes": SIZES[ranks], "cases": cases, "images": images, "factor": factor}, folder / "cases.pt")
-    on_ranks(ranks, SCRIPT, folder, *arguments, deadline=deadline)
+    on_ranks(ranks, "batchnorm", folder, *arguments, deadline=deadline)
     *by_case, networks = zip(*(torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)), strict=True)
 
     for name, parts in zip(names, by_case, strict=True):
@@ -68,7 +64,7 @@ def check(ranks, folder, names, *arguments, deadline=120):
         # The large mean is compared with float64, which torch's own float32 layer misses as well.
         exact = torch.float64 if name == "2d, large mean" else batches[0].dtype
         batches, factors = ([x.to(exact) for x in xs] for xs in (batches, factors))
-        whole = on_one_process["train"](layer.double() if exact == torch.float64 else layer, batches, factors, False)
+        whole = train(layer.double() if exact == torch.float64 else layer, batches, factors, False)
         assert whole.keys() == parts[0].keys()
         for key, expected in whole.items():
             values = [part[key].double() for part in parts]
@@ -82,7 +78,7 @@ def check(ranks, folder, names, *arguments, deadline=120):
             close = {"rtol": CASES[name][4], "atol": CASES[name][4]}
             torch.testing.assert_close(found, expected.double(), **close, msg=f"{name}: {key}")
 
-    expected = on_one_process["network_gradient"](on_one_process["network"](), images, factor)
+    expected = network_gradient(network(), images, factor)
     for part in networks:
         torch.testing.assert_close(part["network"], expected, rtol=1e-10, atol=1e-10)
 

@@ -14,16 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from disks import make_read_only, tmpfs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.disks import make_read_only, tmpfs
+from support.torchrun import child_environment
 from torch import nn
 
 from dist_rmd.engine import checkpoint
 from dist_rmd.engine.checkpoint import Checkpoints, load_tensors, save_tensors
 from dist_rmd.errors import CannotCreate, DataError, WriteFailed
-
-CRASHES = Path(__file__).with_name("checkpoint_crashes.py")
 
 
 def state(value, size=1000):
@@ -367,8 +366,8 @@ def harm(what, path):
 def crashed(tmp_path_factory):
     """The folder that checkpoint_crashes.py left, and what it found after each kill."""
     folder = tmp_path_factory.mktemp("crashed")
-    command = [sys.executable, CRASHES, folder, "12"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    command = [sys.executable, "-m", "support.checkpoint_crashes", folder, "12"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120, env=child_environment())
     return folder, json.loads(done.stdout)
 
 

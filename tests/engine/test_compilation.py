@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-import small
 import torch
-from torchrun import ROOT, torchrun
+from support import small
+from support.torchrun import ROOT, torchrun
 
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.train import main

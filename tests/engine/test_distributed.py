@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
+from support.torchrun import child_environment, on_ranks
 from torch import nn
-from torchrun import ROOT, on_ranks, python_path
 
 from dist_rmd.config import Distributed
 from dist_rmd.engine import distributed
@@ -106,38 +106,16 @@ def test_threads_are_the_cores_or_the_users_choice(tmp_path, chosen):
         "os.environ |= {'OMP_NUM_THREADS': '1', 'TORCHELASTIC_RUN_ID': 'any'}\n"
         "subprocess.run([sys.executable, sys.argv[1]], check=True)\n"
     )
-    env = {name: value for name, value in os.environ.items() if name not in (*NAMES, "OMP_NUM_THREADS")}
-    env |= {"PYTHONPATH": python_path(ROOT)} | ({"OMP_NUM_THREADS": chosen} if chosen else {})
+    env = {name: value for name, value in child_environment().items() if name not in (*NAMES, "OMP_NUM_THREADS")}
+    env |= {"OMP_NUM_THREADS": chosen} if chosen else {}
     done = subprocess.run([sys.executable, launcher, rank], env=env, capture_output=True, text=True, check=True)
     threads, cores = map(int, done.stdout.split())
     assert threads == (1 if chosen else cores)
 
 
-def test_ranks_agree(tmp_path):
+def test_ranks_agree():
     """Gradients are averaged, statistics synchronised, and the leader's decision reaches every rank."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import torch, torch.distributed as dist\n"
-        "from torch import nn\n"
-        "from dist_rmd.config import Distributed\n"
-        "from dist_rmd.engine import distributed\n"
-        "world = distributed.detect('cpu')\n"
-        "distributed.start(world, timeout=60)\n"
-        "torch.manual_seed(world.rank)\n"
-        "plain = distributed.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)\n"
-        "net = distributed.parallel(plain, world, Distributed())\n"
-        "net(torch.randn(5, 3)).square().sum().backward()\n"
-        "for tensor in [*plain.parameters(), *(p.grad for p in plain.parameters()), plain[1].running_mean]:\n"
-        "    parts = [torch.empty_like(tensor) for _ in range(world.size)]\n"
-        "    dist.all_gather(parts, tensor.detach().contiguous())\n"
-        "    assert all(torch.equal(part, parts[0]) for part in parts)\n"
-        "plain[1].running_mean.fill_(world.rank)\n"
-        "distributed.share_buffers(plain)\n"
-        "assert (plain[1].running_mean == 0).all()\n"
-        "del net\n"
-        "distributed.stop()\n"
-    )
-    on_ranks(2, script)
+    on_ranks(2, "distributed")
 
 
 def test_a_restart_does_not_see_what_the_ranks_before_it_left():

@@ -2,7 +2,7 @@ import time
 
 import pytest
 import torch
-from torchrun import on_ranks
+from support.torchrun import on_ranks
 
 from dist_rmd.engine.meters import Meters
 
@@ -47,34 +47,5 @@ def test_no_steps_are_a_state_too():
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_state_of_two_ranks_goes_on_with_any_number(ranks, tmp_path):
-    """The mean of rank losses 0 and 1 is 0.5, however many ranks go on with them."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import torch, torch.distributed as dist\n"
-        "from dist_rmd.engine.meters import Meters\n"
-        "dist.init_process_group('gloo')\n"
-        "meters = Meters()\n"
-        "state = {'steps': 1, 'names': ['loss'], 'sums': torch.tensor([[0.0], [1.0]], dtype=torch.float64)}\n"
-        "meters.load_state_dict(state, torch.device('cpu'))\n"
-        "saved = meters.state_dict()\n"
-        "assert len(saved['sums']) == dist.get_world_size()\n"
-        "meters.add({'loss': torch.tensor(2.5)}, images=1)\n"
-        "assert meters.reduce()['train/loss'] == 1.5\n"
-        "dist.destroy_process_group()\n"
-    )
-    on_ranks(ranks, script)
-
-
-def test_mean_over_ranks(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import torch, torch.distributed as dist\n"
-        "from dist_rmd.engine.meters import Meters\n"
-        "dist.init_process_group('gloo')\n"
-        "meters = Meters()\n"
-        "meters.add({'loss': torch.tensor(float(dist.get_rank()))}, images=1)\n"
-        "assert meters.reduce()['train/loss'] == 0.5\n"
-        "dist.destroy_process_group()\n"
-    )
-    on_ranks(2, script)
+def test_means_over_ranks_go_on_from_a_state_of_two_with_any_number(ranks):
+    on_ranks(ranks, "meters")

@@ -1,20 +1,17 @@
 """Several ranks agreeing on what happened in a step, and finding out who died."""
 
 import json
-from pathlib import Path
 
 import pytest
-from torchrun import on_ranks
+from support.torchrun import on_ranks
 
 from dist_rmd.engine.peers import LOST, Peers
-
-SCRIPT = Path(__file__).parent / "agreement_ranks.py"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("agreement")
-    on_ranks(3, SCRIPT, folder)
+    on_ranks(3, "agreement", folder)
     return folder
 
 

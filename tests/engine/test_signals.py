@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from torchrun import ROOT
+from support.torchrun import ROOT
 
 from dist_rmd.engine.signals import SIGNALS, StopRequest
 

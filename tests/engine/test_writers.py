@@ -5,9 +5,9 @@ import subprocess
 import sys
 import time
 
-import disks
 import pytest
 import torch
+from support import disks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd.engine.clock import Clock

@@ -5,9 +5,9 @@ import os
 import subprocess
 
 import pytest
-import small
-from slurm_jobs import launched
-from torchrun import ROOT
+from support import small
+from support.slurm_jobs import launched
+from support.torchrun import ROOT
 
 from dist_rmd.cluster.options import SITE
 

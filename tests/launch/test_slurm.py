@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from slurm_jobs import (
+from support.slurm_jobs import (
     HELD,
     finished,
     followed,
@@ -19,8 +19,8 @@ from slurm_jobs import (
     wait_until_held,
     words,
 )
-from torchrun import ROOT
-from whole_runs import assert_same, records
+from support.torchrun import ROOT
+from support.whole_runs import assert_same, records
 
 from dist_rmd.cluster.options import SITE
 from dist_rmd.cluster.state import scontrol

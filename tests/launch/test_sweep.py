@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-import small
 import torch
-from torchrun import ROOT, wait_for
+from support import small
+from support.torchrun import ROOT, wait_for
 
 from dist_rmd.sweep.grid import load
 from dist_rmd.sweep.tasks import Planner

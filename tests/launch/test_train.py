@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from slurm_jobs import HELD, exit_code, followed, run, signalled, wait_until_held, words
-from torchrun import rank_of, state, wait_for
-from whole_runs import assert_same, records
+from support.slurm_jobs import HELD, exit_code, followed, run, signalled, wait_until_held, words
+from support.torchrun import rank_of, state, wait_for
+from support.whole_runs import assert_same, records
 
 AGENT, RANK = "torch.distributed.run", "dist_rmd.train"
 

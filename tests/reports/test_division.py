@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
+from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd import artefacts, report

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-import small
+from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd import report, run_folder, sections

@@ -4,8 +4,8 @@ import re
 import statistics
 
 import pytest
-import small
-from sweep_folders import SweepFolder
+from support import small
+from support.sweep_folders import SweepFolder
 
 from dist_rmd import report
 from dist_rmd.errors import DataError, WriteFailed

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import small
 import torch
+from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd import artefacts

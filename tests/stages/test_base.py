@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stages.recipe import batch, fill_memory, stage
+from support.ranks.stages import measure
+from support.recipe import batch, fill_memory, stage
+from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchrun import on_ranks
 
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.guard import Guard
@@ -19,61 +20,19 @@ from dist_rmd.stages.base import Training
 
 TRAININGS = [name for name in available("stages") if issubclass(lookup("stages", name), Training)]
 
-SCRIPT = """
-import sys
-import torch
-from stages.recipe import batch, fill_memory, stage
-from dist_rmd.collectives import all_reduce_sum
-from dist_rmd.config import Distributed
-from dist_rmd.engine import distributed
-world = distributed.detect("cpu")
-distributed.start(world, timeout=60)
-def measure(number, name, *overrides):
-    s = stage(name, *overrides)
-    fill_memory(s)
-    for part in s.frozen():
-        part.double()
-    s.net = distributed.place(s.net, world, True, torch.float64)
-    net = distributed.parallel(s.net, world, Distributed())
-    terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
-    terms["loss"].backward()
-    found = {key: p.grad for key, p in s.net.named_parameters()}
-    found |= {f"buffer {key}": b for key, b in s.net.named_buffers()}
-    found |= {f"term {key}": all_reduce_sum(term) / world.size for key, term in terms.items()}
-    torch.save(found, f"{sys.argv[1]}/{number}-{world.rank}.pt")
-for number, case in enumerate(sys.argv[2:]):
-    measure(number, *case.split())
-distributed.stop()
-"""
-
-
 OPTIONS = (
     "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
     "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
 )
 
 
-def single(name, *overrides):
-    s = stage(name, *overrides)
-    fill_memory(s)
-    for part in [s.net, *s.frozen()]:
-        part.double()
-    terms = s.losses(s.net, batch(len(s.views), dtype=torch.float64))
-    terms["loss"].backward()
-    found = {key: p.grad for key, p in s.net.named_parameters()}
-    found |= {f"buffer {key}": b for key, b in s.net.named_buffers()}
-    return found | {f"term {key}": term.detach() for key, term in terms.items()}
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_terms_gradients_and_statistics_are_those_of_one_process(tmp_path, ranks):
     """10 samples on 3 ranks are 4 + 3 + 3: uneven shards are weighted."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
     cases = [*TRAININGS, *OPTIONS]
-    on_ranks(ranks, script, tmp_path, *cases)
+    on_ranks(ranks, "stages", tmp_path, *cases)
     for number, case in enumerate(cases):
-        expected = single(*case.split())
+        expected = measure(case)
         for rank in range(ranks):
             found = torch.load(tmp_path / f"{number}-{rank}.pt", weights_only=True)
             assert found.keys() == expected.keys()

@@ -1,7 +1,7 @@
 import pytest
-import small
 import torch
-from stages.recipe import batch, stage
+from support import small
+from support.recipe import batch, stage
 
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import ConfigError

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import small
 import torch
-from stages.recipe import SHAPE, batch, stage, teacher
-from torchrun import torchrun
+from support import small
+from support.recipe import SHAPE, batch, stage, teacher
+from support.torchrun import torchrun
 
 from dist_rmd import artefacts, evaluate, plan, sections
 from dist_rmd.engine.clock import Clock

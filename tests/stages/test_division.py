@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
 import torch
-from torchrun import torchrun
+from support import small
+from support.torchrun import torchrun
 
 from dist_rmd import artefacts, sections
 from dist_rmd.distill.division import divide, subjective_logic_loss

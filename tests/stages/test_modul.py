@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
 import torch
 import torch.nn.functional as F
-from stages.recipe import SHAPE, SMALL, batch, division, fill_memory, stage, teacher
-from whole_runs import assert_same, stopped
+from support import small
+from support.recipe import SHAPE, SMALL, batch, division, fill_memory, stage, teacher
+from support.whole_runs import assert_same, stopped
 
 from dist_rmd import artefacts, sections
 from dist_rmd.config import Augment, Data

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stages.recipe import batch, stage
+from support.recipe import batch, stage
 
 from dist_rmd import sections
 from dist_rmd.data.views import Views

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from stages.recipe import batch, stage
+from support.recipe import batch, stage
 
 from dist_rmd.stages.simsiam import Siamese
 

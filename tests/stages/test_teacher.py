@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import small
 import torch
-from stages.recipe import SHAPE, batch, stage
+from support import small
+from support.recipe import SHAPE, batch, stage
 
 from dist_rmd import artefacts, evaluate, sections
 from dist_rmd.errors import ConfigError

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import small
 import torch
-from stages.recipe import batch, stage, teacher
+from support import small
+from support.recipe import batch, stage, teacher
 
 from dist_rmd import artefacts, evaluate, sections
 from dist_rmd.reports.summary import summary

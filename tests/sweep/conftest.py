@@ -1,5 +1,5 @@
 import pytest
-import small
+from support import small
 
 from dist_rmd.sweep import grid
 

@@ -1,5 +1,5 @@
 import pytest
-from sweep_folders import SweepFolder
+from support.sweep_folders import SweepFolder
 
 from dist_rmd.sweep.comparison import Comparison
 from dist_rmd.sweep.results import read

@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from sweep_folders import SweepFolder
+from support.sweep_folders import SweepFolder
 
 from dist_rmd.errors import DataError
 from dist_rmd.sweep.results import read

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from torchrun import ROOT, python_path
+from support.torchrun import ROOT, child_environment
 
 from tools.bench_parts import peers
 from tools.bench_parts.__main__ import SECTIONS, main
@@ -19,7 +19,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tools.bench_parts", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(ROOT)},
+        env=child_environment(OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
     )

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from torchrun import ROOT
+from support.torchrun import ROOT
 
 from tools.scaling_model import H100, Work, all_reduce, count, fastest, possible, step
 

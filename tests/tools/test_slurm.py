@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from torchrun import ROOT
+from support.torchrun import ROOT
 
 
 def slurm(word, folder):

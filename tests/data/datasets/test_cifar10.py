@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from data.datasets.cifar_archive import tiny
+from support.cifar_archive import tiny
 from torchvision.datasets import CIFAR10
 
 from dist_rmd.data.datasets.cifar10 import cifar10, read

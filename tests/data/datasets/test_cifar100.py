@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from data.datasets.cifar_archive import tiny
+from support.cifar_archive import tiny
 from torchvision.datasets import CIFAR100
 
 from dist_rmd.data.datasets.cifar10 import read

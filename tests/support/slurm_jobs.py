@@ -9,10 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import small
-from torchrun import ROOT, is_held, wait_for
-
 from dist_rmd.cluster.state import follow, scontrol, slurm_state
+from support import small
+from support.torchrun import ROOT, is_held, wait_for
 
 HELD = "kind=SIGSTOP,rank=0,step=4"
 """a fault: the first rank sleeps in the middle of its fifth step, until a signal wakes it"""

@@ -1,4 +1,4 @@
-"""torchrun batchnorm_ranks.py FOLDER [compiled]: the cases of FOLDER/cases.pt on this rank's rows -> FOLDER/rank<r>.pt.
+"""FOLDER [compiled]: the cases of FOLDER/cases.pt on this rank's rows -> FOLDER/rank<r>.pt.
 
 compiled: each layer and the network as one graph.  Called by test_batchnorm.py, which compares the results with torch's
 BatchNorm on the whole batch.

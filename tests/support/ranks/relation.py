@@ -1,4 +1,4 @@
-"""torchrun relation_ranks.py FOLDER: linear students under DDP on shards of FOLDER/whole.npz -> FOLDER/rank<r>.pt.
+"""FOLDER: linear students under DDP on shards of FOLDER/whole.npz -> FOLDER/rank<r>.pt.
 
 Called by test_relation.py, which compares the results with the whole batch.
 """

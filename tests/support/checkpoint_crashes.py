@@ -1,6 +1,6 @@
 """Saves checkpoints in children that die on the way.  A script of its own: only a process without threads may fork.
 
-python checkpoint_crashes.py FOLDER KILLS
+python -m support.checkpoint_crashes FOLDER KILLS
 
 FOLDER/calls    a child dies at the k-th system call of its second save, for every k and several histories
 FOLDER/kills    children that do nothing but save are killed with SIGKILL; what was found after each is printed

@@ -1,4 +1,4 @@
-"""torchrun terms_ranks.py FOLDER: MODUL's terms on shards of a batch, with heads under DDP -> FOLDER/rank<r>.pt.
+"""FOLDER: MODUL's terms on shards of a batch, with heads under DDP -> FOLDER/rank<r>.pt.
 
 Called by conftest.py; test_instance.py, test_mixup.py and test_prototypes.py compare the results with the whole batch.
 """

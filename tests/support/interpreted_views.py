@@ -1,6 +1,6 @@
 """Makes views by the kernels for GPUs in Triton's interpreter, to be started with TRITON_INTERPRET=1.
 
-    python interpreted_views.py CASES RESULTS
+    python -m support.interpreted_views CASES RESULTS
 
 CASES: a list of (name of the function, its arguments) as torch saved it; RESULTS: the views, in the same order.
 """

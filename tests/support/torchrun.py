@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGUSR2")
 """options of torchrun with which it passes these on, in place of dying of the last two and leaving its workers"""
 
 
-def python_path(*folders: Path) -> str:
-    """PYTHONPATH for a process of a test: `folders` before what the caller of the tests has there."""
-    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+def child_environment(**variables: str) -> dict[str, str]:
+    """For a process that imports dist_rmd and support from this checkout: the caller's environment and `variables`."""
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
 
 
 class Launched:
@@ -67,7 +68,7 @@ def launched(
     process = subprocess.Popen(
         [*launcher, *arguments],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(ROOT, ROOT / "tests")} | (env or {}),
+        env=child_environment(OMP_NUM_THREADS="1") | (env or {}),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -95,9 +96,9 @@ def torchrun(
         return run.finish(deadline)
 
 
-def on_ranks(ranks: int, script: Path, *arguments: object, deadline: float = 120) -> str:
-    """Run a Python file on `ranks` processes and return its output; a failure shows the whole output."""
-    done = torchrun(ranks, str(script), *map(str, arguments), deadline=deadline)
+def on_ranks(ranks: int, name: str, *arguments: object, deadline: float = 120) -> str:
+    """Run support/ranks/<name>.py on `ranks` processes and return its output; a failure shows the whole output."""
+    done = torchrun(ranks, "-m", f"support.ranks.{name}", *map(str, arguments), deadline=deadline)
     assert done.returncode == 0, done.stdout
     return done.stdout
 

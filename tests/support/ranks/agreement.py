@@ -1,4 +1,4 @@
-"""Three ranks: what guard and peers agree on, then one of them dies.  usage: agreement_ranks.py FOLDER"""
+"""Three ranks: what guard and peers agree on, then one of them dies.  Argument: FOLDER"""
 
 import json
 import os

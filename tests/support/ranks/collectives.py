@@ -1,4 +1,4 @@
-"""torchrun collectives_ranks.py FOLDER: every collective on gloo -> FOLDER/rank<r>.pt.
+"""FOLDER: every collective on gloo -> FOLDER/rank<r>.pt.
 
 Called by test_collectives.py.
 """

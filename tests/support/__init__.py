@@ -1,0 +1,1 @@
+"""What several tests share: small data and runs, real disks and processes, and the programs that these run."""

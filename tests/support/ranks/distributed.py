@@ -1,0 +1,24 @@
+"""All ranks have the same weights, gradients and statistics; shared buffers are those of rank 0."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dist_rmd.config import Distributed
+from dist_rmd.engine import distributed
+
+world = distributed.detect("cpu")
+distributed.start(world, timeout=60)
+torch.manual_seed(world.rank)
+plain = distributed.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)
+net = distributed.parallel(plain, world, Distributed())
+net(torch.randn(5, 3)).square().sum().backward()
+for tensor in [*plain.parameters(), *(p.grad for p in plain.parameters()), plain[1].running_mean]:
+    parts = [torch.empty_like(tensor) for _ in range(world.size)]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    assert all(torch.equal(part, parts[0]) for part in parts)
+plain[1].running_mean.fill_(world.rank)
+distributed.share_buffers(plain)
+assert (plain[1].running_mean == 0).all()
+del net
+distributed.stop()
