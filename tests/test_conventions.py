@@ -30,7 +30,7 @@ ROOMS = {
     "dry_run": "artefacts data engine plan stages.base",
     "data.datasets": "data.datasets",
     "data.kernels": "",
-    "data.beton": "data.datasets.base data.kernels data.noise files",
+    "data.beton": "data.datasets.base data.noise files",
     "data.open_set": "data.datasets.base data.noise",
     "data.noise": "",
     "data.class_maps": "",

@@ -209,6 +209,15 @@ def test_mistakes_are_one_line_with_the_right_code(arguments, capsys, tmp_path, 
     assert not (tmp_path / "bad").exists(), "found before any work"
 
 
+def test_without_ffcv_the_other_reader_is_named(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dist_rmd.data.beton_reader", None)
+    assert main([*arguments, "stages=[classifier]", "data.reader=ffcv"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: data.reader=ffcv, but FFCV cannot be imported here (")
+    assert line.endswith("): use data.reader=memory")
+    assert json.loads((tmp_path / "run" / "exit.json").read_text())["code"] == 2
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
 def test_no_gpu_is_said(arguments, capsys):
     assert main([*arguments, "device=cuda"]) == 2

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,16 @@ READABLE = (1, FORMAT)  # 1 has neither images of none of the classes nor labels
 COLUMNS = ["index", "label", "class", "file"]
 REMEDY = "make it anew with python -m dist_rmd.prepare"
 
-# How FFCV 1.0.2 lays out the start of a file.  Written down here because importing ffcv takes seconds.
+# How FFCV 1.0.2 lays out a file.  Written down here because importing ffcv takes seconds, and not all machines have it.
 HEADER = np.dtype(
     [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("table_ptr", "<u8")]
 )
 FIELD = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "u1", 1024)])
 IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("image", IMAGE), ("index", "<i8")], align=True)
+ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
+FIELD_TYPES = (2, 1)  # RGBImageField, IntField
+MIN_PAGE = 2**21
 RAW = 1  # the image mode that is not JPEG
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how many there will be) -> the same items
@@ -264,42 +266,41 @@ def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
 
 
 def _write_beton(path: Path, images: Iterable[NDArray[np.uint8]], most: int, side: int) -> None:
-    """Write `images`, `most` at most, by the steps of FFCV's DatasetWriter, in this process.
+    """Write `images`, `most` at most, as FFCV's DatasetWriter would with one worker, to the byte.
 
     DatasetWriter itself forks workers, waits for ever when one of them fails, and needs to know the number of images
-    beforehand.  In one process errors come through, and the same images always make the same bytes.
+    beforehand; and preparing images needs no FFCV this way.  Images are packed into pages, which none of them crosses.
     """
-    # Only where it is used: importing numba and FFCV takes a second.
-    from dist_rmd.data.kernels import uncompiled
-
-    with uncompiled():
-        from ffcv.fields import IntField, RGBImageField
-        from ffcv.memory_allocator import MemoryAllocator
-        from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
-
-    fields = {"image": RGBImageField(write_mode="raw", max_resolution=side), "index": IntField()}
-    page = MIN_PAGE_SIZE if side <= 64 else 4 * MIN_PAGE_SIZE  # a file takes up two pages at least
-    writer = DatasetWriter(str(path), fields, page_size=page, num_workers=1)
-    writer.num_samples = most
-    writer.prepare()
-    writer.metadata_sm.close()  # memory shared with workers, of which there are none
-    writer.metadata_sm.unlink()
-    samples = np.zeros(most, writer.metadata_type)
-    allocator = MemoryAllocator(str(path), writer.data_region_start, page)
+    size = side * side * 3
+    page = MIN_PAGE if side <= 64 else 4 * MIN_PAGE  # a file takes up two pages at least
+    header = np.zeros((), HEADER)
+    header["version"], header["num_fields"], header["page_size"] = 2, 2, page
+    fields = np.zeros(2, FIELD)
+    fields["type_id"], fields["name"] = FIELD_TYPES, [b"image", b"index"]
+    samples = np.zeros(most, SAMPLE)
+    start = -(-(header.nbytes + fields.nbytes + samples.nbytes) // page) * page
     count = 0
-    with allocator:
-        for count, image in enumerate(images, 1):
+    with open(path, "wb") as file:
+        for image in images:
             if image.shape != (side, side, 3):
-                raise ValueError(f"image {count - 1} is {image.shape}, not {(side, side, 3)}")
-            handle_sample((image, count - 1), count - 1, samples.dtype.names, samples, allocator, fields)
-    if not count:
-        return  # the caller refuses such a split
-    writer.metadata_sm = SimpleNamespace(buf=samples)
-    writer.header["num_samples"] = count  # the table keeps room for `most`; readers take the first `count`
-    writer.finalize(allocator.allocations)
-    # FFCV does not look at how many bytes the system took, which may be fewer than given when the disk is full.
-    if writer.header["alloc_table_ptr"] != allocator.offset + allocator.next_page_written.value * page:
-        raise OSError("written only in part")
+                raise ValueError(f"image {count} is {image.shape}, not {(side, side, 3)}")
+            number, place = divmod(count, page // size)
+            pointer = start + number * page + place * size
+            samples[count] = (RAW, side, side, pointer), count
+            file.seek(pointer)  # what is left out reads as zeros
+            file.write(image.tobytes())
+            count += 1
+        if not count:
+            return  # the caller refuses such a split
+        allocations = np.zeros(count, ALLOCATION)
+        allocations["sample"], allocations["pointer"] = np.arange(count), samples["image"]["data_ptr"][:count]
+        allocations["size"] = size
+        header["num_samples"] = count  # the table keeps room for `most`; readers take the first `count`
+        header["table_ptr"] = start + -(-count // (page // size)) * page
+        file.seek(int(header["table_ptr"]))
+        file.write(allocations.tobytes())
+        file.seek(0)
+        file.write(header.tobytes() + fields.tobytes() + samples.tobytes())
 
 
 def _stamp(path: Path) -> dict[str, Any]:

@@ -8,10 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dist_rmd.data.beton import FIELD, HEADER, RAW, REMEDY, SAMPLE
+from dist_rmd.data.beton import ALLOCATION, FIELD, HEADER, RAW, REMEDY, SAMPLE
 from dist_rmd.errors import DataError
-
-ALLOCATION_BYTES = 24  # of one row of the table at the end of a beton
 
 
 class MemoryReader:
@@ -55,7 +53,7 @@ def read_table(path: Path) -> tuple[NDArray[np.void], int]:
         samples = np.fromfile(path, SAMPLE, count, offset=HEADER.itemsize + fields.nbytes)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; {REMEDY}") from None
-    if len(samples) != count or size != header["table_ptr"][0] + count * ALLOCATION_BYTES:
+    if len(samples) != count or size != header["table_ptr"][0] + count * ALLOCATION.itemsize:
         raise DataError(f"{path}: truncated or damaged ({size} bytes); copy it again, or {REMEDY}")
     images = samples["image"]
     side = int(images["width"][0]) if count else 0

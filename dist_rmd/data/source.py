@@ -10,6 +10,7 @@ from dist_rmd.data.labels import LabelView
 from dist_rmd.data.loader import ImageReader, Loader
 from dist_rmd.data.memory import MemoryReader
 from dist_rmd.data.views import Views
+from dist_rmd.errors import ConfigError
 
 EVALUATION_BATCH = 512  # images per rank
 
@@ -61,7 +62,12 @@ class Source:
                 self._readers[split] = MemoryReader(path, self.device)
             else:
                 # Only where it is used: importing FFCV takes seconds.
-                from dist_rmd.data.beton_reader import BetonReader
+                try:
+                    from dist_rmd.data.beton_reader import BetonReader
+                except ImportError as error:
+                    raise ConfigError(
+                        f"data.reader=ffcv, but FFCV cannot be imported here ({error}): use data.reader=memory"
+                    ) from None
 
                 self._readers[split] = BetonReader(path, self.config.workers or self.cores, self.device)
         return self._readers[split]
