@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dist_rmd import terminal
 from dist_rmd.data.labels import LabelView
 from dist_rmd.engine import distributed
 from dist_rmd.errors import UserError
@@ -71,4 +72,4 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dist_rmd import registry
+from dist_rmd import registry, terminal
 from dist_rmd.data import beton
 from dist_rmd.data.datasets.base import Source
 from dist_rmd.data.open_set import read_exclusions, with_open_set
@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             words = list(sys.argv[1:] if argv is None else argv)
             own = _own_options(words[0]) if words else {}
-            _prepare(_parser(own).parse_args(words), list(own))
+            arguments = _parser(own).parse_args(words)
+            with terminal.lasting():
+                _prepare(arguments, list(own))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
@@ -177,4 +179,4 @@ def _parser(own: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
 if __name__ == "__main__":
     # A job scheduler's SIGTERM ends the command like an exception: half-written files are taken away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from dist_rmd import terminal
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.registry import available, lookup
 
@@ -79,4 +80,4 @@ def _parse(parser: ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dist_rmd import LAUNCHER, artefacts, run_folder, sections
+from dist_rmd import LAUNCHER, artefacts, run_folder, sections, terminal
 from dist_rmd import config as configuration
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView
@@ -60,6 +60,11 @@ class Position:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors), which <run folder>/exit.json repeats."""
     given = arguments(argv)
+    with contextlib.nullcontext() if given.print_config else terminal.lasting():  # a configuration is there to be read
+        return _start(given)
+
+
+def _start(given: argparse.Namespace) -> int:
     try:
         config = sections.parse(given.config, given.overrides)
         if given.print_config:
@@ -263,7 +268,10 @@ def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> int:
     """Train, and let exit.json, the log and the terminal say how it ended.  Returns the exit code."""
     position = Position()
     try:
-        keys = train(plan, peers, request, position)
+        try:
+            keys = train(plan, peers, request, position)
+        except (SystemExit, KeyboardInterrupt) as left:  # a library's: requests to stop are only noted
+            raise RuntimeError(f"{left!r} was to end the process") from left
     except Exception as raised:
         error = peers.explain(raised)
         where = {"stage": position.stage, "step": position.clock.step}
@@ -291,8 +299,7 @@ def _report(error: UserError, plan: Plan) -> None:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that has gone must not change the exit code
-        print(f"error: {line}", file=sys.stderr, flush=True)
+    print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -349,7 +356,7 @@ def _wrong(labels: LabelView) -> str:
 
 
 if __name__ == "__main__":
-    code = record(main)()  # record: torchrun reports the first failing rank's traceback
+    code = terminal.run(record(main))  # record: torchrun reports the first failing rank's traceback
     signals.ignore()  # the outcome is settled
     if code:  # Python's own end takes torch seconds, and torchrun restarts, or a scheduler grants, no sooner
         sys.stdout.flush()

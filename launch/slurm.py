@@ -22,7 +22,7 @@ import submitit
 from rich.console import Console
 from rich.text import Text
 
-from dist_rmd import sections
+from dist_rmd import sections, terminal
 from dist_rmd.cluster import submission
 from dist_rmd.cluster.options import Parser
 from dist_rmd.cluster.state import State, array_states, follow, follow_all, slurm_state
@@ -276,4 +276,4 @@ def _elements(text: str) -> Elements:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -2,6 +2,7 @@
 """Run all cells of a grid, such as a table of a paper, here or as SLURM jobs; again, to go on with what is missing."""
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, track
 from rich.table import Table
 
-from dist_rmd import sections
+from dist_rmd import sections, terminal
 from dist_rmd.cluster import submission
 from dist_rmd.cluster.arrays import Queue, arrays
 from dist_rmd.cluster.bundle import Bundle
@@ -42,7 +43,10 @@ request.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
-        return sweep(_arguments(sys.argv[1:] if argv is None else argv))
+        arguments = _arguments(sys.argv[1:] if argv is None else argv)
+        looks = arguments.dry_run or arguments.status
+        with contextlib.nullcontext() if looks else terminal.lasting():
+            return sweep(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
@@ -259,4 +263,4 @@ def _numbers(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

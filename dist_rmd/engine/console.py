@@ -1,7 +1,6 @@
 """What a run says while it works: a live bar on a terminal, one plain line every N seconds elsewhere, status.json."""
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,11 +28,7 @@ class Console:
         """One line, above the bar if there is one, and in the log."""
         logger.info(line)
         if self.active:
-            try:
-                self.rich.print(line, markup=False)
-                sys.stdout.flush()
-            except OSError:  # the terminal has gone: no reason to stop
-                self.rich.quiet = True
+            self.rich.print(line, markup=False)
 
     def start(self, stage: str, done: int, steps: int) -> None:
         """Begin a stage of `steps` optimizer steps, `done` of which an earlier attempt made."""

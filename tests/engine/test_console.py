@@ -1,4 +1,3 @@
-import contextlib
 import json
 
 import pytest
@@ -31,17 +30,6 @@ def test_the_status_is_there_for_programs(tmp_path):
         "stage": "rgrl", "epoch": 1, "step": 20, "steps": 30,
     }  # fmt: skip
     assert status["seconds_left"] >= 0
-
-
-def test_a_terminal_that_has_gone_ends_nothing(monkeypatch, tmp_path):
-    console = Console(rank=0, every=0, folder=tmp_path)
-    with open("/dev/full", "w") as gone:
-        monkeypatch.setattr("sys.stdout", gone)
-        console.say("hello")
-        console.say("hello again")
-        monkeypatch.undo()
-        with contextlib.suppress(OSError):
-            gone.close()
 
 
 def test_lines_keep_their_distance(capsys, tmp_path):

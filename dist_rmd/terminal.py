@@ -1,0 +1,153 @@
+"""A command's stdout and stderr: what becomes of the terminal, or of whoever reads, never changes the work.
+
+A command whose product is text ends with its reader, without a word, as Unix tools do: `run`.  Work whose product is
+files goes on without one: `lasting`.  What a stream's encoding has no letters for is escaped.
+"""
+
+import contextlib
+import errno
+import io
+import math
+import os
+import select
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NoReturn, TextIO
+
+from dist_rmd.errors import WriteFailed
+
+Failed = Callable[[int, OSError], None] | None
+
+PATIENCE = 5.0
+"""seconds for which work waits for a reader that has stopped reading, before it drops what it has to say"""
+
+
+def begin() -> None:
+    """Make this process a command: to be called before imports, which take seconds in which ctrl-C is one line too.
+
+    Streams that are closed lead to nowhere from now on, so that no file of the command gets the number of one.
+    """
+    _take_numbers()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """Call a command's `main`; returns its exit code (None: 0), unless it ends with its reader or by ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with _streams(_leave):
+        try:
+            return main() or 0
+        except KeyboardInterrupt:
+            _interrupt()
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Within it, what can no longer be said is dropped: stdout and stderr may be gone, full, or read by nobody."""
+    with _streams(None):
+        yield
+
+
+class _Stream(io.FileIO):
+    """One of the two.  Writing to it never raises: an error is left to `failed`, or with None to nobody."""
+
+    def __init__(self, number: int, failed: Failed):
+        self.number, self.failed = number, failed
+        self.patience = math.inf if failed else PATIENCE
+        own = number if failed else _opened_again(number)
+        super().__init__(own, "w", closefd=own != number)
+
+    def write(self, data: Any) -> int:
+        piece = memoryview(data)[: select.PIPE_BUF]
+        deadline = time.monotonic() + self.patience
+        try:
+            while (written := super().write(piece)) is None:  # there is no room, and the stream is one that says so
+                if time.monotonic() > deadline:
+                    self.patience = 0  # until there is room again
+                    return len(data)
+                time.sleep(0.02)
+        except OSError as error:
+            if self.failed:
+                self.failed(self.number, error)
+            return len(data)
+        if not self.failed:
+            self.patience = PATIENCE
+        return written
+
+
+def _opened_again(number: int) -> int:
+    """The same pipe or terminal, never to be waited for; opened anew, since others share the mode of the first one."""
+    if stat.S_ISFIFO(os.fstat(number).st_mode) or os.isatty(number):
+        with contextlib.suppress(OSError):  # a terminal of another user
+            return os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return number
+
+
+def _take_numbers() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+
+
+@contextlib.contextmanager
+def _streams(failed: Failed) -> Iterator[None]:
+    _take_numbers()
+    before = sys.stdout, sys.stderr
+    made = [_wrapped(stream, number, failed) for number, stream in enumerate(before, start=1)]
+    sys.stdout, sys.stderr = made
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for new, old in zip(made, before, strict=True):
+            if new is not old:
+                new.close()
+
+
+def _wrapped(stream: TextIO | None, number: int, failed: Failed) -> TextIO:
+    """`stream` with `failed` for its errors; as it is where it does not lead out of the process."""
+    encoding = "utf-8"
+    if stream is not None:  # None: it was closed when the process began
+        try:
+            number, encoding = stream.fileno(), stream.encoding
+        except (OSError, ValueError):
+            return stream
+        with contextlib.suppress(OSError):
+            stream.flush()
+    raw = io.BufferedWriter(_Stream(number, failed))
+    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+
+
+def _leave(number: int, error: OSError) -> None:
+    """End a command that can no longer say what it is there to say; what it has to say of itself is not that."""
+    if number != 1:
+        return
+    if error.errno == errno.EPIPE:
+        _die(signal.SIGPIPE)
+    _last_words(f"error: standard output: cannot be written ({error.strerror})")
+    os._exit(WriteFailed.code)
+
+
+def _interrupt(*_: int | FrameType | None) -> NoReturn:
+    _last_words("interrupted")
+    _die(signal.SIGINT)
+
+
+def _last_words(line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+
+
+def _die(number: int) -> NoReturn:
+    """End by a signal, as whoever started the command expects: a shell's loop ends with it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # the first process of a container is spared by the kernel
