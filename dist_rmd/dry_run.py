@@ -17,6 +17,7 @@ from dist_rmd.data.keyed import shard
 from dist_rmd.data.source import Source
 from dist_rmd.engine import distributed
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.console import print_table
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.updater import Updater
 from dist_rmd.plan import Plan
@@ -32,7 +33,8 @@ def dry_run(plan: Plan, peers: Peers) -> None:
     source = plan.source()
     ranks = peers.gather(f"{platform.node()}, {world.device}, {torch.get_num_threads()} threads")
     columns = ("epochs x steps", "batch", "per rank", "parameters", "on disk", "loss")
-    stages = Table(Column("stage", no_wrap=True), *columns, box=SIMPLE, pad_edge=False)
+    headers = (Column(name, no_wrap=True) for name in ("stage", *columns))
+    stages = Table(*headers, box=SIMPLE, pad_edge=False)
     made: dict[str, dict[str, Any]] = {}
     disk = 0
     for name, stage_class in plan.stages.items():
@@ -92,7 +94,7 @@ def _print(plan: Plan, ranks: list[str], stages: Table, disk: int) -> None:
         console.print(f"changed since the last start: {change}")
     for rank, where in enumerate(ranks):
         console.print(f"rank {rank} of {len(ranks)}: {where}")
-    console.print(stages, soft_wrap=False)
+    print_table(console, stages)
     parent = next(folder for folder in (plan.folder.absolute(), *plan.folder.absolute().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     console.print(f"disk for checkpoints: {disk / 1e6:,.1f} MB, of {free / 1e6:,.0f} MB free")

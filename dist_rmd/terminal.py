@@ -100,6 +100,8 @@ def _take_numbers() -> None:
 @contextlib.contextmanager
 def _streams(failed: Failed) -> Iterator[None]:
     _take_numbers()
+    if os.environ.get("COLUMNS") == "0":  # some programs say so of what they start, and rich believes it
+        del os.environ["COLUMNS"]
     before = sys.stdout, sys.stderr
     made = [_wrapped(stream, number, failed) for number, stream in enumerate(before, start=1)]
     sys.stdout, sys.stderr = made

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, track
-from rich.table import Table
+from rich.table import Column, Table
 
 from dist_rmd import sections, terminal
 from dist_rmd.cluster import submission
@@ -21,6 +21,7 @@ from dist_rmd.cluster.arrays import Queue, arrays
 from dist_rmd.cluster.bundle import Bundle
 from dist_rmd.cluster.options import Parser, positive
 from dist_rmd.cluster.standing import Standing, counts, standings
+from dist_rmd.engine.console import print_table
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.sweep import grid as grids
 from dist_rmd.sweep import record, search
@@ -195,10 +196,11 @@ def _follow(tasks: Sequence[Task], queue: Queue, console: Console) -> int:
 
 def _show(found: Sequence[Standing], console: Console) -> int:
     """A table of how the runs are doing, for --status.  Returns the exit code."""
-    table = Table("run", "state", "job", "where it is, or why not further")
+    whole = (Column(name, no_wrap=True) for name in ("run", "state", "job"))
+    table = Table(*whole, Column("where it is, or why not further", min_width=20))
     for one in found:
         table.add_row(one.name, one.state, one.job, one.text)
-    console.print(table, soft_wrap=False)
+    print_table(console, table)
     console.print(f"{_runs(len(found))}: {counts(found)}")
     return int(any(one.state != "done" for one in found))
 

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import disks, small
-from support.torchrun import ROOT, SIGNALS, awaits, is_held, launched, state, torchrun, wait_for
+from support.torchrun import ROOT, SIGNALS, awaits, child_environment, is_held, launched, state, torchrun, wait_for
 from support.whole_runs import assert_same, fault, records, stopped, tree
 
 from dist_rmd.artefacts import load
@@ -82,6 +83,30 @@ def held(command: list[str], ranks: int, *options: str, step: int = 5):
         workers = run.workers(ranks)
         wait_for(lambda: is_held(workers[-1]), 100)
         yield run
+
+
+# Terminals
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_outlives_whoever_reads_what_it_says(request, command, tmp_path, ranks):
+    launcher = f"torch.distributed.run --standalone --nproc_per_node={ranks} -m " if ranks > 1 else ""
+    line = shlex.join([*command, "log.console_every=1", "task.eval_every=1"])
+    shell = f"{sys.executable} -m {launcher}dist_rmd.train {line} 2>&1 | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", shell], cwd=ROOT, env=child_environment(OMP_NUM_THREADS="1"), capture_output=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path)["status"] == "done"
+    assert_same(tmp_path / "a", request.getfixturevalue("straight" if ranks == 1 else "straight2"), "classifier")
+
+
+def test_a_library_that_ends_the_process_is_a_bug_that_exit_json_tells_of(command, tmp_path):
+    with fault("kind=exit,rank=0,step=5"), pytest.raises(RuntimeError, match="SystemExit"):
+        main(command)
+    found = outcome(tmp_path)
+    assert (found["code"], found["step"]) == (1, 5)
+    assert found["reason"] == "RuntimeError('SystemExit(0) was to end the process')"
 
 
 # Requests to stop

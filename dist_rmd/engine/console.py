@@ -1,12 +1,16 @@
 """What a run says while it works: a live bar on a terminal, one plain line every N seconds elsewhere, status.json."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.logs import logger
@@ -89,6 +93,16 @@ class Console:
         status |= {"seconds_left": round(left), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_atomically(self.status, lambda file: file.write(json.dumps(status).encode()))
         return left
+
+
+def print_table(console: RichConsole, table: Table) -> None:
+    """Print `table` so that nothing of it is cut: on a narrow terminal its lines are longer than the terminal's."""
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(text)) for text in (column.header, *column.cells))
+    unlimited = console.options.update(width=sys.maxsize)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).minimum)
+    console.print(table, soft_wrap=False)
 
 
 def duration(seconds: float) -> str:

@@ -4,8 +4,8 @@
     DIST_RMD_FAULT=kind=nan,rank=0,step=7,stage=rgrl
 
 kind: a signal's name, which the process sends itself (SIGKILL: it dies, SIGSTOP: it hangs, SIGUSR2: it is asked to
-stop); nan: the loss becomes NaN; raise: a bug.  A restart by torchrun or SLURM is another attempt: the fault does not
-return.
+stop); nan: the loss becomes NaN; raise: a bug; exit: a library's sys.exit(0).  A restart by torchrun or SLURM is
+another attempt: the fault does not return.
 """
 
 import functools
@@ -31,6 +31,8 @@ def inject(terms: Mapping[str, Tensor], clock: Clock, stage: str) -> Mapping[str
         return terms
     if fault["kind"] == "raise":
         raise RuntimeError(f"{VARIABLE} asked for this failure")
+    if fault["kind"] == "exit":
+        raise SystemExit(0)
     if fault["kind"] == "nan":
         return {**terms, "loss": terms["loss"] * float("nan")}
     os.kill(os.getpid(), signal.Signals[fault["kind"]])

@@ -1,9 +1,11 @@
 import json
 
 import pytest
+from rich.console import Console as RichConsole
+from rich.table import Column, Table
 
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.console import Console, duration
+from dist_rmd.engine.console import Console, duration, print_table
 
 METRICS = {"train/loss": 0.5, "perf/images_per_s": 1234.5}
 
@@ -47,6 +49,16 @@ def test_other_ranks_are_silent(capsys, tmp_path):
     console.say("hello")
     console.stop()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("columns", [1, 30, 80, 300])
+def test_a_table_is_whole_on_any_terminal(capsys, columns):
+    table = Table(Column("run", no_wrap=True), Column("why", min_width=20))
+    table.add_row("CE+RMDNet (K=2)-seed0", "its loss was not finite, " * 4)
+    print_table(RichConsole(width=columns, soft_wrap=True), table)
+    out = capsys.readouterr().out
+    assert "CE+RMDNet (K=2)-seed0" in out
+    assert out.count("finite") == 4
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (61, "0:01:01"), (36061.4, "10:01:01")])
