@@ -81,7 +81,8 @@ def _try(plan: Plan, stage: Training, source: Source) -> tuple[float, int]:
     net = distributed.parallel(stage.net, world, config.dist)
     with updater.autocast():
         loss = stage.losses(net, batch)["loss"]
-    updater(loss, Clock())
+    updater.backward(loss, Clock())
+    updater.step()
     file = io.BytesIO()
     torch.save({"net": stage.net.state_dict(), "updater": updater.state_dict(), "memory": stage.memory()}, file)
     return loss.item(), file.tell()

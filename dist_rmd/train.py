@@ -30,12 +30,12 @@ from dist_rmd.engine import compilation, distributed, resume, signals
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
-from dist_rmd.engine.guard import Guard
 from dist_rmd.engine.logs import logger, rank_log
 from dist_rmd.engine.loop import fit
 from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import CannotCreate, DataError, Stopped, UserError
@@ -171,7 +171,7 @@ def _train_stage(
     writers.open(resumed_at=clock)
     if clock.step == 0 and world.leads:
         writers.images(clock, "train/views", _picture(plan, next(loader.epoch(0))))
-    guard = Guard(stage.name, peers, request, config.checkpoint.minutes)
+    check_step = StepCheck(stage.name, peers, request, config.checkpoint.minutes)
     measure = lookup("evaluation", str(stage.evaluation))
     splits = Splits(
         train=lambda: source.evaluation("train", plan.labels.best_known()),
@@ -193,7 +193,7 @@ def _train_stage(
         if world.leads:
             writers.flush()
             checkpoints.save(clock.step, state, score, world=world.size)
-        guard.saved()
+        check_step.saved()
 
     console.start(stage.name, done=clock.step, steps=steps * stage.optimization.epochs)
     with contextlib.ExitStack() as leaving:
@@ -202,7 +202,7 @@ def _train_stage(
         try:
             with compilation.explained():
                 fit(
-                    stage, net, loader, updater, clock, guard, observer,
+                    stage, net, loader, updater, clock, check_step, observer,
                     evaluate, save, config.checkpoint.every,
                 )  # fmt: skip
         except UserError as error:

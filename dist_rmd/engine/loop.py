@@ -9,8 +9,8 @@ from torch import nn
 
 from dist_rmd.engine import faults
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.guard import Guard
 from dist_rmd.engine.observer import Observer
+from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import Stopped
 
@@ -23,7 +23,7 @@ def fit(
     loader: Any,
     updater: Updater,
     clock: Clock,
-    guard: Guard,
+    check: StepCheck,
     observer: Observer,
     evaluate: Callable[[], dict[str, float]],
     save: Callable[[float | None], None],
@@ -33,7 +33,7 @@ def fit(
 
     net: what DDP wraps, or the bare network on one process.  evaluate: metrics of the network as it stands, the score
     first, called on every rank.  save: writes a checkpoint, given the score if it is the best so far; every
-    `save_every` epochs, at the end, for a new best, and whenever `guard` says so.  Raises Stopped after a checkpoint.
+    `save_every` epochs, at the end, for a new best, and whenever `check` says so.  Raises Stopped after a checkpoint.
     """
     config = stage.optimization
     while clock.epoch < config.epochs:
@@ -41,22 +41,20 @@ def fit(
         if clock.batch == 0:
             stage.start_epoch()
         batches = Ahead(observer.waiting(loader.epoch(clock.epoch, start=clock.batch)))
-
-        def meanwhile() -> None:  # a GPU is busy with the backward pass
-            batches.fetch()  # noqa: B023 (called within this epoch)
-            guard.verify(clock)
-
         for batch in batches:
             with updater.autocast():
                 terms = faults.inject(stage.losses(net, batch), clock, stage.name)
-            guard.look(terms, batch.indices)
-            moved = updater(terms["loss"], clock, meanwhile)
+            check.note(terms, batch.indices)  # does not wait for the device
+            updater.backward(terms["loss"], clock)
+            batches.prefetch()  # while a GPU is busy with the backward pass
+            check.agree(clock)  # all ranks: raises where a term is not finite
+            moved = updater.step()
             clock.tick()
             observer.step(clock, {**terms, **moved})
-            if guard.save_due or guard.stop_signal:
+            if check.save_due or check.stop_signal:
                 save(None)
-            if guard.stop_signal:
-                name = signal.Signals(guard.stop_signal).name
+            if check.stop_signal:
+                name = signal.Signals(check.stop_signal).name
                 raise Stopped(f"{stage.name}: stopped by {name} after step {clock.step}, which is saved", agreed=True)
         clock.next_epoch()
         is_last = clock.epoch == config.epochs
@@ -72,20 +70,20 @@ def fit(
 
 
 class Ahead(Generic[T]):
-    """The items of `iterable`, in order.  `fetch` makes the next one before it is asked for."""
+    """The items of `iterable`, in order.  `prefetch` makes the next one before it is asked for."""
 
     def __init__(self, iterable: Iterable[T]):
         self._iterator = iter(iterable)
         self._fetched: list[T] = []
 
-    def fetch(self) -> None:
+    def prefetch(self) -> None:
         """Make the next item, if there is one and it has not been made."""
         if not self._fetched:
             self._fetched.extend(itertools.islice(self._iterator, 1))
 
     def __iter__(self) -> Iterator[T]:
         while True:
-            self.fetch()
+            self.prefetch()
             if not self._fetched:
                 return
             yield self._fetched.pop()

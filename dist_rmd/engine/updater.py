@@ -1,6 +1,6 @@
 """One optimizer step: learning rate, backward, gradient scaling, clipping, SGD (and Adam where a stage asks for it)."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -63,26 +63,26 @@ class Updater:
         """The context in which the forward pass runs."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
-    def __call__(self, loss: Tensor, clock: Clock, verify: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
-        """Differentiate `loss` (0-d) and move the parameters once.  `verify` is called in between, and may raise.
+    def backward(self, loss: Tensor, clock: Clock) -> None:
+        """Differentiate `loss` (0-d), for the optimizer step after `clock.step` others: queued on the device."""
+        self._set_lr(clock)
+        parameters = [parameter for optimizer in self._all for parameter in _parameters(optimizer)]
+        self.scaler.scale(loss).backward()
+        for optimizer in self._all:
+            self.scaler.unscale_(optimizer)
+        self._norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.config.grad_clip is not None:
+            clip_grads_with_norm_(parameters, self.config.grad_clip, self._norm)
 
-        A gradient that is not finite moves nothing.
+    def step(self) -> dict[str, Tensor]:
+        """Move the parameters by the gradients of `backward`, which are gone then.  One not finite moves nothing.
 
         Returns what a curve should show of the step, 0-d each: {"grad_norm": of all parameters before clipping}, and
         with fp16 {"amp_skipped": 1 where infinite gradients made the scaler skip the step, else 0}.
         """
-        self._set_lr(clock)
-        optimizers = self.optimizers.values()
-        parameters = [parameter for optimizer in optimizers for parameter in _parameters(optimizer)]
-        self.scaler.scale(loss).backward()
-        for optimizer in optimizers:
-            self.scaler.unscale_(optimizer)
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.config.grad_clip is not None:
-            clip_grads_with_norm_(parameters, self.config.grad_clip, norm)
-        verify()
+        norm = self._norm
         skipped = ~norm.isfinite()
-        for optimizer in optimizers:
+        for optimizer in self._all:
             # The fused kernel then leaves the weights alone, without the host having to know.  GradScaler.step would
             # let each optimizer judge by its own gradients.
             optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
@@ -93,6 +93,10 @@ class Updater:
             return {"grad_norm": norm}
         self.scaler.update()
         return {"grad_norm": norm.masked_fill(skipped, 0.0), "amp_skipped": skipped.float()}
+
+    @property
+    def _all(self) -> Iterable[torch.optim.Optimizer]:
+        return self.optimizers.values()
 
     def readings(self) -> dict[str, float]:
         """What a curve should show of the optimizer as it stands.  Waits for the device with fp16."""

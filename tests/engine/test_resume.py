@@ -38,7 +38,8 @@ def parts(folder, seed, inputs=3):
 def trained(folder):
     stage, updater, clock, observer = made = parts(folder, 0)
     for _ in range(3):
-        terms = updater(stage.net(torch.ones(1, 3)).sum(), clock)
+        updater.backward(stage.net(torch.ones(1, 3)).sum(), clock)
+        terms = updater.step()
         clock.tick()
         observer.meters.add(terms, 4)
         stage.seen += 1

@@ -9,13 +9,18 @@ from dist_rmd.engine.updater import Updater, resolve_precision
 CPU = torch.device("cpu")
 
 
+def move(updater, loss, clock):
+    updater.backward(loss, clock)
+    return updater.step()
+
+
 def test_equals_sgd_written_out():
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     config = Optimization(epochs=2, lr=0.1, momentum=0.9, weight_decay=0.01, schedule="constant")
     updater, clock = Updater([{"params": [weight]}], config, 2, CPU, "fp32"), Clock()
     expected, velocity = weight.detach().clone(), torch.zeros(2)
     for _ in range(4):
-        updater((weight**2).sum(), clock)
+        move(updater, (weight**2).sum(), clock)
         velocity = 0.9 * velocity + (2 * expected + 0.01 * expected)
         expected = expected - 0.1 * velocity
         clock.tick()
@@ -27,7 +32,7 @@ def test_constant_group_keeps_its_learning_rate():
     groups = [{"params": [moving]}, {"params": [fixed], "constant_lr": True}]
     config = Optimization(epochs=1, lr=0.1, momentum=0, weight_decay=0, schedule="cosine")
     updater = Updater(groups, config, 2, CPU, "fp32")
-    updater((moving + fixed).sum(), Clock(step=1))
+    move(updater, (moving + fixed).sum(), Clock(step=1))
     assert moving.item() == pytest.approx(1 - 0.05)
     assert fixed.item() == pytest.approx(1 - 0.1)
 
@@ -40,7 +45,7 @@ def test_a_group_of_adams_is_adam_at_its_own_rate_and_the_rest_is_sgd():
     updater, clock = Updater(groups, config, 2, CPU, "fp32"), Clock()
     sgd, adam, m, v = plain.detach().clone(), adaptive.detach().clone(), torch.zeros(2), torch.zeros(2)
     for step in range(1, 5):
-        updater((plain**2).sum() + (adaptive**2).sum(), clock)
+        move(updater, (plain**2).sum() + (adaptive**2).sum(), clock)
         sgd = sgd - updater.readings()["train/lr"] * (2 * sgd + 0.01 * sgd)
         gradient = 2 * adam
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
@@ -62,7 +67,7 @@ def test_a_bad_gradient_of_either_optimizer_moves_neither_and_leaves_no_trace(pr
         return Updater(groups, Optimization(schedule="constant", momentum=0.9), 1, CPU, precision)
 
     def step(updater, weights, **factors):
-        return updater(sum((factors.get(name, 1) * weight).sum() for name, weight in weights.items()), Clock())
+        return move(updater, sum((factors.get(name, 1) * weight).sum() for name, weight in weights.items()), Clock())
 
     disturbed, smooth = weights(), weights()
     updater = made(disturbed)
@@ -84,7 +89,7 @@ def test_clipping_bounds_gradients_of_both_optimizers(precision):
     plain, adaptive = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     config = Optimization(lr=1.0, momentum=0, weight_decay=0, schedule="constant", grad_clip=0.5)
     updater = Updater([{"params": [plain]}, {"params": [adaptive], "adam": 0.03}], config, 1, CPU, precision)
-    assert updater((3 * plain + 4 * adaptive).sum(), Clock())["grad_norm"].item() == pytest.approx(5)
+    assert move(updater, (3 * plain + 4 * adaptive).sum(), Clock())["grad_norm"].item() == pytest.approx(5)
     assert plain.item() == pytest.approx(-0.3)
     assert updater.optimizers["adam"].state[adaptive]["exp_avg"].item() == pytest.approx(0.1 * 0.4)
 
@@ -97,7 +102,7 @@ def test_clipping_bounds_the_step_of_all_parameters_together(precision):
     updater = Updater([{"params": weights}], config, 1, CPU, precision)
     with updater.autocast():
         loss = sum((slope * weight).sum() for slope, weight in zip((3, 64), weights, strict=True))
-    updater(loss, Clock())
+    move(updater, loss, Clock())
     slopes = torch.cat([torch.full((4,), 3.0), torch.full((9,), 64.0)])
     torch.testing.assert_close(torch.cat([w.detach() for w in weights]), -0.5 * slopes / slopes.norm())
 
@@ -105,7 +110,7 @@ def test_clipping_bounds_the_step_of_all_parameters_together(precision):
 def test_clipping_leaves_small_gradients_alone():
     weight = nn.Parameter(torch.zeros(4))
     config = Optimization(lr=1.0, momentum=0, weight_decay=0, schedule="constant", grad_clip=5)
-    Updater([{"params": [weight]}], config, 1, CPU, "fp32")(weight.sum(), Clock())
+    move(Updater([{"params": [weight]}], config, 1, CPU, "fp32"), weight.sum(), Clock())
     assert weight.tolist() == [-1, -1, -1, -1]
 
 
@@ -113,7 +118,7 @@ def test_clipping_leaves_small_gradients_alone():
 def test_the_norm_shown_is_that_before_clipping(precision):
     weight = nn.Parameter(torch.zeros(4))
     updater = Updater([{"params": [weight]}], Optimization(grad_clip=0.5), 1, CPU, precision)
-    assert updater((3 * weight).sum(), Clock())["grad_norm"].item() == pytest.approx(6)
+    assert move(updater, (3 * weight).sum(), Clock())["grad_norm"].item() == pytest.approx(6)
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
@@ -122,10 +127,10 @@ def test_the_norm_shown_is_that_before_clipping(precision):
 def test_a_gradient_that_is_not_finite_moves_nothing(precision, bad, clip):
     weight = nn.Parameter(torch.ones(4))
     updater = Updater([{"params": [weight]}], Optimization(schedule="constant", grad_clip=clip), 1, CPU, precision)
-    shown = updater((weight * bad).sum(), Clock())
+    shown = move(updater, (weight * bad).sum(), Clock())
     assert shown["amp_skipped"] == 1 if precision == "fp16" else not shown["grad_norm"].isfinite()
     assert weight.tolist() == [1, 1, 1, 1]
-    updater(weight.sum(), Clock())
+    move(updater, weight.sum(), Clock())
     assert weight.isfinite().all()
     assert (weight != 1).all()
 
@@ -137,7 +142,7 @@ def test_settings_are_those_of_the_configuration_not_of_the_state():
         Updater([dict(group) for group in groups], Optimization(weight_decay=decay, momentum=momentum), 1, CPU, "fp32")
         for decay, momentum in ((0.1, 0.9), (0.0, 0.5))
     )
-    old(weight.sum(), Clock())
+    move(old, weight.sum(), Clock())
     new.load_state_dict(old.state_dict())
     (group,) = new.optimizer.param_groups
     assert (group["weight_decay"], group["momentum"]) == (0.0, 0.5)
@@ -150,28 +155,26 @@ def test_adams_rate_is_that_of_the_configuration_too():
         Updater([{"params": weights[:1]}, {"params": weights[1:], "adam": rate}], Optimization(), 1, CPU, "fp32")
         for rate in (0.1, 0.2)
     )
-    old(sum(weight.sum() for weight in weights), Clock())
+    move(old, sum(weight.sum() for weight in weights), Clock())
     new.load_state_dict(old.state_dict())
     assert new.optimizers["adam"].param_groups[0]["lr"] == 0.2
 
 
-def test_an_objection_comes_before_the_weights_move():
+def test_nothing_moves_before_all_ranks_have_agreed():
     weight = nn.Parameter(torch.ones(4))
     updater = Updater([{"params": [weight]}], Optimization(), 1, CPU, "fp32")
-
-    def object_to():
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        updater(weight.sum(), Clock(), object_to)
+    updater.backward(weight.sum(), Clock())
     assert weight.tolist() == [1, 1, 1, 1]
+    updater.step()
+    assert (weight < 1).all()
+    assert weight.grad is None
 
 
 def test_fp16_skips_a_step_with_infinite_gradients_and_lowers_the_scale():
     weight = nn.Parameter(torch.ones(1))
     updater = Updater([{"params": [weight]}], Optimization(schedule="constant"), 1, CPU, "fp16")
     before = updater.scaler.get_scale()
-    counted = updater((weight * float("inf")).sum(), Clock())
+    counted = move(updater, (weight * float("inf")).sum(), Clock())
     assert {name: value.item() for name, value in counted.items()} == {"grad_norm": 0, "amp_skipped": 1}
     assert weight.item() == 1
     assert updater.scaler.get_scale() == before / 2
@@ -185,8 +188,8 @@ def test_a_skipped_first_step_leaves_no_trace_in_the_momentum():
         weight = nn.Parameter(torch.ones(4096))
         config = Optimization(lr=0.1, momentum=0.9, weight_decay=0, schedule="constant")
         updater = Updater([{"params": [weight]}], config, 1, CPU, "fp16")
-        updater((weight * float("inf")).sum(), Clock())
-        updater(weight.sum(), Clock())
+        move(updater, (weight * float("inf")).sum(), Clock())
+        move(updater, weight.sum(), Clock())
         torch.testing.assert_close(weight.detach(), torch.full((4096,), 0.9))
 
 
@@ -199,7 +202,7 @@ def test_state_goes_on_bit_for_bit(group):
 
     def steps(weights, updater, clock, count):
         for _ in range(count):
-            updater(sum((weight.sin() ** 2).sum() for weight in weights), clock)
+            move(updater, sum((weight.sin() ** 2).sum() for weight in weights), clock)
             clock.tick()
 
     straight, first = ([nn.Parameter(torch.tensor([0.3, 0.7])) for _ in range(2)] for _ in range(2))

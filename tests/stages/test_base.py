@@ -10,10 +10,10 @@ from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.guard import Guard
 from dist_rmd.engine.meters import Meters
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.registry import available, lookup
 from dist_rmd.stages.base import Training
@@ -89,7 +89,7 @@ def one_step(name, device):
     for part in [s.net, *s.frozen()]:
         part.to(device)
     updater = Updater(s.param_groups(), s.optimization, 10, torch.device(device), "fp32")
-    meters, guard = Meters(), Guard(name, Peers(0, 1, 30), StopRequest(), 60)
+    meters, check = Meters(), StepCheck(name, Peers(0, 1, 30), StopRequest(), 60)
     for attribute, tensor in s.memory().items():
         setattr(s, attribute, tensor.to(device))
     here = sent(batch(len(s.views)), device)
@@ -97,8 +97,9 @@ def one_step(name, device):
     def step():
         with updater.autocast():
             terms = s.losses(s.net, here)
-        guard.look(terms, here.indices)
-        meters.add({**terms, **updater(terms["loss"], Clock())}, 10)
+        check.note(terms, here.indices)
+        updater.backward(terms["loss"], Clock())
+        meters.add({**terms, **updater.step()}, 10)
 
     return step
 

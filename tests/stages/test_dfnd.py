@@ -78,7 +78,8 @@ def test_adam_moves_the_matrix_and_sgd_the_rest():
     gradients = {}
     for name, p in s.net.named_parameters():
         p.register_post_accumulate_grad_hook(lambda p, name=name: gradients.update({name: p.grad.clone()}))
-    updater(s.losses(s.net, batch())["loss"], Clock())
+    updater.backward(s.losses(s.net, batch())["loss"], Clock())
+    updater.step()
     for name, p in s.net.named_parameters():
         if name == "adaptation.scores":  # Adam's first step is the rate, wherever there is a gradient
             others = ~torch.eye(3, dtype=torch.bool)

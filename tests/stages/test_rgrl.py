@@ -30,7 +30,8 @@ def trained(name, *overrides, steps=4):
     updater, clock = Updater(s.param_groups(), s.optimization, 2, torch.device("cpu"), "fp32"), Clock()
     for step in range(steps):
         b = batch(views=2, seed=step)
-        updater(s.losses(s.net, replace(b, views=b.views[: len(s.views)]))["loss"], clock)
+        updater.backward(s.losses(s.net, replace(b, views=b.views[: len(s.views)]))["loss"], clock)
+        updater.step()
         clock.tick()
     return s
 

@@ -12,11 +12,11 @@ from dist_rmd.data.beton import open_dataset
 from dist_rmd.engine import compilation, distributed
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
-from dist_rmd.engine.guard import Guard
 from dist_rmd.engine.loop import fit
 from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
 from dist_rmd.plan import check
@@ -71,8 +71,8 @@ class Epochs:
             batch, self.updater.readings, lambda metrics: None,
         )  # fmt: skip
         self.observer.watch = self.watch
-        self.guard = _Guard(stage, peers, StopRequest(), minutes=1e6)
-        self.guard.watch = self.watch
+        self.check = _StepCheck(stage, peers, StopRequest(), minutes=1e6)
+        self.check.watch = self.watch
         self.clock = Clock()
         writers.open(resumed_at=self.clock)
         self.observer.console.start(stage, done=0, steps=10**9)
@@ -86,7 +86,7 @@ class Epochs:
         self.stage.optimization = replace(self.stage.optimization, epochs=self.clock.epoch + 1)
         with contextlib.nullcontext() if self.exchange else self.wrapped.no_sync():  # type: ignore[operator]
             fit(
-                self.stage, self.net, self.loader, self.updater, self.clock, self.guard, self.observer,
+                self.stage, self.net, self.loader, self.updater, self.clock, self.check, self.observer,
                 lambda: {"test/none": 0.0}, lambda score: None, 10**9,
             )  # fmt: skip
 
@@ -106,22 +106,22 @@ class _Observer(Observer):
         self.watch.mark("rest")
 
 
-class _Guard(Guard):
+class _StepCheck(StepCheck):
     watch: Stopwatch
 
-    def look(self, terms: Mapping[str, Tensor], indices: Tensor) -> None:
+    def note(self, terms: Mapping[str, Tensor], indices: Tensor) -> None:
         self.watch.mark("forward")
-        super().look(terms, indices)
+        super().note(terms, indices)
 
-    def verify(self, clock: Clock) -> None:
-        super().verify(clock)
+    def agree(self, clock: Clock) -> None:
+        super().agree(clock)
         self.watch.mark("agreement")
 
 
 class _Updater(Updater):
     watch: Stopwatch
 
-    def __call__(self, *arguments: Any, **options: Any) -> dict[str, Tensor]:
-        moved = super().__call__(*arguments, **options)
+    def step(self) -> dict[str, Tensor]:
+        moved = super().step()
         self.watch.mark("optimizer")
         return moved

@@ -1,4 +1,4 @@
-"""Three ranks: what guard and peers agree on, then one of them dies.  Argument: FOLDER"""
+"""Three ranks: what step check and peers agree on, then one of them dies.  Argument: FOLDER"""
 
 import json
 import os
@@ -10,8 +10,8 @@ import torch
 
 from dist_rmd.engine import distributed
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.guard import Guard
 from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.errors import NonFiniteLoss
 
 folder = Path(sys.argv[1])
@@ -24,25 +24,25 @@ seen["gathered"] = peers.gather({"rank": rank})
 seen["leads"] = peers.leads
 
 request = StopRequest()
-guard = Guard("rgrl", peers, request, minutes=60 if rank else 1e-9)
+check = StepCheck("rgrl", peers, request, minutes=60 if rank else 1e-9)
 samples = torch.arange(12 * rank, 12 * rank + 12)
 fine = {"loss": torch.tensor(1.0), "loss_edge": torch.tensor(2.0)}
 
 
 def look(terms: dict) -> None:
-    guard.look(terms, samples)
-    guard.verify(Clock(step=4))
+    check.note(terms, samples)
+    check.agree(Clock(step=4))
 
 
 look(fine)
-seen["nothing"] = [guard.stop_signal, guard.save_due]  # but the leading rank's ten minutes are over
-guard.saved()
-guard._next = 0 if rank else time.monotonic() + 60
+seen["nothing"] = [check.stop_signal, check.save_due]  # but the leading rank's ten minutes are over
+check.saved()
+check._next = 0 if rank else time.monotonic() + 60
 look(fine)
-seen["not the leading rank's clock"] = guard.save_due
+seen["not the leading rank's clock"] = check.save_due
 request.signal = 12 if rank == 2 else 0
 look(fine)
-seen["asked"] = [guard.stop_signal, guard.save_due]
+seen["asked"] = [check.stop_signal, check.save_due]
 request.signal = 0
 try:
     look(fine | {"loss_edge": torch.tensor(float("inf")), "loss": torch.tensor(float("nan"))} if rank == 1 else fine)

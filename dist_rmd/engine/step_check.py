@@ -20,8 +20,11 @@ POLL = 2e-5  # seconds
 SHOWN = 8  # sample indices in a message; exit.json has them all
 
 
-class Guard:
-    """One per stage and rank.  `minutes`: time between two checkpoints within an epoch."""
+class StepCheck:
+    """One per stage and rank, asked at every step: `note` after the forward pass, `agree` before the weights move.
+
+    minutes: time between two checkpoints within an epoch.
+    """
 
     def __init__(self, stage: str, peers: Peers, request: StopRequest, minutes: float):
         self.stage, self.peers, self.request, self.minutes = stage, peers, request, minutes
@@ -36,7 +39,7 @@ class Guard:
         self.save_due = False
         self._next = time.monotonic() + 60 * self.minutes
 
-    def look(self, terms: Mapping[str, Tensor], indices: Tensor) -> None:
+    def note(self, terms: Mapping[str, Tensor], indices: Tensor) -> None:
         """Note which of this rank's loss terms (0-d) are not finite, without waiting for the device.
 
         `indices` are those of this rank's samples.
@@ -50,7 +53,7 @@ class Guard:
             self._copied.record()
         self._bad = bad
 
-    def verify(self, clock: Clock) -> None:
+    def agree(self, clock: Clock) -> None:
         """Let all ranks agree.  Raises NonFiniteLoss on all of them when a term of any is not finite."""
         deadline = time.monotonic() + self.peers.timeout
         while self._copied and not self._copied.query():  # synchronize() would wait for ever for a rank that hangs
