@@ -6,7 +6,7 @@ declared in its stage file (`Stage.sections`) and handed to `parse`.
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,9 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
+from dist_rmd import plain_yaml
 from dist_rmd.errors import ConfigError
+from dist_rmd.key_types import FilePath, fit, from_words
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -42,7 +44,7 @@ else:
 class Data:
     """Which images, and how they are read."""
 
-    path: str = "data/cifar10"
+    path: FilePath = "data/cifar10"
     """folder made by `python -m dist_rmd.prepare`"""
     per_class: PositiveInt | None = None
     """train on the first N images of every class only (all when null)"""
@@ -95,7 +97,7 @@ class Noise:
     """kind=openset: fraction of these that are images of none of the classes (prepare --open), and replace others"""
     keep_label: bool = False
     """kind=openset: such an image goes by the label of the one it replaces; false: by a random one"""
-    file: str | None = None
+    file: FilePath | None = None
     """kind=file: .npy, .csv, CIFAR-10N's .pt, or the labels.npz of another run (docs/noise.md)"""
     column: str | None = None
     """kind=file: the column of a .csv (label when null) or of a .pt"""
@@ -194,13 +196,13 @@ class Run:
 
     name: str = "run"
     """the run folder is <out>/<name>"""
-    out: str = "runs"
+    out: FilePath = "runs"
     """folder of all runs and of the artefacts they share"""
     seed: NonNegativeInt = 0
     """seed of weights, batches and augmentation"""
     stages: tuple[str, ...] = ("simsiam", "rgrl")
     """what is trained, in this order"""
-    inputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, FilePath] = field(default_factory=dict)
     """stages that another run has trained, perhaps on other images: {teacher: its run folder, or artefact.pt}; images
     are then normalised as there"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -257,22 +259,43 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
 
     Raises ConfigError, in one line that names the key and where it stands.
     """
-    tree = read_yaml(file) if file else {}
     checker, keys = _parser(tuple(sections.items()))
-    for key, _ in _items(tree):
+    tree: dict = {}
+    origins: dict[str, str] = {}
+    for key, value in _leaves(read_yaml(file)) if file else ():
+        if key in keys.groups and value in (None, {}):
+            continue  # a section without keys
         keys.check(key, str(file))
+        if key in origins:
+            raise ConfigError(f"{file}: key {key!r} is given twice, once within its section and once with dots")
+        origins[key] = str(file)
+        _put(tree, key, value)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r} on the command line: expected one YAML file and key=value overrides")
         keys.check(key, "the command line")
-        _put(tree, key, _value(text))
+        origins[key] = "the command line"
+        _put(tree, key, from_words(key, text, keys.hint(key)))
     _check_nulls(tree, checker)
+    keys.fit(tree, origins)
     try:
         return _builtin(checker.instantiate(checker.parse_object(tree)))
     except (Exception, SystemExit) as error:  # jsonargparse raises several kinds; all of them speak of the values given
         message = " ".join(str(error).replace("Parser key", "key").split())
-        raise ConfigError(f"{message} (from {file or 'the command line'})") from None
+        places = dict.fromkeys(origins.values())  # in their order
+        raise ConfigError(f"{message} (from {' and '.join(places)})") from None
+
+
+def repeated(overrides: Sequence[str]) -> list[str]:
+    """A line for each key that a command line gives twice, with different values."""
+    first: dict[str, str] = {}
+    last = {}
+    for override in overrides:
+        key = override.partition("=")[0]
+        first.setdefault(key, override)
+        last[key] = override
+    return [f"{first[key]} has no effect: {last[key]} comes after it" for key in last if last[key] != first[key]]
 
 
 def help_text(sections: Mapping[str, type]) -> str:
@@ -339,15 +362,20 @@ def _builtin(value: Any) -> Any:
 
 def read_yaml(file: Path) -> dict:
     """The tree of a YAML file.  Raises ConfigError when it cannot be read or is no mapping."""
-    try:
-        tree = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot read the configuration ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    tree = plain_yaml.read(file)
     if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: expected `key: value` lines, got {type(tree).__name__}")
+        found = "nothing" if tree is None else type(tree).__name__
+        raise ConfigError(f"{file}: expected `key: value` lines, got {found}")
     return tree
+
+
+def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; an empty table is a value."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _items(tree: Mapping, prefix: str = "") -> list[tuple[str, Any]]:
@@ -362,19 +390,42 @@ class _Keys:
 
     def __init__(self, checker: ArgumentParser):
         known = [action.dest for action in checker._actions]
-        groups = {name[:place] for name in known for place, letter in enumerate(name) if letter == "."}
-        self.leaves = [name for name in known if name not in groups]
-        hints = {action.dest: getattr(action, "_typehint", None) for action in checker._actions}
+        self.groups = {name[:place] for name in known for place, letter in enumerate(name) if letter == "."}
+        self.leaves = [name for name in known if name not in self.groups]
+        self.hints = {action.dest: getattr(action, "_typehint", None) for action in checker._actions}
         # What stands below is free, such as the hyper-parameters of a plug-in.
-        self.tables = tuple(f"{name}." for name, hint in hints.items() if _holds_a_table(hint))
+        self.tables = {f"{name}.": inner for name, hint in self.hints.items() if (inner := _inside_table(hint))}
 
     def check(self, key: str, where: str) -> None:
         """Raise ConfigError, naming the nearest known key, when `key` is none."""
-        if key in self.leaves or key.startswith(self.tables):
+        if key in self.leaves or key.startswith(tuple(self.tables)):
             return
+        if key in self.groups:
+            inside = ", ".join(name for name in self.leaves if name.startswith(f"{key}."))
+            raise ConfigError(f"{key!r} in {where} is a section, and takes no value itself: it has {inside}")
         near = difflib.get_close_matches(key, self.leaves, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "`--help` lists all keys"
         raise ConfigError(f"unknown key {key!r} in {where}: {hint}")
+
+    def hint(self, key: str) -> Any:
+        """The type of a key, which may stand within a table."""
+        return next((inner for table, inner in self.tables.items() if key.startswith(table)), self.hints.get(key))
+
+    def fit(self, tree: dict, origins: Mapping[str, str], prefix: str = "") -> None:
+        """Turn each value of a nested tree into what its key takes.
+
+        origins: where each key, or one within its table, was given.  Raises ConfigError.
+        """
+        for name, value in tree.items():
+            key = f"{prefix}{name}"
+            if key in self.groups:
+                self.fit(value, origins, f"{key}.")
+                continue
+            try:
+                tree[name] = fit(key, value, self.hints[key])
+            except ConfigError as error:
+                places = [place for given, place in origins.items() if f"{given}.".startswith(f"{key}.")]
+                raise ConfigError(f"{error} (from {' and '.join(dict.fromkeys(places))})") from None
 
 
 @cache  # a sweep reads hundreds of configurations
@@ -386,8 +437,10 @@ def _parser(sections: tuple[tuple[str, type], ...]) -> tuple[ArgumentParser, _Ke
     return checker, _Keys(checker)
 
 
-def _holds_a_table(hint: Any) -> bool:
-    return get_origin(hint) is dict or any(get_origin(part) is dict for part in get_args(hint))
+def _inside_table(hint: Any) -> Any:
+    """The type of a table's values, None where `hint` holds no table."""
+    tables = [part for part in (hint, *get_args(hint)) if get_origin(part) is dict]
+    return get_args(tables[0])[1] if tables else None
 
 
 def _check_nulls(tree: Mapping, checker: ArgumentParser) -> None:
@@ -398,18 +451,14 @@ def _check_nulls(tree: Mapping, checker: ArgumentParser) -> None:
             raise ConfigError(f"key {key!r} cannot be null")
 
 
-def _value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _put(tree: dict, key: str, value: Any) -> None:
+def _put(tree: dict, key: str, value: Any) -> bool:
+    """Set a dotted key of a nested tree.  Returns whether it replaced one."""
     *path, last = key.split(".")
     for part in path:
         child = tree.setdefault(part, {})
         if not isinstance(child, dict):
             raise ConfigError(f"key {key!r}: {part} is given as {child!r}, so it has no {last}")
         tree = child
+    given = last in tree
     tree[last] = value
+    return given

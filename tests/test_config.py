@@ -79,12 +79,12 @@ def test_printed_configuration_reads_back_equal(tmp_path):
         ("model.width=4", ["model.width", "8"]),
         ("seed=1.5", ["seed"]),
         ("seed=null", ["seed", "null"]),
-        ("data=3", ["data"]),
+        ("data=3", ["'data' in the command line is a section", "data.path"]),
         ("rate", ["key=value"]),
         ("data.path.more=1", ["data.path.more"]),
         ("noise.class_map.9=1", ["noise.class_map", "noise.kind=asymmetric", "symmetric"]),
         ("noise.kind=asymmetric noise.class_map={}", ["noise.class_map={}"]),
-        ("noise.kind=asymmetric noise.class_map.a=1", ["noise.class_map", "'a'"]),
+        ("noise.kind=asymmetric noise.class_map.a=1", ["noise.class_map", "{a: 1}"]),
         ("noise.kind=asymmetric noise.class_map.9=1.5", ["noise.class_map", "1.5"]),
         (
             "noise.kind=pairflip noise.include_true=true",
@@ -125,6 +125,58 @@ def test_broken_files_are_named(tmp_path, text, words):
     with pytest.raises(ConfigError) as caught:
         parse(file, [], SECTIONS)
     assert all(word in str(caught.value) for word in [*words, "broken.yaml"]), caught.value
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "20240101", "1_1", "0123", "12:30:00", "yes", "true", "1.10"])
+def test_names_are_texts_whatever_yaml_reads_into_them(tmp_path, text):
+    file, printed = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    file.write_text(f"out: {text}\nnoise: {{kind: file, file: x.csv, column: {text}}}\n")
+    result = parse(file, [f"name={text}"], SECTIONS)
+    assert (result.name, result.out, result.noise.column) == (text, text, text)
+    printed.write_text(to_yaml(result))
+    assert to_dict(parse(printed, [], SECTIONS)) == to_dict(result)
+
+
+def test_every_path_begins_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "a.yaml"
+    file.write_text("out: ~/runs\ndata: {path: ~/pets}\ninputs: {teacher: ~/runs/t}\n")
+    labels = ["noise.kind=file", "noise.file=~/x.csv"]
+    words = ["out=~/runs", "data.path=~/pets", "inputs.teacher=~/runs/t"]
+    for result in (parse(file, labels, SECTIONS), parse(None, [*words, *labels], SECTIONS)):
+        paths = (result.out, result.data.path, result.inputs["teacher"], result.noise.file)
+        assert paths == tuple(f"{tmp_path}/{name}" for name in ("runs", "pets", "runs/t", "x.csv"))
+
+
+def test_a_key_both_within_its_section_and_with_dots_is_refused(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("noise.rate: 0.4\nnoise: {seed: 7}\n")
+    assert parse(file, [], SECTIONS).noise.rate == 0.4
+    file.write_text("noise.rate: 0.4\nnoise: {seed: 7, rate: 0.2}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: key 'noise\.rate' is given twice"):
+        parse(file, [], SECTIONS)
+
+
+def test_a_wrong_value_is_said_to_be_from_where_it_was_given(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("seed: 3\n")
+    with pytest.raises(ConfigError, match=r"from 0 to 1 \(from the command line\)"):
+        parse(file, ["noise.rate=2"], SECTIONS)
+    file.write_text("noise: {rate: 2}\n")
+    with pytest.raises(ConfigError, match=r"from 0 to 1 \(from .*a\.yaml\)"):
+        parse(file, ["seed=1"], SECTIONS)
+
+
+def test_a_section_without_keys_is_empty(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("noise:\n#  rate: 0.4\ntask: {}\n")
+    assert to_dict(parse(file, [], SECTIONS)) == to_dict(parse(None, [], SECTIONS))
+
+
+def test_overrides_given_twice_are_told():
+    words = ["task.lr=0.1", "seed=1", "seed=1", "task.lr=0.2", "task.lr=0.3"]
+    assert parse(None, words, SECTIONS).task.lr == 0.3
+    assert config.repeated(words) == ["task.lr=0.1 has no effect: task.lr=0.3 comes after it"]
 
 
 @pytest.mark.parametrize("override", ["loss.options.q=null", "noise.class_map={9:1}", "task.lr=null"])

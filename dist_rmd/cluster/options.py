@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
+from dist_rmd import plain_yaml
 from dist_rmd.errors import ConfigError
+from dist_rmd.key_types import fit
 
 SITE = ".config/dist_rmd/slurm.yaml"
 """options that hold for all jobs of a user, below the home folder"""
@@ -66,12 +66,9 @@ class Parser(argparse.ArgumentParser):
 
     def _site(self, path: Path) -> list[str]:
         """The options in a file, as words of a command line."""
-        try:
-            given = yaml.load(path.read_text(), yaml.BaseLoader) or {}  # all strings: 12:00:00 is a number in YAML
-        except FileNotFoundError:
+        if not path.exists():
             return []
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+        given = plain_yaml.read(path) or {}
         if not isinstance(given, dict):
             raise ConfigError(f"{path}: expected lines such as `account: vision`")
         words = []
@@ -80,7 +77,8 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name, self._known, 1)
                 raise ConfigError(f"{path}: unknown option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
             if name in self._own:
-                words += [f"--{name}={one}" for one in (value if isinstance(value, list) else [value])]
+                given_once = value if isinstance(value, list) else [value]
+                words += [f"--{name}={fit(f'{path}: {name}', one, str)}" for one in given_once]
         alone = Parser(allow_abbrev=False)
         alone.add_job_options()
         try:

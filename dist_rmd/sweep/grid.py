@@ -28,8 +28,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dist_rmd.config import read_yaml
+from jsonargparse.typing import NonNegativeInt
+
+from dist_rmd.config import Fraction, read_yaml
 from dist_rmd.errors import ConfigError
+from dist_rmd.key_types import fit
+from dist_rmd.plain_yaml import spelled
 
 KEYS = ("title", "folder", "published", "seeds", "config", "set", "axes", "rules", "skip", "compare", "search")
 
@@ -113,11 +117,11 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
     tree = read_yaml(file)
     if unknown := tree.keys() - set(KEYS):
         raise ConfigError(f"{file}: unknown key {min(unknown)!r}; a grid has {', '.join(KEYS)}")
-    axes = {str(axis): _named(file, axis, values) for axis, values in (tree.get("axes") or {}).items()}
+    axes = {spelled(axis): _named(file, axis, values) for axis, values in (tree.get("axes") or {}).items()}
     if not axes:
         raise ConfigError(f"{file}: a grid needs axes, each with at least one value")
-    seeds = tree.get("seeds", [0]) if seeds is None else seeds
-    if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+    seeds = fit(f"{file}: seeds", tree.get("seeds", [0]) if seeds is None else seeds, tuple[NonNegativeInt, ...])
+    if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"{file}: seeds must be different whole numbers from 0 on, got {list(seeds)}")
     names = {axis: list(values) for axis, values in axes.items()}
     rules, skip = tree.get("rules", []), tree.get("skip", [])
@@ -143,11 +147,11 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
             raise ConfigError(f"{file}: no `config` for {_words(coordinates)}, the file that the keys are added to")
         # What the grid itself says of seeds wins.
         cells += [Cell(coordinates, s, file.parent / config, {"seed": s, "noise.seed": s, **settings}) for s in seeds]
-    compare = {str(method): str(baseline) for method, baseline in tree.get("compare", {}).items()}
+    compare = {spelled(method): spelled(baseline) for method, baseline in tree.get("compare", {}).items()}
     _check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
-    published = {key: str(value) for key, value in tree.get("published", {}).items()}
-    title = tree.get("title", file.stem)
-    folder, found = str(tree.get("folder", file.stem)), _search(file, tree, names)
+    published = {key: spelled(value) for key, value in tree.get("published", {}).items()}
+    title = spelled(tree.get("title", file.stem))
+    folder, found = spelled(tree.get("folder", file.stem)), _search(file, tree, names)
     return Grid(file.stem, folder, title, published, names, list(seeds), compare, found, cells)
 
 
@@ -157,7 +161,7 @@ def _named(file: Path, axis: Any, values: Any) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{file}: axis {axis} must be `value: {{key: setting}}` lines, got {values!r}")
     if wrong := [value for value, settings in values.items() if not isinstance(settings, dict | None)]:
         raise ConfigError(f"{file}: {axis} {wrong[0]} must set keys ({{}} for none), got {values[wrong[0]]!r}")
-    return {str(value): settings or {} for value, settings in values.items()}
+    return {spelled(value): settings or {} for value, settings in values.items()}
 
 
 def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Search | None:
@@ -165,12 +169,15 @@ def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[st
         return None
     content = dict(tree["search"])
     condition = content.pop("if", {})
+    for key, hint in {"values": tuple[Any, ...], "holdout": Fraction, "seeds": tuple[NonNegativeInt, ...]}.items():
+        if key in content:
+            content[key] = fit(f"{file}: search.{key}", content[key], hint)
     _check(condition, names, str(file))
     try:
         found = Search(condition=condition, **content)
     except TypeError as error:
         raise ConfigError(f"{file}: search has key, values, holdout, seeds and if ({error})") from None
-    if not found.values or not 0 < found.holdout < 1:
+    if not found.values or not found.holdout:
         raise ConfigError(f"{file}: search needs values to try, and a holdout between 0 and 1")
     return found
 
@@ -189,7 +196,7 @@ def _holds(condition: Mapping[str, Any], coordinates: Mapping[str, str]) -> bool
 
 
 def _listed(wanted: Any) -> list[str]:
-    return [str(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+    return [spelled(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
 
 
 def _words(coordinates: Mapping[str, Any]) -> str:

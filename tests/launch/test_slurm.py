@@ -231,7 +231,9 @@ def test_the_command_line_wins_over_the_site(home, data, tmp_path):
         ("acount: vision", "unknown option 'acount', did you mean 'account'?"),
         ("nodes: two", "argument --nodes: 'two' is not a positive whole number"),
         ("- account", "expected lines such as `account: vision`"),
-        ("account: [", "while parsing"),
+        ("account: [", "not valid YAML: while parsing"),
+        ("account: a\naccount: b", "key 'account' is given twice (lines 1 and 2)"),
+        ("account:", "account=null: expected a text"),
     ],
 )
 def test_mistakes_in_the_sites_file(home, data, tmp_path, capsys, text, message):

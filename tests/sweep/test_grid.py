@@ -83,6 +83,17 @@ def test_cells_that_there_are_not(load):
         made.only({"method": ["CE"], "rate": ["0.2"]})
 
 
+def test_values_are_called_as_they_are_spelled(load):
+    text = TEXT.replace("0.2:", "yes:").replace("rate: [0.2,", "rate: [yes,").replace("0.4:", "0.40:")
+    made = load(text.replace("0.4]", "0.40]").replace("rate: 0.4}", "rate: 0.40}"))
+    assert made.axes["rate"] == ["yes", "0.40"]
+
+
+def test_a_key_given_twice_is_refused(load):
+    with pytest.raises(ConfigError, match=r"made-up.*'seeds' is given twice"):
+        load(TEXT + "seeds: [4]\n")
+
+
 def test_the_search(load):
     found = load().search
     assert (found.key, found.values, found.holdout, found.seeds) == ("relation.k", [0.1, 1], 0.2, (0,))
@@ -96,12 +107,12 @@ def test_the_search(load):
         ("title:", "titel:", "unknown key 'titel'; a grid has title, folder, published"),
         ("config: base.yaml", "", r"no `config` for method=CE, rate=0\.2"),
         ("seeds: [0, 3]", "seeds: [0, 0]", r"seeds must be different whole numbers.*\[0, 0\]"),
-        ("seeds: [0, 3]", "seeds: [-1]", "seeds must be"),
+        ("seeds: [0, 3]", "seeds: [-1]", r"seeds=.*expected a list, each entry a whole number from 0 on"),
         ("{stages: [classifier]}", "ce", "method CE must set keys"),
         ("{method: CE, rate: [0.2, 0.4]}", "{loss: CE}", "no axis 'loss'; the axes are method, rate"),
         ("{if: {rate: 0.4}", "{if: {rate: 0.3}", r"rate has no '0\.3'; it has 0\.2, 0\.4"),
         ("{if: {rate: 0.4}, set: {task.lr: 0.2}}", "{set: {task.lr: 0.2}}", "a rule is {if:"),
-        ("holdout: 0.2", "holdout: 1.5", "a holdout between 0 and 1"),
+        ("holdout: 0.2", "holdout: 1.5", r"search\.holdout=1\.5: expected a number from 0 to below 1"),
         ("holdout: 0.2", "hold: 0.2", "search has key, values, holdout, seeds and if"),
         ("compare: {", "compare: {CE+GCE: CE, ", "compare: method has no 'CE[+]GCE'"),
         (TEXT, "title: x\nconfig: base.yaml", "needs axes"),
