@@ -76,10 +76,10 @@ class Augment:
 class Noise:
     """Which labels the training sees.  Accuracies are always measured on the clean labels of the test images."""
 
-    kind: Literal["symmetric", "asymmetric", "pairflip", "openset", "file"] = "symmetric"
+    kind: Literal["symmetric", "asymmetric", "pairflip", "instance", "openset", "file"] = "symmetric"
     """symmetric: any other class with equal probability; asymmetric: the class that `class_map` says; pairflip: the
-    next class; openset: `rho1` and `rho2` say how much; file: the labels in `noise.file`, where rate and seed say
-    nothing"""
+    next class; instance: one that depends on the pixels; openset: `rho1` and `rho2` say how much; file: the labels in
+    `noise.file`, where rate and seed say nothing"""
     rate: ClosedUnitInterval = 0.0
     """fraction of the labels of every class (asymmetric: of every class in the map) that are changed"""
     seed: NonNegativeInt = 0

@@ -15,6 +15,7 @@ from dist_rmd.config import Config, to_dict
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.class_maps import class_map
 from dist_rmd.data.given_labels import given_view
+from dist_rmd.data.instance_noise import instance_view
 from dist_rmd.data.labels import LabelView, noisy_view, openset_view
 from dist_rmd.data.source import Source
 from dist_rmd.engine import distributed
@@ -242,6 +243,8 @@ def _labels(config: Config, dataset: Dataset) -> LabelView:
                 f"noise.kind=openset with {dataset.folder}: {error}; prepare it again with --open and enough "
                 "images, or lower noise.rho1 or noise.rho2"
             ) from None
+    if noise.kind == "instance":
+        return instance_view(dataset, noise.rate, noise.seed, per_class, noise.exact, skip)
     table = class_map(noise.class_map, dataset.name, dataset.classes) if noise.kind == "asymmetric" else None
     return noisy_view(
         labels, classes, noise.kind, noise.rate, noise.seed, per_class, table, noise.exact, noise.include_true, skip

@@ -41,6 +41,7 @@ ROOMS = {
     "data.noise": "",
     "data.class_maps": "",
     "data.labels": "data.noise files",
+    "data.instance_noise": "data.beton data.labels data.memory data.noise",
     "data.given_labels": "data.beton data.labels",
     "data.keyed": "",
     "data.colour": "data.keyed",

@@ -20,12 +20,8 @@ class MemoryReader:
 
     def __init__(self, path: Path, device: torch.device):
         self.path, self.device = path, device
-        samples, side = read_table(path)
-        content = np.memmap(path, np.uint8, "r")
-        images = np.empty((len(samples), side * side * 3), np.uint8)
-        for image, start in zip(images, samples["image"]["data_ptr"].tolist(), strict=True):
-            image[:] = content[start : start + len(image)]
-        self._images = torch.from_numpy(images).view(-1, side, side, 3).to(device)
+        images = read_images(path, np.arange(len(read_table(path)[0])))
+        self._images = torch.from_numpy(images).to(device)
 
     def read(self, batches: Sequence[NDArray[np.int64]]) -> Generator[tuple[Tensor, Tensor]]:
         """For each batch of b positions in the beton: b x S x S x 3 uint8 and the positions, b int64, on the device.
@@ -62,6 +58,20 @@ def read_table(path: Path) -> tuple[NDArray[np.void], int]:
     if count and int(images["data_ptr"].max()) + side * side * 3 > size:
         raise DataError(f"{path}: its table of images is damaged; {REMEDY}")
     return samples, side
+
+
+def read_images(path: Path, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The images at these n positions, n x S x S x 3, and no others: a beton may be larger than memory.
+
+    Raises DataError as `MemoryReader` does, and for a position that the beton does not have.
+    """
+    samples, side = read_table(path)
+    check_positions(path, len(samples), [positions])
+    content = np.memmap(path, np.uint8, "r")
+    images = np.empty((len(positions), side * side * 3), np.uint8)
+    for image, start in zip(images, samples["image"]["data_ptr"][positions].tolist(), strict=True):
+        image[:] = content[start : start + len(image)]
+    return images.reshape(-1, side, side, 3)
 
 
 def check_positions(path: Path, count: int, batches: Sequence[NDArray[np.int64]]) -> None:

@@ -47,10 +47,10 @@ def corrupt(
         raise ValueError(f"unknown noise kind {kind!r}: choose from {', '.join(KINDS)}")
     if not 0 <= rate <= 1:
         raise ValueError(f"noise rate {rate} is outside [0, 1]")
-    clean = _checked(labels, num_classes)
+    clean = checked_labels(labels, num_classes)
     if kind == "none":
         return clean
-    keys, targets = _words(seed, 2 * len(clean)).reshape(2, -1)
+    keys, targets = random_words(seed, 2 * len(clean)).reshape(2, -1)
     chosen = _exactly(clean, keys, rate, num_classes) if exact else np.flatnonzero(keys < rate * 2.0**64)
     noisy = clean.copy()
     if kind == "symmetric":
@@ -88,12 +88,12 @@ def openset(
     for name, rho in {"rho1": rho1, "rho2": rho2}.items():
         if not 0 <= rho <= 1:
             raise ValueError(f"{name} {rho} is outside [0, 1]")
-    clean = _checked(labels, num_classes)
+    clean = checked_labels(labels, num_classes)
     noisy_count, open_count = round(rho1 * len(clean)), round(rho1 * rho2 * len(clean))
     if open_count > pool:
         raise ValueError(f"{open_count} images of none of the classes are needed, but there are {pool}")
-    words = _words(seed, 2 * len(clean) + pool)
-    keys, targets = words[: 2 * len(clean)].reshape(2, -1)
+    drawn = random_words(seed, 2 * len(clean) + pool)
+    keys, targets = drawn[: 2 * len(clean)].reshape(2, -1)
     noisy = np.argsort(keys, kind="stable")[:noisy_count]
     opened, closed = noisy[:open_count], noisy[open_count:]
     given = clean.copy()
@@ -101,7 +101,7 @@ def openset(
     if not keep_label:
         given[opened] = (targets[opened] % np.uint64(num_classes)).astype(np.int64)
     taken = np.full(len(clean), -1)
-    taken[opened] = np.argsort(words[2 * len(clean) :], kind="stable")[:open_count]
+    taken[opened] = np.argsort(drawn[2 * len(clean) :], kind="stable")[:open_count]
     return given, taken
 
 
@@ -116,7 +116,7 @@ def transitions(true: ArrayLike, given: ArrayLike, num_classes: int) -> NDArray[
     return counts if (rows == OPEN).any() else counts[:-1]
 
 
-def _checked(labels: ArrayLike, num_classes: int) -> Labels:
+def checked_labels(labels: ArrayLike, num_classes: int) -> Labels:
     """`labels` as int64.  Raises ValueError unless they are N integers in 0..num_classes-1."""
     array = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -126,7 +126,8 @@ def _checked(labels: ArrayLike, num_classes: int) -> Labels:
     return array.astype(np.int64)
 
 
-def _words(seed: int, count: int) -> NDArray[np.uint64]:
+def random_words(seed: int | tuple[int, ...], count: int) -> NDArray[np.uint64]:
+    """`count` random 64-bit words."""
     return np.random.Philox(np.random.SeedSequence(seed)).random_raw(count)
 
 

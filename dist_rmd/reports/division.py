@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from dist_rmd import artefacts
-from dist_rmd.data.memory import check_positions, read_table
+from dist_rmd.data.memory import read_images
 from dist_rmd.data.noise import OPEN
 from dist_rmd.distill.division import CLOSED, SETS, Mixture, quality
 from dist_rmd.errors import ConfigError, DataError
@@ -297,7 +297,8 @@ def draw_examples(divided: Divided, most: int) -> Figure:
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
     shown = np.concatenate(drawn)
-    images = dict(zip(shown.tolist(), _images(divided, shown), strict=True))
+    pixels = read_images(divided.run.dataset().beton("train"), divided.indices[shown])
+    images = dict(zip(shown.tolist(), pixels, strict=True))
     top = 0.0
     for which, rows in enumerate(drawn):
         _block(axis, divided, which, {row: images[row] for row in rows.tolist()}, top)
@@ -404,14 +405,3 @@ def _fitting(name: str, width: float) -> str:
     if not is_wide(name):
         return name
     return name[: bisect(range(1, len(name)), 0, key=lambda letters: is_wide(f"{name[:letters]}…"))] + "…"
-
-
-def _images(divided: Divided, rows: Integers) -> list[NDArray[np.uint8]]:
-    """The images of these rows, each S x S x 3, and no others: a beton may be larger than memory."""
-    path = divided.run.dataset().beton("train")
-    samples, side = read_table(path)
-    positions = divided.indices[rows]
-    check_positions(path, len(samples), [positions])
-    content = np.memmap(path, np.uint8, "r")
-    starts = samples["image"]["data_ptr"][positions].tolist()
-    return [content[start : start + side * side * 3].reshape(side, side, 3) for start in starts]

@@ -139,5 +139,5 @@ def _origin(origin: Mapping[str, Any]) -> str:
         kept = ", labels of the replaced images" if origin["keep_label"] else ""
         return f"openset, rho1 = {origin['rho1']:g}, rho2 = {origin['rho2']:g}{included}{kept}, seed {origin['seed']}"
     drawn = "" if origin["exact"] else ", each label by itself"
-    included = ", true class included" if origin["include_true"] else ""
+    included = ", true class included" if origin.get("include_true") else ""
     return f"{origin['kind']} {origin['rate']:g}{drawn}{included}, seed {origin['seed']}"

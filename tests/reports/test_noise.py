@@ -123,6 +123,7 @@ def test_classes_that_keep_their_labels_and_classes_without_images(run, capsys):
         ({"kind": "file", "file": "a.npy", "column": None}, "a.npy"),
         ({"kind": "symmetric", "rate": 0.2, "seed": 3, "exact": True, "include_true": True, "class_map": None},
          "symmetric 0.2, true class included, seed 3"),
+        ({"kind": "instance", "rate": 0.4, "seed": 3, "exact": False}, "instance 0.4, each label by itself, seed 3"),
         ({"kind": "openset", "rho1": 0.5, "rho2": 0.25, "seed": 3, "include_true": True, "keep_label": True},
          "openset, rho1 = 0.5, rho2 = 0.25, true class included, labels of the replaced images, seed 3"),
     ],
