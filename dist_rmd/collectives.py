@@ -17,6 +17,10 @@ GATHERED = 2**16
 messages one after another as its all_reduce"""
 
 
+# torch 2.13 has renamed it.
+_all_gather_into: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
 def world_size() -> int:
     """Number of ranks of the default process group (1 without one)."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -60,7 +64,7 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     if len(rows) < most:
         rows = torch.cat([rows, rows.new_zeros((most - len(rows), *rows.shape[1:]))])
     gathered = rows.new_empty((len(sizes) * most, *rows.shape[1:]))
-    dist.all_gather_into_tensor(gathered, rows)
+    _all_gather_into(gathered, rows)
     if min(sizes) == most:
         return gathered
     return torch.cat([part[:size] for part, size in zip(gathered.split(most), sizes, strict=True)])

@@ -6,9 +6,8 @@ What is drawn stands in drawn.py, the arithmetic on pixels in batched.py; fused_
 faster, to the bit.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from dist_rmd.data import batched, drawn, keyed
 from dist_rmd.errors import ConfigError
+from dist_rmd.precision import full_float32
 
 LARGEST = 128
 """side of images up to which resizing is exact; larger ones are batched.py's on GPUs"""
@@ -90,7 +90,7 @@ class Views:
         if images.shape[1:] != (self.side, self.side, 3):
             raise ValueError(f"expected b x {self.side} x {self.side} x 3 images, got {tuple(images.shape)}")
         self._statistics = self._statistics.to(images.device)
-        with _full_float32():
+        with full_float32():
             return tuple(
                 getattr(self, f"_{kind}")(images, indices, epoch, batch, view).to(self.dtype)
                 for view, kind in enumerate(self.kinds)
@@ -136,14 +136,3 @@ class Views:
 
     def _fold_keys(self, epoch: int, view: int, whats: tuple[str, ...], device: torch.device) -> Tensor:
         return keyed.keys(self.seed, epoch, view, whats).to(device)
-
-
-@contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
-    """TF32 products would round pixels to 11 bits."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

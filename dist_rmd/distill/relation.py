@@ -14,16 +14,16 @@ Two forms give the same values and gradients; docs/relation.md compares their co
 gradient of the local rows in the forward pass, in closed form, so that the backward pass communicates nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from dist_rmd.collectives import all_gather_rows, all_reduce_sum, gather_sizes, rank, world_size
+from dist_rmd.precision import full_float32
 
 __all__ = ["RelationLoss"]
 
@@ -45,8 +45,8 @@ class Relation(NamedTuple):
     """in the chosen norm, unweighted, without gradient"""
 
 
-class RelationLoss:
-    """loss = node * ||M - I|| + edge * ||E_t - E_s|| over the global batch.
+class RelationLoss(nn.Module):
+    """loss = node * ||M - I|| + edge * ||E_t - E_s|| over the global batch.  It has no parameters.
 
     node, edge: weights >= 0; 0.8 and 0.35 in the paper (sec. 4.3; its text under eq. 10 swaps their names).
     method: which form to compute.  "gather" exchanges the B x D rows; each rank forms its own rows of the B x B
@@ -70,6 +70,7 @@ class RelationLoss:
         norm: str = "fro",
         node_pairs: str = "all",
     ):
+        super().__init__()
         if not (node >= 0 and edge >= 0 and eps > 0):
             raise ValueError(f"relation needs node >= 0, edge >= 0 and eps > 0, got {node}, {edge} and {eps}")
         for option, choice in {"method": method, "norm": norm, "node_pairs": node_pairs}.items():
@@ -80,7 +81,7 @@ class RelationLoss:
         self.node, self.edge, self.method, self.eps = node, edge, method, eps
         self.norm, self.node_pairs = norm, node_pairs
 
-    def __call__(
+    def forward(
         self, teacher: Tensor, student: Tensor, sizes: Sequence[int] | None = None, labels: Tensor | None = None
     ) -> Relation:
         """teacher, student: this rank's rows, b_r x D (any float type, one D; b_r may differ by rank) -> Relation.
@@ -99,7 +100,7 @@ class RelationLoss:
         rows = sum(sizes)
         scale = 1 / rows if self.norm == "rms" else 1.0
         dtype = torch.promote_types(torch.promote_types(teacher.dtype, student.dtype), torch.float32)
-        with torch.autocast(student.device.type, enabled=False), _full_float32():
+        with torch.autocast(student.device.type, enabled=False), full_float32():
             z_t = _standardise(teacher.detach().to(dtype), self.eps)
             z_s = _standardise(student.to(dtype), self.eps)
             with torch.no_grad():
@@ -116,6 +117,10 @@ class RelationLoss:
             # DDP averages over ranks what must be summed over rows.
             loss = _Known.apply(z_s, self.node * node + self.edge * edge, slope * world_size())
         return Relation(loss, node, edge)
+
+    def extra_repr(self) -> str:
+        names = ("node", "edge", "method", "eps", "norm", "node_pairs")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def _left_out(self, z_s: Tensor, sizes: Sequence[int], labels: Tensor | None) -> Tensor | None:
         """b x B, true where a pair of this rank's row and any row does not count in node; None if all pairs do."""
@@ -225,15 +230,3 @@ def _diagonal(rows: Tensor, sizes: Sequence[int]) -> Tensor:
 def _inverse(norm: Tensor, eps: float) -> Tensor:
     """1 / norm, and zero with gradient zero where the norm is at most eps."""
     return (norm > eps) / norm.clamp_min(eps)
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32 in matrix products: E_t - E_s would keep three digits of correlations that differ in the third."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before

@@ -387,3 +387,15 @@ def test_any_number_of_ranks_is_one_process(ranks, tmp_path):
         parts = torch.cat([found["alone"][number] for found in by_rank])
         # DDP's mean was still to come.
         torch.testing.assert_close(parts / ranks, exact[number, 6][2], rtol=0, atol=1e-9)
+
+
+def test_it_is_a_module_without_parameters_that_says_its_options():
+    relation = RelationLoss(node=0.5, norm="rms")
+    assert not relation.state_dict()
+    assert repr(relation) == (
+        "RelationLoss(node=0.5, edge=0.35, method='auto', eps=1e-08, norm='rms', node_pairs='all')"
+    )
+    seen = []
+    relation.register_forward_hook(lambda module, given, found: seen.append(found.node))
+    node = relation(*features(3, 4)).node
+    assert seen == [node]
