@@ -3,6 +3,8 @@
 This is the one place where configuration, data, stages, engine and evaluation meet.
 """
 
+from dist_rmd.engine.launcher import LAUNCHER  # isort: skip  # before torch, whose import takes seconds
+
 import argparse
 import contextlib
 import functools
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dist_rmd import LAUNCHER, artefacts, run_folder, sections, terminal
+from dist_rmd import artefacts, run_folder, sections, terminal
 from dist_rmd import config as configuration
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView

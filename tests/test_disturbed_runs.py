@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 from support import disks, small
-from support.torchrun import ROOT, SIGNALS, awaits, child_environment, is_held, launched, state, torchrun, wait_for
+from support.torchrun import ROOT, awaits, child_environment, is_held, launched, state, torchrun, wait_for
 from support.whole_runs import assert_same, fault, records, stopped, tree
 
 from dist_rmd.artefacts import load
 from dist_rmd.data.source import Source
 from dist_rmd.engine.checkpoint import Checkpoints
+from dist_rmd.engine.launcher import SIGNALS_OPTION
 from dist_rmd.engine.observer import Observer
 from dist_rmd.plan import check
 from dist_rmd.reports.summary import summary
@@ -79,7 +80,7 @@ def leftovers(out: Path) -> list[Path]:
 def held(command: list[str], ranks: int, *options: str, step: int = 5):
     """Two processes that torchrun started, of which the last is held by SIGSTOP within step `step` + 1."""
     env = {"DIST_RMD_FAULT": f"kind=SIGSTOP,rank={ranks - 1},step={step}"}
-    with launched(ranks, *RUN, *command, options=[*SIGNALS, *options], env=env) as run:
+    with launched(ranks, *RUN, *command, options=[SIGNALS_OPTION, *options], env=env) as run:
         workers = run.workers(ranks)
         wait_for(lambda: is_held(workers[-1]), 100)
         yield run

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from dist_rmd.artefacts import load
+from dist_rmd.engine.launcher import torchrun_command
 from dist_rmd.engine.writers import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,12 +67,12 @@ class Attempt:
     """One start of the run."""
 
     def __init__(self, folder: Path, data: Path, kills: int):
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        handled = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGUSR2"]
         epochs = [f"{section}.epochs={EPOCHS_PER_KILL * kills}" for section in ("simsiam", "task")]
         evaluations = [f"{section}.eval_every=10" for section in ("simsiam", "task")]
         overrides = [*RECIPE, *epochs, *evaluations, "task.schedule=cosine", f"data.path={data}", f"out={folder}"]
-        command = [*launcher, *handled, "-m", "dist_rmd.train", *overrides, f"stages=[{','.join(STAGES)}]"]
+        words = [*overrides, f"stages=[{','.join(STAGES)}]"]
+        torchrun = torchrun_command(words, "--standalone", "--nproc-per-node=2")
+        command = [sys.executable, "-m", "torch.distributed.run", *torchrun]
         self.folder, self.log = folder / "run", folder / "output.log"
         with open(self.log, "a") as log:
             self.agent = subprocess.Popen(

@@ -1,4 +1,9 @@
-"""One torchrun agent on each node of a job, in place of one task for each rank."""
+"""One torchrun agent on each node of a job, in place of one task for each rank.
+
+    srun --ntasks-per-node=1 python -m dist_rmd.cluster.agent PROCESSES CONFIG.yaml [key=value ...]
+
+is what launch/train.sbatch runs: PROCESSES ranks on each node, and a job that was stopped is requeued.
+"""
 
 import json
 import os
@@ -7,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_rmd import sections, train
+from dist_rmd.cluster.requeue import end
 from dist_rmd.engine import signals
 from dist_rmd.engine.distributed import rendezvous_from_slurm
-
-SHUTDOWN = 110
-"""seconds that torchrun gives its ranks for a step and a checkpoint (before torch 2.12: 30, whatever is said here)"""
+from dist_rmd.engine.launcher import SHUTDOWN_TIMEOUT, torchrun_command
 
 
 def main(words: Sequence[str], processes: int) -> int:
@@ -27,18 +31,17 @@ def main(words: Sequence[str], processes: int) -> int:
     outcome = Path(config.out) / config.name / "exit.json"
     nodes = os.environ["SLURM_STEP_NUM_TASKS"]
     rendezvous_from_slurm()
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN))
-    arguments = [f"--nnodes={nodes}", f"--nproc-per-node={processes}"]
-    arguments += [
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_TIMEOUT))
+    options = [
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={processes}",
         "--rdzv-backend=c10d",
         "--rdzv-endpoint={MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ),
         f"--rdzv-id={os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', 0)}",
-        # SLURM signals agents and ranks: an agent that does not handle the last two would die and leave its ranks.
-        "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1,SIGUSR2",
     ]
     before = _read(outcome)
     try:
-        run.main([*arguments, "-m", "dist_rmd.train", *words])
+        run.main(torchrun_command(words, *options))
         return 0
     except Exception as error:  # a rank failed or was stopped
         signals.ignore()  # the outcome is settled
@@ -54,3 +57,13 @@ def _read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         return ""
+
+
+def job() -> str:
+    """The id of the job that this process is part of, as scontrol takes it; an array's element has one of its own."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+if __name__ == "__main__":
+    sys.exit(end(main(sys.argv[2:], int(sys.argv[1])), job()))

@@ -19,9 +19,9 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from dist_rmd import LAUNCHER
 from dist_rmd.config import Distributed
 from dist_rmd.engine import batchnorm
+from dist_rmd.engine.launcher import LAUNCHER
 from dist_rmd.engine.peers import Peers
 from dist_rmd.errors import ConfigError, LostPeer
 

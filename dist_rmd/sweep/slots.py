@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from dist_rmd.engine.console import duration
+from dist_rmd.engine.launcher import torchrun_command
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate
 from dist_rmd.sweep.tasks import State, Task, with_needs
@@ -96,11 +97,12 @@ class Slots:
 
     def _start(self, task: Task, taken: set[int]) -> Running:
         slot = min(set(range(self.jobs)) - taken)
+        words, several = [str(task.file), *task.overrides], ["--standalone", f"--nproc-per-node={self.ranks}"]
         command = [sys.executable, "-m"]
         if self.ranks > 1:
-            command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
-            command += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2", "-m"]  # SLURM sends them to all
-        command += ["dist_rmd.train", str(task.file), *task.overrides]
+            command += ["torch.distributed.run", *torchrun_command(words, *several)]
+        else:
+            command += ["dist_rmd.train", *words]
         cores, gpus = self.share(slot)
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})}
         libc = ctypes.CDLL(None)

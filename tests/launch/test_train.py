@@ -8,7 +8,7 @@ from support.slurm_jobs import HELD, exit_code, followed, run, signalled, wait_u
 from support.torchrun import rank_of, state, wait_for
 from support.whole_runs import assert_same, records
 
-AGENT, RANK = "torch.distributed.run", "dist_rmd.train"
+AGENT, RANK = "dist_rmd.cluster.agent", "dist_rmd.train"
 
 
 def batch(*command: str, out: Path, fault: str = "") -> tuple[str, Path]:

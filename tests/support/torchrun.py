@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGUSR2")
-"""options of torchrun with which it passes these on, in place of dying of the last two and leaving its workers"""
 
 
 def child_environment(**variables: str) -> dict[str, str]:

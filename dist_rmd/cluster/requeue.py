@@ -1,0 +1,38 @@
+"""The end of a SLURM job's task: a job that was stopped on request goes back into the queue."""
+
+import os
+import sys
+
+from dist_rmd.cluster.state import RUNNING, scontrol
+from dist_rmd.engine import signals
+from dist_rmd.errors import Stopped, UserError
+
+
+def end(code: int, job_id: str) -> int:
+    """End this task of a job with an exit code, or return it where it is 0; a job that was stopped is requeued."""
+    if code == 0:
+        return code
+    signals.ignore()  # the outcome is settled
+    if code == Stopped.code:
+        # The first task speaks for all: a site that kills jobs of which one task failed must not hit it.
+        code = _requeue(job_id) if os.environ["SLURM_PROCID"] == "0" else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _requeue(job_id: str) -> int:
+    """Put the job, which has been stopped after a checkpoint, back into the queue.  Returns the exit code.
+
+    A job that is no longer running has been cancelled, or SLURM requeues it itself.
+    """
+    try:
+        state = scontrol("show", "job", job_id)[0]["JobState"]
+        if state == RUNNING:
+            print(f"job {job_id}: requeued, to go on from its checkpoint", flush=True)
+            scontrol("requeue", job_id)
+        else:
+            print(f"job {job_id}: not requeued, SLURM is ending it ({state})", flush=True)
+    except UserError as error:
+        print(f"error: job {job_id}: not requeued: {error}", file=sys.stderr, flush=True)
+    return Stopped.code
