@@ -74,7 +74,8 @@ ROOMS = {
     "reports.division": "artefacts data distill.division files trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files key_types plain_yaml plan run_folder sections sweep trained",
-    "cluster": "cluster engine.distributed engine.launcher engine.signals files key_types plain_yaml sections sweep train",
+    "cluster": "cluster engine.distributed engine.launcher engine.signals files key_types plain_yaml sections sweep "
+    "train",
     "prepare": "*",
     "train": "*",
     "evaluate": "*",
