@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import torch
@@ -283,6 +282,36 @@ def test_autocast_does_not_change_it(form):
         cast, cast_gradient = loss(teacher, student, labels=labels), gradient(teacher, student, labels, **form)
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
     assert torch.equal(plain_gradient, cast_gradient)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
+        ),
+    ],
+)
+@pytest.mark.parametrize(("rows", "width"), [(96, 32), (24, 64)])
+@every_form
+def test_a_device_gives_the_values_and_gradients_of_float64(form, rows, width, device):
+    """In float32, within autocast, with TF32 allowed outside."""
+    (teacher, student), labels = features(rows, width), classes(rows)
+    what = {"norm": form["norm"], "node_pairs": form["node_pairs"], "labels": labels}
+    expected = numpy_relation(teacher.numpy(), student.detach().numpy(), **what)
+    slope = gradient(teacher, student, **form, labels=labels)
+    there = student.detach().to(device, torch.float32).requires_grad_()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            found = RelationLoss(**form)(teacher.to(device, torch.float32), there, labels=labels.to(device))
+            (slope_there,) = torch.autograd.grad(found.loss, there)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    np.testing.assert_allclose([float(value.detach()) for value in found], expected, rtol=1e-5)
+    torch.testing.assert_close(slope_there.cpu().double(), slope, rtol=1e-4, atol=1e-6)
 
 
 @both_methods

@@ -43,6 +43,32 @@ def test_any_number_of_ranks_is_torchs_layer_on_the_whole_batch(ranks, tmp_path)
     check(ranks, tmp_path, CASES)
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled"),
+    [("cpu", False), *(pytest.param("cuda", c, marks=[pytest.mark.gpu, NO_GPU]) for c in (False, True))],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_device_normalises_as_torch_does_in_float64(monkeypatch, device, compiled, dtype):
+    """By what is written here, which one rank leaves to torch otherwise."""
+    monkeypatch.setattr(batchnorm, "world_size", lambda: 2)  # the collectives see one rank, whose sums are its own
+    torch.manual_seed(2)
+    plain = nn.BatchNorm2d(16).double()
+    nn.init.normal_(plain.weight)
+    ours = convert(copy.deepcopy(plain)).to(device, dtype)
+    if compiled:
+        ours.compile(dynamic=False)
+    images, factor = torch.randn(2, 64, 16, 8, 8, dtype=torch.float64)
+    there = images.to(device, dtype, memory_format=torch.channels_last)
+    found = train(ours, [there], [factor.to(device, dtype)], autocast=False)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+    for name, expected in train(plain, [images], [factor], autocast=False).items():
+        close = {"rtol": tolerance, "atol": tolerance * float(expected.abs().max())}
+        torch.testing.assert_close(found[name].cpu().to(expected.dtype), expected, **close)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -30,12 +30,12 @@ def tables(out: Path, section: str) -> list[Table]:
 
 
 def test_a_section_that_fails_is_named_and_the_others_are_kept(tmp_path):
-    done = bench("step", "checkpoint", "--quick", "--device", "cpu", "--with", "no.such=1", "--out", tmp_path)
+    done = bench("profile", "checkpoint", "--quick", "--device", "cpu", "--with", "no.such=1", "--out", tmp_path)
     assert done.returncode == 1, done.stderr
     page = (tmp_path / "bench.md").read_text()
     assert "failed: ConfigError" in page
     assert "no.such" in page
-    assert tables(tmp_path, "step") == []
+    assert tables(tmp_path, "profile") == []
     (table,) = tables(tmp_path, "checkpoint")
     assert [len(row.seconds) for row in table.rows] == [1, 1, 1, 1]
     assert "Checkpoint of resnet10" in done.stdout
@@ -46,11 +46,23 @@ def test_a_section_that_fails_is_named_and_the_others_are_kept(tmp_path):
     assert "checkpoint: Checkpoint of resnet10, width 16: of it within save()" in again.stdout
 
 
+def test_a_row_that_fails_costs_no_other(tmp_path):
+    done = bench("step", "--quick", "--device", "cpu", "--batches", "32", "--with", "no.such=1", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row.name: row for row in tables(tmp_path, "step")[0].rows}
+    assert "no.such" in rows.pop("ours, tricks on, no.such=1").absent
+    assert rows.pop("lightly", None) is None or "torch alone, tricks off" in rows  # what stands in for it
+    assert all(len(row.seconds) == 1 and row.images == 32 for row in rows.values())
+    assert len(rows) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["--compare", "no.json", "no.json"], 2, "no.json"),
         (["--data", "nowhere"], 65, "nowhere"),
+        (["--batches", "64,many"], 2, "--batches 64,many"),
+        (["--sizes", "1"], 2, "--sizes 1"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, arguments, code, said):
@@ -62,7 +74,7 @@ def test_a_mistake_is_one_line(tmp_path, capsys, arguments, code, said):
 def test_an_unknown_section_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["stepp"])
-    assert "no section stepp: choose from input, relation" in capsys.readouterr().err
+    assert "no section stepp: choose from machine, input, relation" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
     tools/bench [SECTION...] [--quick] [--out DIR] [--compare OLD.json [NEW.json]] ...
 
-Sections: input relation step profile rgrl pack scaling model checkpoint startup evaluation; all of them by default,
-which takes 20 minutes on two CPU cores.  Each finished table is on the disk at once, as DIR/bench.json and
+Sections: machine input relation step profile rgrl pack scaling model checkpoint startup evaluation; all of them by
+default, which takes 20 minutes on two CPU cores.  Each finished table is on the disk at once, as DIR/bench.json and
 DIR/bench.md, so that an interrupted run keeps what is done.  docs/performance.md explains every row.
 """
 
@@ -30,11 +30,13 @@ from dist_rmd.data.beton import open_dataset
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.files import write_atomically
 from tools.bench_parts.images import SIDE, generate
+from tools.bench_parts.machine import cpu
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Table, compare, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = (
+    "machine",
     "input",
     "relation",
     "step",
@@ -77,6 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--rounds", type=int, help="counted rounds (5; with --quick 1)")
     parser.add_argument("--sizes", default="", help="relation: global batches B, by commas")
+    parser.add_argument("--batches", default="", help="step, profile, rgrl: global batches, by commas (GPU: 512,64)")
     parser.add_argument(
         "--with", dest="options", action="append", default=[], metavar="KEY=VALUE",
         help="step, rgrl: one row more, ours with this setting; startup: with this setting",
@@ -164,10 +167,19 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
         rounds=arguments.rounds or (1 if arguments.quick else 5),
         data=data,
         scratch=scratch,
-        sizes=tuple(int(size) for size in arguments.sizes.split(",") if size),
+        sizes=numbers("--sizes", arguments.sizes),
         options=tuple(arguments.options),
+        chosen=numbers("--batches", arguments.batches),
     )
     return settings, images
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """ "512,64" -> (512, 64).  Raises ConfigError."""
+    parts = [part for part in text.split(",") if part]
+    if not all(part.isdecimal() and int(part) > 1 for part in parts):
+        raise ConfigError(f"{option} {text}: not whole numbers above 1, separated by commas")
+    return tuple(map(int, parts))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -205,9 +217,7 @@ def page(result: dict[str, Any]) -> str:
 def device(settings: Settings) -> str:
     if settings.gpu:
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {settings.cores} CPU cores"
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = models[0].split(":")[1].strip() if models else platform.machine()
-    return f"{name}, {settings.cores} cores"
+    return f"{cpu()}, {settings.cores} cores"
 
 
 def versions() -> str:

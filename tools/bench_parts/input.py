@@ -16,7 +16,7 @@ from tools.bench_parts import peers
 from tools.bench_parts.images import pixels
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Row, Table
-from tools.bench_parts.timing import Way, gpu_peak, turns
+from tools.bench_parts.timing import Way, gpu_peak, tried, turns
 
 BASE = "torchvision v1 (PIL), DataLoader"
 
@@ -46,11 +46,9 @@ def measure(settings: Settings) -> Iterator[Table]:
         ),
     }
     absent = {name: peers.missing(library) if library else "" for name, (library, _) in makers.items()}
-    ways, peaks = {}, {}
-    for name, (_, make) in makers.items():
-        if not absent[name]:
-            ways[name] = make()
-            peaks[name] = gpu_peak(ways[name], settings.device)
+    ways, failed = tried({name: make for name, (_, make) in makers.items() if not absent[name]})
+    absent |= failed
+    peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
     times = turns(ways, settings.rounds, settings.device, least=0.5 if not settings.quick else 0.0)
     yield Table(
         "Two views for SimSiam",

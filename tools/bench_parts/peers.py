@@ -17,6 +17,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import predictor, projector
 from tools.bench_parts.images import SIDE
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.timing import Stopwatch
@@ -153,22 +155,60 @@ class LightlyNet(nn.Module):
         return z.detach(), self.prediction_head(z)
 
 
-class LightlyEpochs:
+class PlainNet(nn.Module):
+    """SimSiam from the product's networks, called view by view."""
+
+    def __init__(self, name: str, width: int):
+        super().__init__()
+        self.encoder = encoder(name, width)
+        self.projector = projector(self.encoder.out_features, 2048, 2048, 2)
+        self.predictor = predictor(2048, 512)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.projector(self.encoder(x))
+        return z.detach(), self.predictor(z)
+
+
+def plain_loss(z: Tensor, p: Tensor) -> Tensor:
+    return -torch.nn.functional.cosine_similarity(p, z).mean()
+
+
+def lightly_epochs(settings: Settings, pixels: NDArray[np.uint8], batch: int, tricks: bool) -> "PlainEpochs":
+    """lightly's network, loss and transform."""
+    from lightly.loss import NegativeCosineSimilarity
+
+    net = LightlyNet(*settings.network)
+    return PlainEpochs(settings, Images(pixels, lightly_views()), batch, net, NegativeCosineSimilarity(), tricks)
+
+
+def plain_epochs(settings: Settings, pixels: NDArray[np.uint8], batch: int, tricks: bool) -> "PlainEpochs":
+    """torch and torchvision alone, where lightly cannot be had."""
+    images = Images(pixels, torchvision_v1())
+    return PlainEpochs(settings, images, batch, PlainNet(*settings.network), plain_loss, tricks)
+
+
+class PlainEpochs:
     """The training loop of lightly's SimSiam example; each call is an epoch of all of `images`.
 
     tricks: channels_last, torch.compile, fused SGD and, on GPUs, cudnn.benchmark and copies that nobody waits for.
     The precision is the product's in either case.
     """
 
-    def __init__(self, settings: Settings, pixels: NDArray[np.uint8], batch: int, tricks: bool):
-        from lightly.loss import NegativeCosineSimilarity
-
+    def __init__(
+        self,
+        settings: Settings,
+        images: Images,
+        batch: int,
+        net: nn.Module,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        tricks: bool,
+    ):
         self.settings, self.tricks, self.watch = settings, tricks, Stopwatch(settings.device)
-        self.loader = loader(Images(pixels, lightly_views()), batch, settings)
-        net: nn.Module = LightlyNet(*settings.network).to(settings.device)
+        self.loader = loader(images, batch, settings)
+        net = net.to(settings.device)
         if tricks:
             net = torch.compile(net.to(memory_format=torch.channels_last))  # type: ignore[assignment]
-        self.net, self.criterion = net, NegativeCosineSimilarity()
+        self.net, self.criterion = net, criterion
         self.optimizer = torch.optim.SGD(net.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4, fused=tricks)
 
     def __call__(self) -> None:

@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from tools.bench_parts.loop import Epochs
+from tools.bench_parts.machine import limits
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.step import on
 from tools.bench_parts.tables import Row, Table, short
@@ -132,18 +132,6 @@ def profiled(epochs: Epochs, steps: int, settings: Settings) -> tuple[dict[str, 
 def kind(operation: str) -> str:
     """Of KINDS, or REST."""
     return next((what for what, names in KINDS.items() if re.search(names, operation, re.IGNORECASE)), REST)
-
-
-def limits(settings: Settings) -> tuple[float, float]:
-    """FLOP/s of a matrix product in the precision of the training, and bytes/s that a copy reads and writes."""
-    size = settings.sized(1024, 8192, 256)
-    a, b = torch.randn(2, size, size, device=settings.device).to(settings.autocast or torch.float32)
-    source = torch.zeros(settings.sized(2**25, 2**29, 2**20), dtype=torch.uint8, device=settings.device)
-    target = torch.empty_like(source)
-    ways = {"matrix": lambda: torch.mm(a, b), "memory": lambda: target.copy_(source)}
-    times = turns(ways, settings.rounds, settings.device)
-    # Of a limit the best round counts, not the median: what slows it down is not the device.
-    return 2 * size**3 / min(times["matrix"]), 2 * len(source) / min(times["memory"])
 
 
 def _facts(found: Found, busy: float) -> dict[str, str]:

@@ -26,6 +26,8 @@ class Settings:
     """global batches of the section `relation`; its own choice when empty"""
     options: tuple[str, ...]
     """settings (key=value) of further rows of the product's"""
+    chosen: tuple[int, ...] = ()
+    """global batches of whole training steps; the device's own choice when empty"""
 
     @property
     def gpu(self) -> bool:
@@ -38,13 +40,13 @@ class Settings:
 
     @property
     def batch(self) -> int:
-        """Images of a training step."""
-        return 512 if self.gpu and not self.quick else 64
+        """Images of a training step, where only one size is measured."""
+        return self.chosen[0] if self.chosen else 512 if self.gpu and not self.quick else 64
 
     @property
     def batches(self) -> tuple[int, ...]:
         """Global batches of whole training steps: on a GPU the paper's, too, which is bound by launches."""
-        return (512, 64) if self.gpu and not self.quick else (64,)
+        return self.chosen or ((512, 64) if self.gpu and not self.quick else (64,))
 
     @property
     def precision(self) -> str:

@@ -1,8 +1,9 @@
-"""A training step of SimSiam, from waiting for the data to the optimizer: the product's loop and lightly's."""
+"""A training step of SimSiam, from waiting for the data to the optimizer: the product's loop and a plain one."""
 
+import functools
 import random
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from dist_rmd.data.beton import open_dataset
@@ -11,13 +12,14 @@ from tools.bench_parts.images import pixels
 from tools.bench_parts.loop import Epochs
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Row, Table, short
-from tools.bench_parts.timing import Stopwatch, gpu_peak, turns
+from tools.bench_parts.timing import Stopwatch, gpu_peak, tried, turns
 
 OFF = ("data.reader=ffcv", "data.compile_views=false")
 ON = ("data.reader=memory", "data.compile_views=true")
 """what the product lets one choose and does not change the training; channels_last and fused SGD are always on"""
 COMPILED = "speed.compile=true"
-BASE = "lightly, tricks off"
+LIGHTLY = "lightly: its ResNet (as many weights as ours), heads, loss and transform in the loop of its example"
+PLAIN = "torch alone: our network in the loop of lightly's example, with torchvision's transforms and a DataLoader"
 
 
 def on(settings: Settings) -> tuple[str, ...]:
@@ -43,17 +45,19 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
     steps = settings.sized(8, 40, 2)
     shown = pixels(open_dataset(settings.data), "train", steps * batch)
     reason = peers.missing("lightly")
-    ways: dict[str, Watched] = {}
-    if not reason:
-        ways[BASE] = peers.LightlyEpochs(settings, shown, batch, tricks=False)
-        ways["lightly, tricks on"] = peers.LightlyEpochs(settings, shown, batch, tricks=True)
-        for way in ways.values():
-            way()  # their workers fork, which is safe only before the product's threads are there
-    ways["ours, tricks off"] = Epochs(settings, "simsiam", steps, batch, OFF)
-    ways["ours, tricks on"] = Epochs(settings, "simsiam", steps, batch, on(settings))
-    options = ("speed.cuda_graphs=true", *settings.options) if settings.gpu else settings.options
-    for option in options:
-        ways[f"ours, tricks on, {option}"] = Epochs(settings, "simsiam", steps, batch, (*on(settings), option))
+    peer, epochs = ("torch alone", peers.plain_epochs) if reason else ("lightly", peers.lightly_epochs)
+    base, tricky = f"{peer}, tricks off", f"{peer}, tricks on"
+    makers: dict[str, Callable[[], Watched]] = {  # the peers first: their workers fork, and ours has threads
+        base: lambda: epochs(settings, shown, batch, tricks=False),
+        tricky: lambda: epochs(settings, shown, batch, tricks=True),
+        "ours, tricks off": lambda: Epochs(settings, "simsiam", steps, batch, OFF),
+        "ours, tricks on": lambda: Epochs(settings, "simsiam", steps, batch, on(settings)),
+    }
+    for option in ("speed.cuda_graphs=true", *settings.options) if settings.gpu else settings.options:
+        makers[f"ours, tricks on, {option}"] = functools.partial(
+            Epochs, settings, "simsiam", steps, batch, (*on(settings), option)
+        )
+    ways, failed = tried(makers)
     peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
     times = turns(ways, settings.rounds, settings.device)
     splits = split(ways, settings.rounds, steps)
@@ -61,17 +65,18 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
     about = (
         f"{network}, batch {batch}, {settings.precision}. Epochs of {steps} steps each, start of the loader included. "
     )
-    absent = [Row(name, absent=reason) for name in (BASE, "lightly, tricks on") if reason]
+    whose = PLAIN if reason else LIGHTLY
+    absent = [Row("lightly", absent=reason)] if reason else []
+    absent += [Row(name, absent=why) for name, why in failed.items()]
     yield Table(
         f"A step of SimSiam, batch {batch}",
-        about + "lightly: its ResNet (as many weights as ours), heads, loss and transform in the loop of its example; "
-        "tricks: channels_last, torch.compile, fused SGD and, on GPUs, cudnn.benchmark and asynchronous copies. Ours: "
-        "the training loop whole, with its checks and meters; tricks: images in memory, compiled views"
-        f"{' and network' if settings.gpu else ''}.",
+        f"{about}{whose}; tricks: channels_last, torch.compile, fused SGD and, on GPUs, cudnn.benchmark and "
+        "asynchronous copies. Ours: the training loop whole, with its checks and meters; tricks: images in memory, "
+        f"compiled views{' and network' if settings.gpu else ''}.",
         absent
         + [
             Row(
-                name, [t / steps for t in times[name]], None if name == BASE or reason else BASE,
+                name, [t / steps for t in times[name]], None if name == base else base,
                 batch, peaks[name],
             )
             for name in ways

@@ -3,14 +3,35 @@
 import math
 import random
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 MIB = 2**20
 Way = Callable[[], object]
+AnyWay = TypeVar("AnyWay", bound=Way)
+
+
+def tried(makers: Mapping[str, Callable[[], AnyWay]]) -> tuple[dict[str, AnyWay], dict[str, str]]:
+    """Make each way and call it once, in this order.  Returns those that work, and of the others name -> reason.
+
+    A compiler or a library that fails here costs its own row, not the table.
+    """
+    ways, failed = {}, {}
+    for name, make in makers.items():
+        try:
+            way = make()
+            way()
+        except Exception as error:
+            traceback.print_exc()
+            failed[name] = f"failed: {type(error).__name__}: {str(error).strip()}".partition("\n")[0][:200]
+        else:
+            ways[name] = way
+    return ways, failed
 
 
 def turns(ways: Mapping[str, Way], rounds: int, device: str, least: float = 0.05) -> dict[str, list[float]]:

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from tools.bench_parts.timing import Stopwatch, turns
+from tools.bench_parts.timing import Stopwatch, tried, turns
 
 
 def test_every_way_has_its_turn_in_every_round_after_a_warm_up():
@@ -43,3 +43,19 @@ def test_a_split_has_all_phases_and_leaves_nothing_running():
     with pytest.raises(ZeroDivisionError):
         watch.split(lambda: 1 / 0)
     assert not watch.running
+
+
+def test_ways_that_fail_are_named_and_the_others_kept():
+    calls = []
+    makers = {
+        "cannot be made": lambda: 1 / 0,
+        "works": lambda: lambda: calls.append(0),
+        "cannot be called": lambda: lambda: [][0],
+    }
+    ways, failed = tried(makers)
+    assert list(ways) == ["works"]
+    assert calls == [0]
+    assert failed == {
+        "cannot be made": "failed: ZeroDivisionError: division by zero",
+        "cannot be called": "failed: IndexError: list index out of range",
+    }
