@@ -68,7 +68,7 @@ ROOMS = {
     "evaluation": "evaluation data.batch data.labels models collectives",
     "published": "",
     "typeset": "",
-    "sweep.results": "config trained",
+    "sweep.results": "config sweep.record trained",
     "sweep.comparison": "published sweep.results",
     "reports": "reports config data evaluation files registry trained engine.distributed",
     "reports.division": "artefacts data distill.division files trained",

@@ -22,6 +22,7 @@
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ from dist_rmd.errors import ConfigError
 from dist_rmd.key_types import fit
 from dist_rmd.plain_yaml import spelled
 
+LONGEST = 200
+"""bytes of a run's name, to which file systems, of 255, let others be added"""
 KEYS = ("title", "folder", "published", "seeds", "config", "set", "axes", "rules", "skip", "compare", "search")
 
 
@@ -53,7 +56,7 @@ class Cell:
     @property
     def place(self) -> str:
         """The coordinates as part of a path."""
-        return "-".join(re.sub(r"[^\w.+=]+", "_", value).strip("_") for value in self.coordinates.values())
+        return "-".join(map(folder_name, self.coordinates.values()))
 
     @property
     def name(self) -> str:
@@ -112,6 +115,11 @@ class Grid:
         return replace(self, axes=axes, cells=cells)
 
 
+def folder_name(value: str) -> str:
+    """The part of a path that stands for a value.  Different values may have the same: see `_check_folders`."""
+    return re.sub(r"[^\w.+=]+", "_", value).strip("_")
+
+
 def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
     """Read a grid.  seeds: other ones than the file's.  Raises ConfigError, which names what is wrong."""
     tree = read_yaml(file)
@@ -147,6 +155,7 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
             raise ConfigError(f"{file}: no `config` for {_words(coordinates)}, the file that the keys are added to")
         # What the grid itself says of seeds wins.
         cells += [Cell(coordinates, s, file.parent / config, {"seed": s, "noise.seed": s, **settings}) for s in seeds]
+    _check_folders(file, cells)
     compare = {spelled(method): spelled(baseline) for method, baseline in tree.get("compare", {}).items()}
     _check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
     published = {key: spelled(value) for key, value in tree.get("published", {}).items()}
@@ -164,6 +173,22 @@ def _named(file: Path, axis: Any, values: Any) -> dict[str, dict[str, Any]]:
     return {spelled(value): settings or {} for value, settings in values.items()}
 
 
+def _check_folders(file: Path, cells: Sequence[Cell]) -> None:
+    """Raise ConfigError unless every cell has a folder of its own."""
+    places: dict[str, Mapping[str, str]] = {}
+    for cell in cells:
+        other = places.setdefault(cell.place, cell.coordinates)
+        if other != cell.coordinates:
+            raise ConfigError(
+                f"{file}: {_words(other)} and {_words(cell.coordinates)} would share the folder {cell.name}: rename "
+                "one of them by more than blanks, brackets and other signs"
+            )
+        if nameless := [value for value in cell.coordinates.values() if not folder_name(value)]:
+            raise ConfigError(f"{file}: {nameless[0]!r} has no letter or digit to make a folder's name of")
+        if len(os.fsencode(cell.name)) > LONGEST:
+            raise ConfigError(f"{file}: {_words(cell.coordinates)}: longer than the name of a folder may be, {LONGEST}")
+
+
 def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Search | None:
     if "search" not in tree:
         return None
@@ -177,6 +202,8 @@ def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[st
         found = Search(condition=condition, **content)
     except TypeError as error:
         raise ConfigError(f"{file}: search has key, values, holdout, seeds and if ({error})") from None
+    if len(set(map(folder_name, map(spelled, found.values)))) < len(found.values):
+        raise ConfigError(f"{file}: search: values must be different ones, got {list(found.values)}")
     if not found.values or not found.holdout:
         raise ConfigError(f"{file}: search needs values to try, and a holdout between 0 and 1")
     return found

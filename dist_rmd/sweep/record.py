@@ -23,15 +23,15 @@ def write(
     configs: place of a cell -> the configuration it is run with, for cells that are run now; the others would be run
     as the grid says, with `overrides`.  datasets: data.path -> the name of the dataset there, as far as is known.
     """
-    changed = {}
+    recipes: dict[str, dict[str, Any]] = {}
     for cell in {cell.place: cell for cell in grid.cells}.values():
         used = configs.get(cell.place) or sections.parse(cell.file, [*cell.overrides(), *overrides])
-        changed[cell.place] = _changed(cell, used, datasets)
-    cells = {cell.name: _entry(cell, changed[cell.place]) for cell in grid.cells}
+        recipes[cell.place] = {"changed": _changed(cell, used, datasets), "settings": _settings(cell, used, grid)}
+    cells = {cell.name: _entry(cell, recipes[cell.place]) for cell in grid.cells}
     earlier = read(folder)
     if earlier.get("axes") == grid.axes:
         kept = [Cell(old["coordinates"], old["seed"], Path(), {}) for old in earlier["cells"]]
-        cells = {cell.name: _entry(cell, changed[cell.place]) for cell in kept if cell.place in changed} | cells
+        cells = {cell.name: _entry(cell, recipes[cell.place]) for cell in kept if cell.place in recipes} | cells
     content = {
         "grid": grid.name,
         "title": grid.title,
@@ -68,5 +68,19 @@ def _changed(cell: Cell, used: Config, datasets: Mapping[str, str]) -> list[str]
     return other + [line for line in differences(to_dict(own), to_dict(used)) if not line.startswith(OF_EACH_RUN)]
 
 
-def _entry(cell: Cell, changed: list[str]) -> dict[str, Any]:
-    return {"run": cell.name, "coordinates": dict(cell.coordinates), "seed": cell.seed, "changed": changed}
+def _settings(cell: Cell, used: Config, grid: Grid) -> dict[str, Any]:
+    """key -> value that tells the cell's runs from those of others: what the grid sets but for its seeds and search."""
+    apart = {"seed", "noise.seed", grid.search.key if grid.search else ""}
+    return {key: value_at(to_dict(used), key) for key in cell.settings if key not in apart}
+
+
+def value_at(tree: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    found: Any = tree
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _entry(cell: Cell, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {"run": cell.name, "coordinates": dict(cell.coordinates), "seed": cell.seed, **recipe}

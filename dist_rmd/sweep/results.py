@@ -8,6 +8,7 @@ from typing import Any
 
 from dist_rmd.config import read_yaml
 from dist_rmd.errors import DataError
+from dist_rmd.sweep.record import value_at
 from dist_rmd.trained import Trained
 
 METRIC = "test/top1"
@@ -101,7 +102,7 @@ def read(paths: Sequence[Path]) -> Sweep:
             axes[axis].update(dict.fromkeys(values))
         for planned in plan["cells"]:
             at = tuple(planned["coordinates"][axis] for axis in axes)
-            new = Cell(at, tuple(planned["changed"]), {planned["seed"]: _outcome(folder / planned["run"])})
+            new = Cell(at, tuple(planned["changed"]), {planned["seed"]: _outcome(folder / planned["run"], planned)})
             cells[at] = _joined(cells[at], new) if at in cells else new
     return Sweep(
         folders, first["grid"], first["title"], first["published"], first["table"],
@@ -160,10 +161,13 @@ def _further(one: Outcome, other: Outcome) -> Outcome:
     return min(one, other, key=lambda outcome: STATUSES.index(outcome.status))
 
 
-def _outcome(folder: Path) -> Outcome:
+def _outcome(folder: Path, planned: Mapping[str, Any]) -> Outcome:
     if not (folder / "config.yaml").exists():
         return Outcome(folder, "not begun")
-    run, stage = Trained(folder), read_yaml(folder / "config.yaml")["stages"][-1]  # a check of all of it takes 0.3 s
+    config = read_yaml(folder / "config.yaml")  # a check of all of it takes 0.3 s
+    if other := _other(config, planned):
+        return Outcome(folder, "failed", f"its folder holds another run ({'; '.join(other)})")
+    run, stage = Trained(folder), config["stages"][-1]
     if not (folder / stage / "artefact.pt").exists():
         return _without_result(folder)
     curve = [record for record in run.scores(stage) if METRIC in record]
@@ -174,6 +178,25 @@ def _outcome(folder: Path) -> Outcome:
         folder, "finished", "", last[METRIC], best[METRIC], best["epoch"],
         collapsed=last.get("test/predicted_classes") == 1, forced=stage in run.forced,
     )  # fmt: skip
+
+
+def _other(config: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
+    """`key is this, not that` for what a run's configuration has otherwise than the cell that it is to be a run of.
+
+    Nothing is known of cells that earlier versions wrote down, and of keys that they did not have.
+    """
+    settings = {**planned.get("settings", {}), "seed": planned["seed"]}
+    found = {key: value_at(config, key) for key in settings}
+    return [
+        f"{key} is {found[key]}, not {value}"
+        for key, value in settings.items()
+        if found[key] is not None and _plain(found[key]) != _plain(value)
+    ]
+
+
+def _plain(value: Any) -> str:
+    """A value as JSON keeps it, in which keys are texts, to compare with one that YAML has kept."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _without_result(folder: Path) -> Outcome:

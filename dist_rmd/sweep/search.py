@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_rmd.files import write_atomically
-from dist_rmd.sweep.grid import Cell, Search
+from dist_rmd.sweep.grid import Cell, Search, folder_name
 from dist_rmd.sweep.tasks import Task
 from dist_rmd.trained import Trained
 
@@ -21,7 +21,7 @@ def trials(search: Search, cells: Iterable[Cell], plan: Callable[[Cell, str], Ta
     for cell in cells:
         for value in search.values:
             trial = cell.having({search.key: value, "data.holdout": search.holdout})
-            task = plan(trial, f"search/{cell.place}/{search.key}={value}-seed{cell.seed}")
+            task = plan(trial, f"search/{cell.place}/{search.key}={folder_name(str(value))}-seed{cell.seed}")
             found.setdefault(cell.place, {}).setdefault(value, []).append(task)
     return found
 

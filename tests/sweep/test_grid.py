@@ -116,6 +116,10 @@ def test_the_search(load):
         ("holdout: 0.2", "hold: 0.2", "search has key, values, holdout, seeds and if"),
         ("compare: {", "compare: {CE+GCE: CE, ", "compare: method has no 'CE[+]GCE'"),
         (TEXT, "title: x\nconfig: base.yaml", "needs axes"),
+        ("  rate:", "    CE*: {}\n  rate:", r"CE, rate=0\.2 and method=CE\*, rate=0\.2 would share the folder CE-0"),
+        ("  rate:", "    '***': {}\n  rate:", r"'\*\*\*' has no letter or digit"),
+        ("  rate:", f"    {'x' * 300}: {{}}\n  rate:", "longer than the name of a folder may be"),
+        ("values: [0.1, 1]", "values: [0.1, '0.1']", "values must be different ones"),
     ],
 )
 def test_mistakes_are_named(load, old, new, words):

@@ -18,6 +18,7 @@ def test_all_cells_and_what_differs_from_the_grid(tmp_path, cells, overrides):
     assert [cell["run"] for cell in content["cells"]][:3] == ["CE-seed0", "CE-seed1", "CE+RMDNet-seed0"]
     assert content["cells"][1] == {
         "run": "CE-seed1", "coordinates": {"method": "CE"}, "seed": 1, "changed": ["model.width: 64 -> 8"],
+        "settings": {"simsiam.seed": 0, "stages": ["classifier"]},
     }  # fmt: skip
 
 
