@@ -3,7 +3,6 @@
 import io
 import platform
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,9 @@ from rich.table import Column, Table
 
 from dist_rmd import artefacts
 from dist_rmd.data.keyed import shard
-from dist_rmd.data.source import Source
-from dist_rmd.engine import distributed
-from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import print_table
 from dist_rmd.engine.peers import Peers
-from dist_rmd.engine.updater import Updater
+from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.plan import Plan
 from dist_rmd.stages.base import Computation, Training
 
@@ -38,7 +34,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
     made: dict[str, dict[str, Any]] = {}
     disk = 0
     for name, stage_class in plan.stages.items():
-        stage = plan.build(name, made)
+        stage = placed(plan, name, made)
         done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
         shown = f"{name} *" if done else name
         if isinstance(stage, Computation):
@@ -47,17 +43,15 @@ def dry_run(plan: Plan, peers: Peers) -> None:
             stages.add_row(*[shown, "computed once", *[""] * 5])
             continue
         assert isinstance(stage, Training)
-        recipe = stage.optimization
-        loss, size = _try(plan, stage, source)
+        recipe, session = stage.optimization, StageSession(plan, stage, source)
+        loss, size = _try(session)
         chance = {"epoch": 0, "step": 0, "test/top1": 100 / plan.shape.classes}  # what nobody has trained is right by
         made[name] = plan.artefact(stage, plan.keys[name], [chance])
         parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
         disk += 0 if done else size * (config.checkpoint.keep + 2)  # the newest, the best, and the one being written
         stages.add_row(
             shown,
-            # A stage that chooses among the images learns how many there are only when it is its turn.
-            f"{recipe.epochs} x {'' if type(stage).batches is Training.batches else '<= '}"
-            f"{len(plan.training(stage_class)) // recipe.batch_size}",
+            f"{recipe.epochs} x {len(session.batches)}",
             str(recipe.batch_size),
             " ".join(map(str, sorted(set(parts), reverse=True))),
             f"{sum(p.numel() for p in stage.net.parameters()):,}",
@@ -68,20 +62,14 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         _print(plan, ranks, stages, disk)
 
 
-def _try(plan: Plan, stage: Training, source: Source) -> tuple[float, int]:
+def _try(session: StageSession) -> tuple[float, int]:
     """The loss of two samples on each rank, and the bytes of a checkpoint."""
-    config, world = plan.config, plan.world
-    plan.place(stage)
-    updater = Updater(stage.param_groups(), stage.optimization, 1, world.device, plan.precision)
-    kind = type(stage)
-    stage.optimization = replace(stage.optimization, batch_size=2 * world.size)
-    batches = stage.batches(source, plan.training(kind), kind.seed(config))
+    stage, updater = session.stage, session.updater
     stage.start_epoch()
-    batch = next(batches.epoch(0))
-    net = distributed.parallel(stage.net, world, config.dist)
+    batch = next(session.batches.epoch(0)).first(2)
     with updater.autocast():
-        loss = stage.losses(net, batch)["loss"]
-    updater.backward(loss, Clock())
+        loss = stage.losses(session.net, batch)["loss"]
+    updater.backward(loss, session.clock)
     updater.step()
     file = io.BytesIO()
     torch.save({"net": stage.net.state_dict(), "updater": updater.state_dict(), "memory": stage.memory()}, file)

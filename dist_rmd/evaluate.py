@@ -9,7 +9,7 @@ from dist_rmd import terminal
 from dist_rmd.data.labels import LabelView
 from dist_rmd.engine import distributed
 from dist_rmd.errors import UserError
-from dist_rmd.evaluation.splits import Splits
+from dist_rmd.evaluation.splits import splits
 from dist_rmd.registry import lookup
 from dist_rmd.trained import Trained
 
@@ -45,18 +45,10 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
     world = distributed.detect(device)
     distributed.start(world, run.config.dist.timeout)
     dataset = run.dataset(data)
-    source = run.source(dataset, world)
-
-    def whole(split: str, verified: bool) -> LabelView:
-        return LabelView.of(dataset.labels(split), len(dataset.classes), verified)
-
-    neighbours = whole("train", dataset.verified) if data else run.labels
-    splits = Splits(
-        train=lambda: source.evaluation("train", neighbours.best_known()),
-        test=lambda: source.evaluation("test", whole("test", verified=True)),
-        classes=len(dataset.classes),
-        verified=neighbours.true is not None,
-    )
+    labels = run.labels
+    if data:
+        labels = LabelView.of(dataset.labels("train"), len(dataset.classes), dataset.verified)
+    looked_at = splits(run.source(dataset, world), labels)
     lines = []
     for stage in run.stages:
         if lookup("stages", stage).evaluation is None:
@@ -65,7 +57,7 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
             lines.append(f"{stage}  no checkpoint of its best epoch here: another run trained it")
             continue
         measure = lookup("evaluation", lookup("stages", stage).evaluation)
-        metrics = measure(run.network(stage, dataset, world.device, best), splits)
+        metrics = measure(run.network(stage, dataset, world.device, best), looked_at)
         which = "  (best epoch)" if best else ""
         lines += [f"{stage}  {tag} {value:.2f}{which}" for tag, value in metrics.items()]
     return lines if world.leads else []

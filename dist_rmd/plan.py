@@ -122,16 +122,6 @@ class Plan:
             world.rank, world.size, world.device, world.cores, parameter_dtype(self.precision),
         )  # fmt: skip
 
-    def place(self, stage: Stage) -> None:
-        """Move the stage's networks to this rank's device, in the run's precision."""
-        dtype, config = parameter_dtype(self.precision), self.config
-        if isinstance(stage, Training):
-            stage.net = distributed.place(
-                stage.net, self.world, config.dist.sync_batchnorm, dtype, compiled=config.speed.compile
-            )
-        for frozen in stage.frozen():
-            distributed.place(frozen, self.world, sync_batchnorm=False, dtype=dtype)
-
     def artefact(self, stage: Stage, key: str, scores: list[dict[str, float]]) -> dict[str, Any]:
         """What a finished stage leaves for later ones and for users; scores: what was measured as it trained."""
         return {

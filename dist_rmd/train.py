@@ -7,48 +7,32 @@ from dist_rmd.engine.launcher import LAUNCHER  # isort: skip  # before torch, wh
 
 import argparse
 import contextlib
-import functools
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from dist_rmd import artefacts, run_folder, sections, terminal
 from dist_rmd import config as configuration
-from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import Source
 from dist_rmd.dry_run import dry_run
-from dist_rmd.engine import compilation, distributed, resume, signals
-from dist_rmd.engine.checkpoint import Checkpoints
+from dist_rmd.engine import distributed, signals
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
 from dist_rmd.engine.logs import logger, rank_log
-from dist_rmd.engine.loop import fit
-from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
-from dist_rmd.engine.step_check import StepCheck
-from dist_rmd.engine.updater import Updater
-from dist_rmd.engine.writers import Writers
-from dist_rmd.errors import CannotCreate, DataError, Stopped, UserError
-from dist_rmd.evaluation.splits import Splits
+from dist_rmd.errors import CannotCreate, UserError
+from dist_rmd.pipeline.recorded import RecordedSession, compute
+from dist_rmd.pipeline.session import placed
 from dist_rmd.plan import Plan, check
-from dist_rmd.registry import lookup
 from dist_rmd.run_lock import run_lock
 from dist_rmd.stages.base import Computation, Training
-
-VIEWS_SHOWN = 64
-PERCENT = 100
 
 
 @dataclass
@@ -125,119 +109,22 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
                 artefacts.adopt(own, shared)
         else:
             needs = [needed for needed in stage_class.needs(config) if needed in keys]
-            stage = plan.build(name, {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in needs})
+            stage = placed(
+                plan, name, {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in needs}
+            )
             if isinstance(stage, Computation):
-                artefact = _compute(plan, stage, source, request, console, keys[name])
+                artefact = compute(plan, stage, source, request, console, keys[name])
             else:
                 assert isinstance(stage, Training)
-                artefact = _train_stage(plan, stage, source, peers, request, console, position.clock, keys[name])
+                session = RecordedSession(plan, stage, source, peers, request, console)
+                position.clock = session.clock
+                artefact = session.train(keys[name])
             keys[name] = artefact["key"]
             if world.leads:
                 artefacts.save(own, artefacts.shared_path(Path(config.out), name, keys[name]), artefact)
         peers.gather(None)  # the next stage reads this one's artefact
     console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
     return keys
-
-
-def _train_stage(
-    plan: Plan,
-    stage: Training,
-    source: Source,
-    peers: Peers,
-    request: StopRequest,
-    console: Console,
-    clock: Clock,
-    key: str,
-) -> dict[str, Any]:
-    """Train `stage` from its newest checkpoint, or from the start, to its end; returns its artefact."""
-    config, world, kind = plan.config, plan.world, type(stage)
-    held_out = plan.validation(kind)
-    plan.place(stage)
-    loader = stage.batches(source, plan.training(kind), kind.seed(config))
-    steps = len(loader)
-    updater = Updater(stage.param_groups(), stage.optimization, steps, world.device, plan.precision)
-    writers = Writers(plan.folder, stage.name, world.rank)
-    observer = Observer(
-        stage.name, writers, console, config.log.every, stage.optimization.batch_size, updater.readings, stage.warning
-    )
-    checkpoints = Checkpoints(plan.folder / stage.name / "checkpoints", config.checkpoint.keep)
-    lineage = resume.restore(checkpoints, key, plan.force, stage, updater, clock, observer)
-    found = peers.gather(clock.step)  # so all have read before the leading rank writes
-    if len(set(found)) > 1:
-        raise DataError(
-            f"{checkpoints.folder}: the ranks found checkpoints of steps {found}: is out={config.out} on a file system "
-            "that all machines share?"
-        )
-    if clock.step:
-        console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
-    writers.open(resumed_at=clock)
-    if clock.step == 0 and world.leads:
-        writers.images(clock, "train/views", _picture(plan, next(loader.epoch(0))))
-    check_step = StepCheck(stage.name, peers, request, config.checkpoint.minutes)
-    measure = lookup("evaluation", str(stage.evaluation))
-    splits = Splits(
-        train=lambda: source.evaluation("train", plan.labels.best_known()),
-        test=lambda: source.evaluation("test", LabelView.of(plan.dataset.labels("test"), plan.shape.classes)),
-        classes=plan.shape.classes,
-        validation=functools.partial(source.evaluation, "train", held_out) if held_out is not None else None,
-        verified=plan.labels.true is not None,
-    )
-    net = distributed.parallel(stage.net, world, config.dist)
-    if config.speed.compile:
-        net = compilation.compiled(net, stage.frozen(), config.speed.cuda_graphs)
-
-    def evaluate() -> dict[str, float]:
-        distributed.share_buffers(stage.net)
-        return measure(stage.net, splits)
-
-    def save(score: float | None) -> None:
-        state = resume.capture(lineage, stage, updater, clock, observer)
-        if world.leads:
-            writers.flush()
-            checkpoints.save(clock.step, state, score, world=world.size)
-        check_step.saved()
-
-    console.start(stage.name, done=clock.step, steps=steps * stage.optimization.epochs)
-    with contextlib.ExitStack() as leaving:
-        for leave in (writers.close, console.stop, checkpoints.wait):  # the last one first
-            leaving.callback(leave)
-        try:
-            with compilation.explained():
-                fit(
-                    stage, net, loader, updater, clock, check_step, observer,
-                    evaluate, save, config.checkpoint.every,
-                )  # fmt: skip
-        except UserError as error:
-            checkpoints.wait()
-            if error.agreed:  # whoever leaves ends the others: not before the leading rank's checkpoint is on the disk
-                peers.gather(None)
-            raise
-    key = key if len(lineage) == 1 else artefacts.key_of({"lineage": lineage})
-    return plan.artefact(stage, key, observer.scores)
-
-
-def _compute(
-    plan: Plan, stage: Computation, source: Source, request: StopRequest, console: Console, key: str
-) -> dict[str, Any]:
-    """Let `stage` work out what it is for; returns its artefact."""
-    labels, began = plan.training(type(stage)), time.monotonic()
-
-    def proceed(share: float) -> None:
-        if request.signal:
-            raise Stopped(f"{stage.name}: stopped by {signal.Signals(request.signal).name}, to be begun anew")
-        console.step(Clock(step=round(PERCENT * share)))
-
-    plan.place(stage)
-    writers = Writers(plan.folder, stage.name, plan.world.rank)
-    writers.open(resumed_at=Clock())
-    console.start(stage.name, done=0, steps=PERCENT)
-    with contextlib.ExitStack() as leaving:
-        for leave in (writers.close, console.stop):
-            leaving.callback(leave)
-        metrics = stage.compute(source, labels, proceed)
-        writers.scalars(Clock(), metrics)
-    console.say(f"{stage.name}: {stage.summary()} ({duration(time.monotonic() - began)})")
-    return plan.artefact(stage, key, [{"epoch": 0, "step": 0, **metrics}])
 
 
 def _run(plan: Plan, peers: Peers) -> int:
@@ -328,15 +215,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         given.config = None
     given.config = given.config and Path(given.config)
     return given
-
-
-def _picture(plan: Plan, batch: Batch) -> Tensor:
-    """The first samples of a batch, enlarged and framed, a sample's views in a row: n x 3 x H x W in [0, 1]."""
-    views = torch.stack([view[:VIEWS_SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.dataset.mean, plan.dataset.std))
-    pixels = (views.flatten(0, 1)[:VIEWS_SHOWN] * std + mean).clamp(0, 1)
-    zoom = max(1, 32 // plan.dataset.side)
-    return F.pad(pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), (1, 1, 1, 1))
 
 
 def _headline(plan: Plan) -> str:

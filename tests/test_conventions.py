@@ -34,7 +34,8 @@ ROOMS = {
     "run_lock": "",
     "trained": "artefacts config data engine.checkpoint engine.distributed engine.writers models sections",
     "plan": "artefacts config data engine registry run_folder stages.base",
-    "dry_run": "artefacts data engine plan stages.base",
+    "dry_run": "artefacts data engine pipeline plan stages.base",
+    "pipeline": "pipeline artefacts data engine evaluation plan registry stages.base",
     "data.datasets": "data.datasets",
     "data.kernels": "",
     "data.beton": "data.datasets.base data.noise files",
@@ -65,7 +66,7 @@ ROOMS = {
     "stages": "stages data.batch data.labels data.paired data.source models losses distill "
     "config registry robust_loss student collectives",
     "engine": "engine config collectives files",
-    "evaluation": "evaluation data.batch data.labels models collectives",
+    "evaluation": "evaluation data.batch data.labels data.source models collectives",
     "published": "",
     "typeset": "",
     "sweep.results": "config sweep.record trained",

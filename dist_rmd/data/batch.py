@@ -1,6 +1,6 @@
 """What a stage sees of the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -27,3 +27,14 @@ class Batch:
     def share(self) -> float:
         """b * world / size of the global batch: a rank's mean times this, averaged over ranks, is the global mean."""
         return len(self.indices) * len(self.sizes) / sum(self.sizes)
+
+    def first(self, samples: int) -> "Batch":
+        """The same with at most so many samples of every rank."""
+        return replace(
+            self,
+            views=tuple(view[:samples] for view in self.views),
+            labels=self.labels[:samples],
+            indices=self.indices[:samples],
+            sizes=tuple(min(size, samples) for size in self.sizes),
+            open_set=self.open_set and self.open_set.first(samples),
+        )

@@ -2,8 +2,8 @@
 
 import itertools
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 
@@ -17,30 +17,45 @@ from dist_rmd.errors import Stopped
 T = TypeVar("T")
 
 
-def fit(
-    stage: Any,
-    net: nn.Module,
-    loader: Any,
-    updater: Updater,
-    clock: Clock,
-    check: StepCheck,
-    observer: Observer,
-    evaluate: Callable[[], dict[str, float]],
-    save: Callable[[float | None], None],
-    save_every: int,
-) -> None:
-    """Train `stage` from where `clock` stands, which may be within an epoch, to its last epoch.
+class Session(Protocol):
+    """A training that is ready to go on from `clock`, on this rank."""
 
-    net: what DDP wraps, or the bare network on one process.  evaluate: metrics of the network as it stands, the score
-    first, called on every rank.  save: writes a checkpoint, given the score if it is the best so far; every
-    `save_every` epochs, at the end, for a new best, and whenever `check` says so.  Raises Stopped after a checkpoint.
+    stage: Any
+    """the stage (dist_rmd.stages.base.Training)"""
+    net: nn.Module
+    """what the stage is to call: its network as DDP wraps it, or the bare one on one process"""
+    batches: Any
+    """its batches by epoch (dist_rmd.stages.base.Batches)"""
+    updater: Updater
+    clock: Clock
+    check: StepCheck
+    observer: Observer
+    save_every: int
+    """epochs between two checkpoints"""
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the network as it stands, the score first."""
+        ...
+
+    def save(self, score: float | None) -> None:
+        """Write a checkpoint, given the score if it is the best so far."""
+        ...
+
+
+def fit(session: Session) -> None:
+    """Train from where the session's clock stands, which may be within an epoch, to the stage's last epoch.
+
+    Checkpoints: every `save_every` epochs, at the end, for a new best, and whenever the step check says so.  Raises
+    Stopped after a checkpoint.  Every rank must call it.
     """
+    stage, net, clock = session.stage, session.net, session.clock
+    updater, check, observer = session.updater, session.check, session.observer
     config = stage.optimization
     while clock.epoch < config.epochs:
         net.train()
         if clock.batch == 0:
             stage.start_epoch()
-        batches = Ahead(observer.waiting(loader.epoch(clock.epoch, start=clock.batch)))
+        batches = Ahead(observer.waiting(session.batches.epoch(clock.epoch, start=clock.batch)))
         for batch in batches:
             with updater.autocast():
                 terms = faults.inject(stage.losses(net, batch), clock, stage.name)
@@ -52,20 +67,20 @@ def fit(
             clock.tick()
             observer.step(clock, {**terms, **moved})
             if check.save_due or check.stop_signal:
-                save(None)
+                session.save(None)
             if check.stop_signal:
                 name = signal.Signals(check.stop_signal).name
                 raise Stopped(f"{stage.name}: stopped by {name} after step {clock.step}, which is saved", agreed=True)
         clock.next_epoch()
         is_last = clock.epoch == config.epochs
-        evaluates, saves = (is_last or clock.epoch % every == 0 for every in (config.eval_every, save_every))
+        evaluates, saves = (is_last or clock.epoch % every == 0 for every in (config.eval_every, session.save_every))
         record = None
         if evaluates:
             observer.flush(clock)
             net.eval()
-            record = observer.evaluated(clock, evaluate())
+            record = observer.evaluated(clock, session.evaluate())
         if saves or record is not None:
-            save(record)
+            session.save(record)
         observer.resume_timer()
 
 

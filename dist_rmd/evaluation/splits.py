@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from dist_rmd.data.labels import LabelView
+from dist_rmd.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -19,3 +23,18 @@ class Splits:
     """images held out of training, with the labels that are given to them, right or wrong"""
     verified: bool = True
     """False: nobody knows the correct labels of `train`, which comes with the given ones"""
+
+
+def splits(source: Source, train: LabelView, validation: LabelView | None = None) -> Splits:
+    """Those of the images behind `source`: all test images, and the training images of `train`.
+
+    validation: images held out of training, if any, under their given labels.
+    """
+    classes = len(source.dataset.classes)
+    return Splits(
+        train=lambda: source.evaluation("train", train.best_known()),
+        test=lambda: source.evaluation("test", LabelView.of(source.dataset.labels("test"), classes)),
+        classes=classes,
+        validation=None if validation is None else partial(source.evaluation, "train", validation),
+        verified=train.true is not None,
+    )

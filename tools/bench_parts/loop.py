@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dist_rmd import sections
 from dist_rmd.data.beton import open_dataset
-from dist_rmd.engine import compilation, distributed
+from dist_rmd.engine import distributed
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
 from dist_rmd.engine.loop import fit
@@ -19,6 +19,7 @@ from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
+from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.plan import check
 from dist_rmd.stages.base import Training
 from tools.bench_parts.settings import Settings
@@ -27,11 +28,13 @@ from tools.bench_parts.timing import Stopwatch
 SILENCE = 1e9  # seconds between two lines of the console
 
 
-class Epochs:
+class Epochs(StageSession):
     """Each call trains a stage for one epoch, of `steps` steps of `batch` images, as `train` would.
 
     Left out are evaluation and checkpoints.  exchange: let DDP average gradients over the ranks.
     """
+
+    save_every = 10**9
 
     def __init__(
         self,
@@ -53,42 +56,35 @@ class Epochs:
             f"{recipe}.batch_size={batch}", *options,
         ]  # fmt: skip
         plan = check(sections.parse(None, overrides))
-        config = plan.config
-        peers = peers or distributed.start(plan.world, config.dist.timeout)
-        self.watch = Stopwatch(settings.device)
-        built = plan.build(stage, {})
+        peers = peers or distributed.start(plan.world, plan.config.dist.timeout)
+        built = placed(plan, stage, {})
         assert isinstance(built, Training)
-        self.stage, kind = built, type(built)
-        plan.place(self.stage)
-        self.loader = self.stage.batches(plan.source(), plan.training(kind), kind.seed(config))
+        super().__init__(plan, built, plan.source())
+        self.watch = Stopwatch(settings.device)
         self.updater = _Updater(
-            self.stage.param_groups(), self.stage.optimization, len(self.loader), plan.world.device, plan.precision
+            built.param_groups(), built.optimization, len(self.batches), plan.world.device, plan.precision
         )
-        self.updater.watch = self.watch
         writers = Writers(settings.scratch, stage, plan.world.rank)
         self.observer = _Observer(
-            stage, writers, Console(plan.world.rank, SILENCE, settings.scratch), config.log.every,
+            stage, writers, Console(plan.world.rank, SILENCE, settings.scratch), plan.config.log.every,
             batch, self.updater.readings, lambda metrics: None,
         )  # fmt: skip
-        self.observer.watch = self.watch
         self.check = _StepCheck(stage, peers, StopRequest(), minutes=1e6)
-        self.check.watch = self.watch
-        self.clock = Clock()
+        self.updater.watch = self.observer.watch = self.check.watch = self.watch
         writers.open(resumed_at=self.clock)
         self.observer.console.start(stage, done=0, steps=10**9)
-        self.wrapped = distributed.parallel(self.stage.net, plan.world, config.dist)
-        self.net = self.wrapped
-        if config.speed.compile:
-            self.net = compilation.compiled(self.wrapped, self.stage.frozen(), config.speed.cuda_graphs)
         self.exchange = exchange or plan.world.size == 1
 
     def __call__(self) -> None:
         self.stage.optimization = replace(self.stage.optimization, epochs=self.clock.epoch + 1)
         with contextlib.nullcontext() if self.exchange else self.wrapped.no_sync():  # type: ignore[operator]
-            fit(
-                self.stage, self.net, self.loader, self.updater, self.clock, self.check, self.observer,
-                lambda: {"test/none": 0.0}, lambda score: None, 10**9,
-            )  # fmt: skip
+            fit(self)
+
+    def evaluate(self) -> dict[str, float]:
+        return {"test/none": 0.0}
+
+    def save(self, score: float | None) -> None:
+        """Nothing is kept."""
 
 
 class _Observer(Observer):

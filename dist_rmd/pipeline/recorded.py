@@ -1,0 +1,135 @@
+"""A stage carried out: its curves, checkpoints and result go into the run folder, where a stopped training goes on."""
+
+import contextlib
+import signal
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dist_rmd import artefacts
+from dist_rmd.data.batch import Batch
+from dist_rmd.data.source import Source
+from dist_rmd.engine import compilation, distributed, resume
+from dist_rmd.engine.checkpoint import Checkpoints
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.console import Console, duration
+from dist_rmd.engine.loop import fit
+from dist_rmd.engine.observer import Observer
+from dist_rmd.engine.peers import Peers
+from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.step_check import StepCheck
+from dist_rmd.engine.writers import Writers
+from dist_rmd.errors import DataError, Stopped, UserError
+from dist_rmd.evaluation.splits import splits
+from dist_rmd.pipeline.session import StageSession
+from dist_rmd.plan import Plan
+from dist_rmd.registry import lookup
+from dist_rmd.stages.base import Computation, Training
+
+VIEWS_SHOWN = 64
+PERCENT = 100
+
+
+class RecordedSession(StageSession):
+    """A session for `dist_rmd.engine.loop.fit`.  Every rank makes it and calls it alike; rank 0 writes."""
+
+    def __init__(
+        self, plan: Plan, stage: Training, source: Source, peers: Peers, request: StopRequest, console: Console
+    ):
+        super().__init__(plan, stage, source)
+        config, rank, recipe = plan.config, plan.world.rank, stage.optimization
+        self.peers, self.console, self.save_every = peers, console, config.checkpoint.every
+        self.writers = Writers(plan.folder, stage.name, rank)
+        self.observer = Observer(
+            stage.name, self.writers, console, config.log.every, recipe.batch_size, self.updater.readings, stage.warning
+        )
+        self.checkpoints = Checkpoints(plan.folder / stage.name / "checkpoints", config.checkpoint.keep)
+        self.check = StepCheck(stage.name, peers, request, config.checkpoint.minutes)
+        self.measure = lookup("evaluation", str(stage.evaluation))
+        self.splits = splits(source, plan.labels, plan.validation(type(stage)))
+
+    def train(self, key: str) -> dict[str, Any]:
+        """Train from the newest checkpoint, or from the start, to the end; returns the stage's artefact, named `key`.
+
+        The key is another where the run was forced to go on under another configuration than it had begun with.
+        """
+        self._resume(key)
+        stage, clock, console = self.stage, self.clock, self.console
+        console.start(stage.name, done=clock.step, steps=len(self.batches) * stage.optimization.epochs)
+        with contextlib.ExitStack() as leaving:
+            for leave in (self.writers.close, console.stop, self.checkpoints.wait):  # the last one first
+                leaving.callback(leave)
+            try:
+                with compilation.explained():
+                    fit(self)
+            except UserError as error:
+                self.checkpoints.wait()
+                if error.agreed:  # who leaves ends the others: not before rank 0's checkpoint is on the disk
+                    self.peers.gather(None)
+                raise
+        key = key if len(self.lineage) == 1 else artefacts.key_of({"lineage": self.lineage})
+        return self.plan.artefact(stage, key, self.observer.scores)
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the network as it stands, the score first.  Every rank must call it."""
+        distributed.share_buffers(self.stage.net)
+        return self.measure(self.stage.net, self.splits)
+
+    def save(self, score: float | None) -> None:
+        """Write a checkpoint; `score` where it is the best so far.  Every rank must call it."""
+        state = resume.capture(self.lineage, self.stage, self.updater, self.clock, self.observer)
+        if self.plan.world.leads:
+            self.writers.flush()
+            self.checkpoints.save(self.clock.step, state, score, world=self.plan.world.size)
+        self.check.saved()
+
+    def _resume(self, key: str) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        plan, stage, clock = self.plan, self.stage, self.clock
+        self.lineage = resume.restore(self.checkpoints, key, plan.force, stage, self.updater, clock, self.observer)
+        found = self.peers.gather(clock.step)  # so all have read before rank 0 writes
+        if len(set(found)) > 1:
+            raise DataError(
+                f"{self.checkpoints.folder}: the ranks found checkpoints of steps {found}: is out={plan.config.out} on "
+                "a file system that all machines share?"
+            )
+        if clock.step:
+            self.console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
+        self.writers.open(resumed_at=clock)
+        if clock.step == 0 and plan.world.leads:
+            self.writers.images(clock, "train/views", picture(plan, next(self.batches.epoch(0))))
+
+
+def compute(
+    plan: Plan, stage: Computation, source: Source, request: StopRequest, console: Console, key: str
+) -> dict[str, Any]:
+    """Let `stage`, which has been placed, work out what it is for; returns its artefact."""
+    labels, began = plan.training(type(stage)), time.monotonic()
+
+    def proceed(share: float) -> None:
+        if request.signal:
+            raise Stopped(f"{stage.name}: stopped by {signal.Signals(request.signal).name}, to be begun anew")
+        console.step(Clock(step=round(PERCENT * share)))
+
+    writers = Writers(plan.folder, stage.name, plan.world.rank)
+    writers.open(resumed_at=Clock())
+    console.start(stage.name, done=0, steps=PERCENT)
+    with contextlib.ExitStack() as leaving:
+        for leave in (writers.close, console.stop):
+            leaving.callback(leave)
+        metrics = stage.compute(source, labels, proceed)
+        writers.scalars(Clock(), metrics)
+    console.say(f"{stage.name}: {stage.summary()} ({duration(time.monotonic() - began)})")
+    return plan.artefact(stage, key, [{"epoch": 0, "step": 0, **metrics}])
+
+
+def picture(plan: Plan, batch: Batch) -> Tensor:
+    """The first samples of a batch, enlarged and framed, a sample's views in a row: n x 3 x H x W in [0, 1]."""
+    views = torch.stack([view[:VIEWS_SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.dataset.mean, plan.dataset.std))
+    pixels = (views.flatten(0, 1)[:VIEWS_SHOWN] * std + mean).clamp(0, 1)
+    zoom = max(1, 32 // plan.dataset.side)
+    return F.pad(pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), (1, 1, 1, 1))
