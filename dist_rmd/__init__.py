@@ -4,7 +4,7 @@ import sys
 
 from dist_rmd import terminal
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if sys.argv[:1] == ["-m"]:  # python -m dist_rmd.<command>, whose own imports come next
     terminal.begin()

@@ -17,7 +17,7 @@ from dist_rmd.trained import Trained
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors)."""
     parser = argparse.ArgumentParser(
-        prog="python -m dist_rmd.evaluate",
+        prog="dist-rmd evaluate",
         description="Evaluate every finished stage of a run on the test images with their clean labels: top-1 accuracy "
         "of classifiers, nearest-neighbour accuracy of encoders.",
     )

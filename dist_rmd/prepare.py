@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dist_rmd import registry, terminal
+from dist_rmd import registry, shipped, terminal
 from dist_rmd.data import beton
 from dist_rmd.data.datasets.base import Source
 from dist_rmd.data.open_set import read_exclusions, with_open_set
@@ -77,7 +77,8 @@ def _prepare(args: argparse.Namespace, own: Sequence[str]) -> None:
     if args.open:
         if not source.verified:
             raise ConfigError("--open is for noise made on purpose, which only verified labels can be given")
-        source = with_open_set(source, args.open, read_exclusions(args.exclude) if args.exclude else ())
+        excluded = read_exclusions(shipped.find(args.exclude, ".txt")) if args.exclude else ()
+        source = with_open_set(source, args.open, excluded)
     _summarise(beton.write(source, args.out, args.skip_bad, _track), args.out)
 
 
@@ -138,7 +139,7 @@ def _own_options(name: str) -> dict[str, dict[str, Any]]:
 
 def _parser(own: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m dist_rmd.prepare",
+        prog="dist-rmd prepare",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

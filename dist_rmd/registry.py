@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 from typing import Any
 
+from dist_rmd import extras
 from dist_rmd.errors import ConfigError
 
 
@@ -17,7 +18,8 @@ def available(kind: str) -> list[str]:
 def lookup(kind: str, name: str) -> Any:
     """The public object of dist_rmd/<kind>/<name>.py: the one name in the module's `__all__`.
 
-    Raises ConfigError with the nearest existing name when there is no such file.
+    Raises ConfigError with the nearest existing name when there is no such file, and where it needs a library that is
+    not installed.
     """
     names = available(kind)
     if name not in names:
@@ -25,6 +27,7 @@ def lookup(kind: str, name: str) -> Any:
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
         folder = f"dist_rmd/{kind.replace('.', '/')}"
         raise ConfigError(f"there is no {name!r} in {folder}: {hint}")
-    module = importlib.import_module(f"dist_rmd.{kind}.{name}")
+    with extras.explained():
+        module = importlib.import_module(f"dist_rmd.{kind}.{name}")
     (public,) = module.__all__
     return getattr(module, public)

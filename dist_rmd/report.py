@@ -20,9 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     is_named = bool(words) and (words[0] in available("reports") or _is_table(words[0]))
     what = words.pop(0) if is_named else "summary"
-    # table1 is the report `table` of a sweep that has to be table1
-    report, fixed = (lookup("reports", "table"), {"grid": what}) if _is_table(what) else (lookup("reports", what), {})
     try:
+        # table1 is the report `table` of a sweep that has to be table1
+        fixed = {"grid": what} if _is_table(what) else {}
+        report = lookup("reports", "table" if fixed else what)
         options = _parse(_parser(what, report, fixed, is_named), words)
         print(report([Path(run) for run in options.pop("runs")], **options, **fixed))
     except UserError as error:
@@ -37,7 +38,7 @@ def _is_table(word: str) -> bool:
 
 def _parser(what: str, report: Callable[..., str], fixed: dict[str, str], is_named: bool) -> ArgumentParser:
     """Of one report, whose keyword-only parameters are its options; not named: the help is about all of them."""
-    command, about = "python -m dist_rmd.report", inspect.getdoc(report) or ""
+    command, about = "dist-rmd report", inspect.getdoc(report) or ""
     result = ArgumentParser(
         prog=f"{command} {what}" if is_named else command,
         usage=None if is_named else f"{command} [WHAT] [--OPTION VALUE ...] RUN [RUN ...]",
@@ -62,11 +63,18 @@ def _meaning(parameter: str, about: str) -> str:
 
 
 def _listing() -> str:
-    about = {kind: inspect.getdoc(lookup("reports", kind)) or "" for kind in available("reports")}
-    lines = {kind: text.partition("\n")[0] for kind, text in about.items()}
+    lines = {kind: _first_line(kind) for kind in available("reports")}
     lines["tableN"] = "The same of a sweep that must be the grid of that name: table1, table2, ..."
     listing = "\n".join(f"  {kind:<10} {line}" for kind, line in sorted(lines.items()))
     return f"WHAT is one of\n{listing}\nWithout it: summary.  WHAT --help lists its options."
+
+
+def _first_line(kind: str) -> str:
+    """Of a report's docstring, or why there is no such report here."""
+    try:
+        return (inspect.getdoc(lookup("reports", kind)) or "").partition("\n")[0]
+    except ConfigError as error:
+        return str(error)
 
 
 def _parse(parser: ArgumentParser, words: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_rmd import config
+from dist_rmd import config, shipped
 from dist_rmd.config import Config
 from dist_rmd.registry import available, lookup
 
@@ -14,5 +14,5 @@ def sections() -> dict[str, type]:
 
 
 def parse(file: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """dist_rmd.config.parse with all of them."""
-    return config.parse(file, overrides, sections())
+    """dist_rmd.config.parse with all of them.  `file` may also be the name of a shipped one, such as rmdnet/digits."""
+    return config.parse(file and shipped.find(file), overrides, sections())

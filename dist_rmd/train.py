@@ -194,13 +194,15 @@ def _say(line: str) -> None:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked but for its configuration.  Leaves the process with code 2 at a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m dist_rmd.train",
+        prog="dist-rmd train",
         description="Train the stages of one run.  Start it with torchrun or srun for several processes.  Started "
         "again, it goes on where it was.",
         epilog=f"Keys of CONFIG.yaml and of key=value:\n{configuration.help_text(sections.sections())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="defaults alone without one")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG.yaml", help="a file, or a shipped one: rmdnet/digits; else defaults alone"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as noise.rate=0.4 or loss.name=gce")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument(

@@ -19,14 +19,17 @@ ROOMS = {
     "terminal": "",
     "collectives": "",
     "precision": "",
+    "extras": "",
+    "shipped": "",
+    "__main__": "terminal",
     "files": "",
-    "registry": "",
+    "registry": "extras",
     "texts": "",
     "paths": "",
     "plain_yaml": "texts",
     "key_types": "paths plain_yaml",
     "config": "key_types plain_yaml",
-    "sections": "config registry",
+    "sections": "config registry shipped",
     "robust_loss": "registry",
     "student": "collectives config data.labels data.source models",
     "run_folder": "config files sections",
@@ -75,12 +78,14 @@ ROOMS = {
     "reports.division": "artefacts data distill.division files trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files key_types plain_yaml plan run_folder sections sweep trained",
-    "cluster": "cluster engine.distributed engine.launcher engine.signals files key_types plain_yaml sections sweep "
-    "train",
+    "cluster": "cluster config engine.distributed engine.launcher engine.signals files key_types plain_yaml sections "
+    "sweep train",
     "prepare": "*",
     "train": "*",
     "evaluate": "*",
     "report": "*",
+    "slurm": "*",
+    "sweep.__main__": "*",
 }
 
 # The objects that do nothing off rank 0.

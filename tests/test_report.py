@@ -56,7 +56,7 @@ def test_help_of_one_report_explains_its_options(called, capsys):
         report.main(["table", "--help"])
     assert exit.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "python -m dist_rmd.report table" in words
+    assert "dist-rmd report table" in words
     assert "--points POINTS how many at most" in words
     assert "RUN folders of runs" in words
 
@@ -65,7 +65,7 @@ def test_help_lists_all_reports(capsys):
     with pytest.raises(SystemExit):
         report.main(["--help"])
     text = capsys.readouterr().out
-    assert "usage: python -m dist_rmd.report [WHAT] [--OPTION VALUE ...] RUN [RUN ...]" in text
+    assert "usage: dist-rmd report [WHAT] [--OPTION VALUE ...] RUN [RUN ...]" in text
     for name in ("noise", "summary", "table", "tableN", "tsne"):
         assert f"\n  {name} " in text
 

@@ -7,13 +7,16 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dist_rmd.cluster.bundle import Bundle
 from dist_rmd.cluster.state import in_slurms_words
-from dist_rmd.cluster.submission import SlurmExecutor, submitting
 from dist_rmd.errors import UserError
 from dist_rmd.files import write_atomically
 from dist_rmd.sweep.tasks import Task
+
+if TYPE_CHECKING:  # they need submitit, which looking at a sweep does not
+    from dist_rmd.cluster.bundle import Bundle
+    from dist_rmd.cluster.submission import SlurmExecutor
 
 
 @dataclass(frozen=True)
@@ -84,16 +87,16 @@ class Queue:
         return {name: states[job] for name, job in self.jobs.items() if job in states}
 
     def submit(
-        self, array: Array, executor: SlurmExecutor, bundle: Callable[[Sequence[Task]], Bundle]
+        self, array: Array, executor: "SlurmExecutor", bundle: "Callable[[Sequence[Task]], Bundle]"
     ) -> tuple[list[str], list[str]]:
         """Submit an array, to begin when the jobs that it needs have ended.  Returns the ids of its jobs, and of those.
 
-        Raises UserError in SLURM's words when it is refused.
+        To be called within `submission.submitting`, by which a refusal becomes a UserError.
         """
         alive = self.states()
         before = [self.jobs[name] for name in array.needs() if name in alive]
         executor.update_parameters(dependency=f"afterany:{':'.join(before)}" if before else None)
-        with submitting(), executor.batch():
+        with executor.batch():
             submitted = [executor.submit(bundle(tasks)) for tasks in array.bundles]
         for job, tasks in zip(submitted, array.bundles, strict=True):
             self.jobs |= {task.name: job.job_id for task in tasks}

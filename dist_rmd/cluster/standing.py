@@ -59,3 +59,8 @@ def _progress(task: Task) -> str:
     if not (status := task.status):
         return ""
     return f"{status['stage']}, epoch {status['epoch'] + 1}, {100 * status['step'] / max(1, status['steps']):.0f} %"
+
+
+def runs(count: int) -> str:
+    """1 run, 2 runs."""
+    return f"{count} run{'s' * (count != 1)}"

@@ -24,7 +24,7 @@ from support.whole_runs import assert_same, records
 
 from dist_rmd.cluster.options import SITE
 from dist_rmd.cluster.state import scontrol
-from launch.slurm import arguments, main
+from dist_rmd.slurm import arguments, main
 
 
 def rival():

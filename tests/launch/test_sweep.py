@@ -10,10 +10,10 @@ import torch
 from support import small
 from support.torchrun import ROOT, wait_for
 
+from dist_rmd.sweep.__main__ import main
 from dist_rmd.sweep.grid import load
 from dist_rmd.sweep.tasks import Planner
 from dist_rmd.trained import Trained
-from launch.sweep import main
 
 GRID = """
 title: Digits

@@ -1,0 +1,57 @@
+"""dist-rmd COMMAND ...: all commands of the package as one program; `python -m dist_rmd.COMMAND` is the same."""
+
+import difflib
+import runpy
+import sys
+from collections.abc import Sequence
+
+from dist_rmd import __version__, terminal
+
+COMMANDS = {
+    "prepare": "images to .beton files with labels, class names and a manifest",
+    "train": "the stages of one run; started again, goes on from its newest checkpoint",
+    "evaluate": "test accuracy of a run's networks",
+    "report": "tables and figures from run folders",
+    "sweep": "all runs of a grid, on this machine or under SLURM; started again, goes on with what is missing",
+    "slurm": "the same as train, as a SLURM job",
+}
+"""what each does; all of them are modules, and imported only when they are called"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.  Returns the exit code, unless the command ends the process with one."""
+    terminal.begin()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        print(f"dist-rmd {__version__}")
+    elif words[:1] in (["-h"], ["--help"]):
+        print(_help())
+    elif words[:1] and words[0] in COMMANDS:
+        sys.argv = [f"dist-rmd {words[0]}", *words[1:]]
+        runpy.run_module(f"dist_rmd.{words[0]}", run_name="__main__", alter_sys=True)
+    else:
+        print(f"error: {_mistake(words)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _mistake(words: Sequence[str]) -> str:
+    if not words:
+        return f"name a command: {', '.join(COMMANDS)}; dist-rmd --help says what they do"
+    near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
+    return f"there is no command {words[0]!r}: {hint}"
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())
+    return (
+        "usage: dist-rmd COMMAND ...\n\nDistributed training of image classifiers on wrongly labelled data.\n\n"
+        f"{lines}\n\ndist-rmd COMMAND --help explains each; dist-rmd --version says which this is.\n"
+        "On several processes: torchrun --nproc_per_node=8 -m dist_rmd.train ..."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Libraries that only some commands need, and the extra of the package that installs each."""
+
+import contextlib
+from collections.abc import Iterator
+
+from dist_rmd.errors import ConfigError
+
+EXTRAS = {"ffcv": "ffcv", "matplotlib": "plots", "submitit": "slurm"}
+"""what is imported -> the extra"""
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Within it, importing one of these where it is not installed is a ConfigError that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        raise ConfigError(f"{library} is not installed: pip install 'dist_rmd[{EXTRAS[library]}]'") from None
