@@ -75,6 +75,7 @@ ROOMS = {
     "sweep.results": "config sweep.record trained",
     "sweep.comparison": "published sweep.results",
     "reports": "reports config data evaluation files registry trained engine.distributed",
+    "reports.curves": "engine.writers files reports.summary sweep.comparison sweep.results trained typeset",
     "reports.division": "artefacts data distill.division files trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files key_types plain_yaml plan run_folder sections sweep trained",

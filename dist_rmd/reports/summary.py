@@ -36,35 +36,58 @@ class Row(NamedTuple):
     """everything else in the configuration: runs that differ in it are no seeds of one another"""
 
 
-class Result(NamedTuple):
-    """Accuracies (percent) of one trained stage."""
+class Measured(NamedTuple):
+    """One network whose accuracy was measured as it trained."""
 
-    last: float
-    best: float
-    best_epoch: int
+    row: Row
+    run: Trained
+    stage: str
+    scores: list[dict[str, Any]]
+    """what each evaluation has measured, row.metric (percent) among it"""
+
+    @property
+    def last(self) -> float:
+        """After the last epoch so far."""
+        return self.scores[-1][self.row.metric]
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The scores of the first epoch with the highest accuracy."""
+        return max(self.scores, key=lambda scores: scores[self.row.metric])
 
 
 def summary(runs: Sequence[Path]) -> str:
     """Markdown table of test accuracy: one row per method and noise, over the seeds among the given runs.
 
     `last` is the last epoch; `best` is chosen by looking at the test images, so it flatters, and is named as such.
+    A network that several runs share, such as the teacher, counts once.
     """
-    rows: dict[Row, list[Result]] = defaultdict(list)
-    for folder in runs:
-        for row, result in _results(folder):
-            rows[row].append(result)
+    rows: dict[Row, list[Measured]] = defaultdict(list)
+    for network in measured(runs):
+        rows[network.row].append(network)
     lines = [
         "| method | data | noise | metric | last epoch | best epoch (by test) | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row, results in rows.items():
-        last, best = (_spread([getattr(r, which) for r in results]) for which in ("last", "best"))
-        at = ", ".join(str(r.best_epoch) for r in results)
-        lines.append(f"| {' | '.join(row[:4])} | {last} | {best} at epoch {at} | {len(results)} |")
+    for row, networks in rows.items():
+        last = spread([network.last for network in networks])
+        best = spread([network.best[row.metric] for network in networks])
+        at = ", ".join(str(network.best["epoch"]) for network in networks)
+        lines.append(f"| {' | '.join(row[:4])} | {last} | {best} at epoch {at} | {len(networks)} |")
     return "\n".join(lines)
 
 
-def _results(folder: Path) -> list[tuple[Row, Result]]:
+def measured(runs: Sequence[Path]) -> list[Measured]:
+    """The networks of these runs, each once.  Raises DataError for a run that has not measured any."""
+    found: dict[str, Measured] = {}
+    for folder in runs:
+        for network in _measured(folder):
+            own = folder / network.stage
+            found.setdefault(network.run.key(network.stage) if (own / "artefact.pt").exists() else str(own), network)
+    return list(found.values())
+
+
+def _measured(folder: Path) -> list[Measured]:
     run = Trained(folder)
     config = to_dict(run.config)
     other = {key: value for key, value in config.items() if key not in BESIDES}
@@ -74,17 +97,16 @@ def _results(folder: Path) -> list[tuple[Row, Result]]:
         measured = {tag for record in run.scores(stage) for tag in record}
         tag = next((tag for tag in TAGS[lookup("stages", stage).evaluation] if tag in measured), "")
         records = [record for record in run.scores(stage) if tag in record]
-        curve = [(record[tag], record["epoch"]) for record in records]
-        if curve:
-            best, epoch = max(curve, key=lambda point: point[0])
+        if records:
+            epoch = records[-1]["epoch"]
             planned = config[lookup("stages", stage).recipe]["epochs"]
-            unfinished = "" if curve[-1][1] == planned else f", unfinished: {curve[-1][1]} of {planned} epochs"
+            unfinished = "" if epoch == planned else f", unfinished: {epoch} of {planned} epochs"
             data = Path(config["data"]["path"]).name
             forced = ", forced" if stage in run.forced else ""
             collapsed = ", collapsed" if records[-1].get("test/predicted_classes") == 1 else ""
             method = _method(stage, config) + unfinished + forced + collapsed
             row = Row(method, data, _noise(run, config), tag, settings)
-            found.append((row, Result(curve[-1][0], best, epoch)))
+            found.append(Measured(row, run, stage, records))
     if not found:
         raise DataError(f"{folder}: the run has not measured anything yet")
     return found
@@ -108,7 +130,8 @@ def _noise(run: Trained, config: dict[str, Any]) -> str:
     return f"{noise['kind']} {noise['rate']:g}"
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation over seeds; of a single seed its value."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"

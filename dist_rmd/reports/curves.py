@@ -1,0 +1,224 @@
+"""Memorising, seen over the epochs: test accuracy, and how many wrong and right training labels are fitted."""
+
+import csv
+import io
+import statistics
+import textwrap
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dist_rmd import typeset
+from dist_rmd.engine.writers import read_metrics
+from dist_rmd.errors import DataError
+from dist_rmd.files import write_atomically
+from dist_rmd.reports.summary import measured, spread
+from dist_rmd.sweep.comparison import Comparison, named
+from dist_rmd.sweep.results import read
+from dist_rmd.trained import Trained
+
+__all__ = ["curves"]
+
+ACCURACY, WRONG, RIGHT = "test/top1", "train/fitted_wrong", "train/fitted_right"
+TITLES = {
+    ACCURACY: "Test accuracy (%)",
+    WRONG: "Wrong training labels fitted (%)",
+    RIGHT: "Right training labels fitted (%)",
+}
+# Okabe and Ito's colours, which colour-blind readers can tell apart; a line's style tells it apart without colour.
+COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+
+Curve = Mapping[int, float]
+"""epoch -> percent"""
+
+
+class Line(NamedTuple):
+    """What the seeds of one method share."""
+
+    group: str
+    """the data and noise: methods on the same have their lines in the same panels"""
+    method: str
+
+
+class Seed(NamedTuple):
+    """One trained network's curves."""
+
+    run: Path
+    curves: Mapping[str, Curve]
+    """by tag; those of `fitted` are missing where the labels' truth is unknown, or another run trained the network"""
+
+
+def curves(runs: Sequence[Path]) -> str:
+    """Test accuracy and fitted training labels over the epochs: a line for each method, mean and spread over seeds.
+
+    runs: run folders, or sweep folders for all of their runs.
+
+    A network that memorises fits wrong labels in the second half of its training, and its test accuracy falls.  Writes
+    figures/curves.png and figures/curves.csv into the first folder; returns their paths and a table.
+    """
+    lines = _of_sweep(runs) if all((folder / "sweep.json").exists() for folder in runs) else _of_runs(runs)
+    if not lines:
+        raise DataError(f"{runs[0]}: no run here has measured {ACCURACY} yet")
+    path = runs[0] / "figures" / "curves.png"
+    figure = draw(lines)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    write_atomically(path.with_suffix(".csv"), lambda file: file.write(_csv(lines).encode()))
+    return "\n\n".join([_table(lines), f"{path}\n{path.with_suffix('.csv')}"])
+
+
+# What was measured
+
+
+def _of_sweep(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
+    """The last stages of a sweep's runs, as far as they are, by the names that the grid has for methods."""
+    sweep = read(folders)
+    results, lines = Comparison(sweep), defaultdict(list)
+    for cell in sweep.cells.values():
+        values = results.values(cell)
+        method = values[results.row_axis]
+        group = ", ".join(named(axis, values[axis]) for axis in [*results.block_axes, *results.column_axes])
+        for outcome in cell.outcomes.values():
+            if outcome.status != "not begun" and (seed := _seed(outcome.folder)):
+                lines[Line(group, method)].append(seed)
+    return dict(lines)
+
+
+def _of_runs(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
+    """The stages of these runs; those of one recipe are seeds of one line."""
+    by_row = defaultdict(list)
+    for network in measured(folders):
+        if seed := _seed(network.run.folder, network.stage):
+            by_row[network.row].append(seed)
+    names = [Line(f"{row.data}, {row.noise}", row.method) for row in by_row]
+    return {
+        line if names.count(line) == 1 else Line(line.group, f"{line.method} [{seeds[0].run.name}]"): seeds
+        for line, seeds in zip(names, by_row.values(), strict=True)
+    }
+
+
+def _seed(folder: Path, stage: str | None = None) -> Seed | None:
+    """The curves of a run's stage, the last one unless it is named; None where its accuracy was not measured."""
+    run = Trained(folder)
+    stage = stage or run.config.stages[-1]
+    scores = [record for record in run.scores(stage) if ACCURACY in record]
+    if not scores:
+        return None
+    found: dict[str, Curve] = {ACCURACY: {record["epoch"]: record[ACCURACY] for record in scores}}
+    steps = scores[-1]["step"] // scores[-1]["epoch"]
+    metrics = folder / "metrics.jsonl"
+    records = [record for record in read_metrics(metrics) if record["stage"] == stage] if metrics.exists() else []
+    for tag in (WRONG, RIGHT):
+        if points := [(record["step"], record[tag]) for record in records if tag in record]:
+            found[tag] = _by_epoch(points, steps)
+    return Seed(folder, found)
+
+
+def _by_epoch(points: Sequence[tuple[int, float]], steps: int) -> Curve:
+    """Percent by epoch, of (step, mean share over the steps since the point before); `steps` make an epoch.
+
+    A point counts for the epoch that it lies in, by the number of its steps.
+    """
+    sums: dict[int, float] = defaultdict(float)
+    weights: dict[int, int] = defaultdict(int)
+    before = 0
+    for step, share in points:
+        epoch = -(-step // steps)
+        sums[epoch] += 100 * share * (step - before)
+        weights[epoch] += step - before
+        before = step
+    return {epoch: total / weights[epoch] for epoch, total in sums.items()}
+
+
+def _common(seeds: Sequence[Seed], tag: str) -> dict[int, list[float]]:
+    """epoch -> the value of every seed, where all seeds that have the tag at all have one."""
+    found = [seed.curves[tag] for seed in seeds if tag in seed.curves]
+    epochs = sorted(set.intersection(*(set(curve) for curve in found))) if found else []
+    return {epoch: [curve[epoch] for curve in found] for epoch in epochs}
+
+
+# The picture
+
+
+def draw(lines: Mapping[Line, Sequence[Seed]]) -> Figure:
+    """A row of panels for each group, a panel for each thing measured."""
+    tags = [tag for tag in TITLES if any(tag in seed.curves for seeds in lines.values() for seed in seeds)]
+    groups, methods = (list(dict.fromkeys(names)) for names in zip(*lines, strict=True))
+    looks = {m: (STYLES[n % len(STYLES)], COLOURS[n % len(COLOURS)]) for n, m in enumerate(methods)}
+    figure, panels = plt.subplots(
+        len(groups), len(tags), figsize=(4.3 * len(tags), 3.4 * len(groups) + 0.6), squeeze=False,
+        sharey="col", layout="constrained",
+    )  # fmt: skip
+    for row, group in zip(panels, groups, strict=True):
+        for axis, tag in zip(row, tags, strict=True):
+            for method in methods:
+                style, colour = looks[method]
+                _line(axis, _common(lines.get(Line(group, method), ()), tag), style, colour)
+            _dress(axis, TITLES[tag])
+        if group:
+            row[0].set_ylabel(textwrap.fill(group, 40))
+    handles = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for style, colour in looks.values()]
+    figure.legend(handles, methods, loc="outside lower center", ncols=min(4, len(methods)), frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def _line(axis: Axes, values: Mapping[int, Sequence[float]], style: Any, colour: str) -> None:
+    epochs, means = list(values), [statistics.mean(seeds) for seeds in values.values()]
+    axis.plot(epochs, means, color=colour, linestyle=style, linewidth=1.8)
+    if values and len(next(iter(values.values()))) > 1:
+        spreads = [statistics.stdev(seeds) for seeds in values.values()]
+        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        axis.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _dress(axis: Axes, title: str) -> None:
+    axis.set_title(title, fontsize="medium")
+    axis.set_xlabel("epoch")
+    axis.set_xlim(left=0)
+    axis.grid(color="0.92")
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+# Numbers
+
+
+def _table(lines: Mapping[Line, Sequence[Seed]]) -> str:
+    """Markdown: a row for each line, accuracy after the last epoch and at its best, and what was fitted in the last."""
+    rows = []
+    for line, seeds in lines.items():
+        accuracy = [seed.curves[ACCURACY] for seed in seeds]
+        best = spread([max(curve.values()) for curve in accuracy])
+        at = ", ".join(str(max(curve, key=lambda epoch: curve[epoch])) for curve in accuracy)
+        ends = [spread([curve[max(curve)] for curve in of_seeds]) for of_seeds in (accuracy, *_fitted(seeds))]
+        rows.append((line.group, line.method, ends[0], f"{best} at epoch {at}", *ends[1:], str(len(seeds))))
+    columns = ("last epoch", "best epoch (by test)", "wrong labels fitted", "right labels fitted", "seeds")
+    return typeset.markdown(typeset.Table(("on", "method"), tuple((name,) for name in columns), (tuple(rows),)))
+
+
+def _fitted(seeds: Sequence[Seed]) -> list[list[Curve]]:
+    return [[seed.curves[tag] for seed in seeds if tag in seed.curves] for tag in (WRONG, RIGHT)]
+
+
+def _csv(lines: Mapping[Line, Sequence[Seed]]) -> str:
+    """A row for each epoch of each run in which something was measured."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, ("on", "method", "run", "epoch", *TITLES), lineterminator="\n")
+    table.writeheader()
+    for line, seeds in lines.items():
+        for seed in seeds:
+            for epoch in sorted(set().union(*seed.curves.values())):
+                values = {tag: f"{curve[epoch]:.4f}" for tag, curve in seed.curves.items() if epoch in curve}
+                table.writerow({"on": line.group, "method": line.method, "run": seed.run, "epoch": epoch, **values})
+    return text.getvalue()
