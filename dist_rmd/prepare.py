@@ -19,6 +19,7 @@ from dist_rmd import registry, shipped, terminal
 from dist_rmd.data import beton
 from dist_rmd.data.datasets.base import Source
 from dist_rmd.data.open_set import read_exclusions, with_open_set
+from dist_rmd.data.pictures import allow_pixels
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
 
 DESCRIPTION = """\
@@ -29,7 +30,7 @@ NAME is one of
   digits         1,797 handwritten digits, 8 x 8, which come with scikit-learn: no download
   cifar10        torchvision's archive, 32 x 32: found in --from DIR, or downloaded to ~/.cache/dist_rmd
   cifar100       the same with 100 classes
-  folder         your own images: DIR/train/<class>/* and DIR/test/<class>/*, PNG, JPEG, WebP, BMP or GIF of any size
+  folder         your own images: DIR/train/<class>/* and DIR/test/<class>/*, of any size
   sheets         images of 32 x 32 tiled into large pictures: DIR/train/index.csv and sheets, DIR/test likewise
   tiny_imagenet  Tiny ImageNet as published, 64 x 64: wnids.txt, words.txt, train/ and val/ in DIR
   webvision      WebVision 1.0 as published, 64 x 64: info/, google/, flickr/ and val_images_256/ in DIR
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv[1:] when None); the result is the exit code."""
     try:
         with warnings.catch_warnings():
+            # Pillow's about EXIF and the like: what decides nothing about pixels
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             words = list(sys.argv[1:] if argv is None else argv)
             own = _own_options(words[0]) if words else {}
@@ -72,6 +75,10 @@ def _prepare(args: argparse.Namespace, own: Sequence[str]) -> None:
         raise ConfigError(f"--side {args.side} is outside 4..1024")
     if args.exclude and not args.open:
         raise ConfigError(f"--exclude {args.exclude} is for --open DIR: it lists folders of DIR to leave out")
+    if args.max_megapixels is not None:
+        if not args.max_megapixels > 0:
+            raise ConfigError(f"--max-megapixels {args.max_megapixels:g} allows no image")
+        allow_pixels(args.max_megapixels)
     source: Source = dataset(args.origin, args.side, **{name: getattr(args, name) for name in own})
     source = replace(source, verified=source.verified and not args.unverified)
     if args.open:
@@ -169,6 +176,12 @@ def _parser(own: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--unverified", action="store_true", help="the training labels may be wrong: nothing is measured against them"
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        metavar="N",
+        type=float,
+        help="read images of up to N million pixels (default: 179, Pillow's guard against files that fill the memory)",
     )
     parser.add_argument("--skip-bad", action="store_true", help="list unreadable images in manifest.json, and go on")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT once the new one is whole")

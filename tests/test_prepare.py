@@ -4,6 +4,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -62,6 +63,44 @@ def test_ones_own_folder_with_a_bad_image(pets, tmp_path, capsys):
     assert shown[0] == "folder: 24 x 24 pixels, 2 classes (cat, dog)"
     assert shown[1] == "train: 11 images, 1 skipped"
     assert open_dataset(out).skipped == {"train": ["train/dog/2.png"], "test": []}
+
+
+def test_a_read_that_never_returns_ends_on_a_signal(pets, tmp_path):
+    """As on a server of files that has gone; here a pipe takes an image's place while the images are read."""
+    script = (
+        "import os, sys; from pathlib import Path; from dist_rmd.data import pictures\n"
+        "pictures._decoded = lambda path, *_: open(os.environ['PIPE']).read()\n"
+        "sys.argv[0] = 'prepare'; import runpy; runpy.run_module('dist_rmd.prepare', run_name='__main__')"
+    )
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-c", script, "folder", tmp_path / "out", "--from", pets]
+    with subprocess.Popen(command, env={**os.environ, "PIPE": str(tmp_path / "pipe")}) as process:
+        for _ in range(600):
+            if (tmp_path / "out").exists():
+                break
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.terminate()
+        assert process.wait(10) == 143
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_pipe_named_as_an_image_is_refused_or_skipped(pets, tmp_path, capsys):
+    os.mkfifo(pets / "train" / "cat" / "zz.jpg")
+    code, _, err = run(capsys, "folder", tmp_path / "out", "--from", pets)
+    assert (code, len(err)) == (65, 1)
+    assert "zz.jpg: unreadable image (it is no file)" in err[0]
+    assert run(capsys, "folder", tmp_path / "out", "--from", pets, "--skip-bad")[1][1] == "train: 12 images, 1 skipped"
+
+
+def test_images_above_the_limit_are_refused_until_it_is_raised(pets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    words = ["folder", tmp_path / "out", "--from", pets, "--max-megapixels"]
+    code, _, err = run(capsys, *words, "0.0015")
+    assert code == 65
+    assert "--max-megapixels allows larger ones" in err[-1]
+    assert run(capsys, *words, "0")[2] == ["error: --max-megapixels 0 allows no image"]
+    assert run(capsys, *words, "0.004")[0] == 0
 
 
 def test_a_finished_dataset_is_not_replaced_unasked(pets, tmp_path, capsys):

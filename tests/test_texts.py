@@ -6,7 +6,7 @@ import os
 import pytest
 
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.texts import read_text
+from dist_rmd.texts import read_table, read_text
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,35 @@ def test_what_is_no_text_is_refused_in_one_line(tmp_path, content, words):
 def test_a_folder_is_no_text(tmp_path):
     with pytest.raises(DataError, match="Is a directory"):
         read_text(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_has_rows_by_column_and_their_lines(tmp_path, separator):
+    path = tmp_path / "a.csv"
+    lines = ["file, label", '"a, ""b"".png",1', "", "c.png,", ",", "d.png,2", ""]
+    path.write_bytes("\r\n".join(lines).replace(",", separator).encode("utf-8-sig"))
+    table = read_table(path, ["label"])
+    assert table.columns == ("file", "label")
+    assert table.rows == [
+        (2, {"file": f'a{separator} "b".png', "label": "1"}),
+        (4, {"file": "c.png", "label": ""}),
+        (6, {"file": "d.png", "label": "2"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"a\.csv: no column 'file'; the first line names none"),
+        ("a.png,1\nb.png,2\n", "no column 'file'; the first line names a.png, 1"),
+        ("file,label\na.png\n", r"line 2 has 1 fields, but the header has 2 \(file, label\)"),
+        ("file,label\na.png,1\na,b.png,2\n", "line 3 has 3 fields"),
+        ("file,file\n", "two columns are called 'file'"),
+        ('file,label\na.png,"1\nb.png,2\n', "line 3: unexpected end of data"),
+        ("file,label\n" + "x" * 200_000 + ",1\n", "line 2: field larger than field limit"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_with_the_line(tmp_path, text, words):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_table(tmp_path / "a.csv", ["file"])

@@ -6,15 +6,15 @@ train.csv test.csv       index,label,class,file: the original labels, and where 
 manifest.json            written last: a folder without it is no dataset
 """
 
+import contextlib
 import csv
 import hashlib
 import json
 import math
 import os
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_rmd.data.datasets.base import Source, Split, UnreadableImage
+from dist_rmd.data.ahead import ahead
+from dist_rmd.data.datasets.base import Source, Split
 from dist_rmd.data.noise import OPEN
+from dist_rmd.data.pictures import UnreadableImage
+from dist_rmd.data.repeats import in_both, picture_hash, under_two_labels
+from dist_rmd.data.scratch import scratch
 from dist_rmd.errors import CannotCreate, DataError
-from dist_rmd.files import sha256, sync, write_atomically, write_failed
+from dist_rmd.files import remove_leftovers, sha256, sync, write_atomically, write_failed
 
 FORMAT = 2  # of the folder; raise it when an older reader would misread what is written
 READABLE = (1, FORMAT)  # 1 has neither images of none of the classes nor labels that nobody has verified
@@ -75,7 +79,7 @@ class Dataset:
 
     def beton(self, split: str) -> Path:
         """FFCV's file of a split."""
-        return self.folder / f"{split}.beton"
+        return _beton_path(self.folder, split)
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """The original label of every image, OPEN for none of the classes, in the beton's order.
@@ -91,7 +95,7 @@ class Dataset:
         return [row["file"] for row in self._rows(split)]
 
     def _rows(self, split: str) -> list[dict[str, str]]:
-        return _read_rows(self.folder / f"{split}.csv")
+        return _read_rows(_table_path(self.folder, split))
 
 
 def write(source: Source, out: Path, skip_bad: bool = False, track: Track | None = None) -> Dataset:
@@ -100,27 +104,34 @@ def write(source: Source, out: Path, skip_bad: bool = False, track: Track | None
     skip_bad: leave unreadable images out and list them in the manifest, instead of refusing the dataset.
     track: is handed the images of each split as they go by, for a progress bar.
 
-    Until all is written, what `out` held before stays as it was.  Images pass through one at a time: memory does not
-    hold more than a few.  Raises DataError (an unreadable image, or none left), CannotCreate, WriteFailed.
+    Until all is written, what `out` held before stays as it was; what killed calls left there goes first.  Images pass
+    through one at a time: memory does not hold more than a few.  Warns of pictures that are there twice, under two
+    labels or in train and test, and of a colour channel that is the same everywhere: its standard deviation is taken
+    as 1.  Raises DataError (an unreadable image, or a class of train whose images all are), CannotCreate, WriteFailed.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".partial-", dir=out)
-    except OSError as error:
-        raise CannotCreate(f"{out}: cannot be created ({error.strerror})") from None
-    with scratch:
-        place = Path(scratch.name)
+    with contextlib.ExitStack() as leaving:
         try:
-            colours = {name: _Colours() for name in source.splits}
-            splits = {name: _write_split(source, name, place, skip_bad, track, colours[name]) for name in source.splits}
-            if 0 in colours["train"].std:
-                raise DataError(f"{source.name}: one colour channel is the same in all train images")
+            out.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(out)
+            place = leaving.enter_context(scratch(out))
+        except OSError as error:
+            raise CannotCreate(f"{out}: cannot be created ({error.strerror})") from None
+        try:
+            written = {name: _write_split(source, name, place, skip_bad, track) for name in source.splits}
+            colours = written["train"].colours
+            if not any(colours.std):
+                raise DataError(f"{source.name}: all train images have one colour, so there is nothing to learn")
+            _warn_of_repeats(source, written)
             (out / "manifest.json").unlink(missing_ok=True)  # from here to the next manifest, `out` is no dataset
-            for path in sorted(place.iterdir()):
-                os.replace(path, out / path.name)
+            for name in written:
+                for path in (_beton_path(place, name), _table_path(place, name)):
+                    os.replace(path, out / path.name)
             sync(out)
         except OSError as error:
             raise write_failed(out, error) from None
+    for channel, spread in zip("RGB", colours.std, strict=True):
+        if not spread:
+            warnings.warn(f"{channel} is the same in all train images: its std is taken as 1", stacklevel=2)
     manifest = {
         "format": FORMAT,
         "dataset": source.name,
@@ -128,9 +139,9 @@ def write(source: Source, out: Path, skip_bad: bool = False, track: Track | None
         "classes": source.classes,
         "verified": source.verified,
         "excluded": source.excluded,
-        "mean": colours["train"].mean,
-        "std": colours["train"].std,
-        "splits": splits,
+        "mean": colours.mean,
+        "std": [spread or 1.0 for spread in colours.std],
+        "splits": {name: split.part for name, split in written.items()},
     }
     write_atomically(out / "manifest.json", lambda file: file.write(json.dumps(manifest, indent=1).encode()))
     return open_dataset(out)
@@ -200,11 +211,23 @@ class _Colours:
         return [math.sqrt(self.count * squares - total**2) / self.count / 255 for total, squares in sums]
 
 
-def _write_split(
-    source: Source, name: str, place: Path, skip_bad: bool, track: Track | None, colours: _Colours
-) -> dict[str, Any]:
-    """Write <name>.beton and <name>.csv into `place`; the result is the split's part of the manifest."""
+@dataclass(frozen=True)
+class _Written:
+    """A split that is written."""
+
+    part: dict[str, Any]
+    """of the manifest"""
+    kept: list[int]
+    """places of its images in the source"""
+    hashes: array
+    """of their pixels"""
+    colours: _Colours
+
+
+def _write_split(source: Source, name: str, place: Path, skip_bad: bool, track: Track | None) -> _Written:
+    """Write <name>.beton and <name>.csv into `place`."""
     split, kept, skipped = source.splits[name], [], []
+    colours, hashes = _Colours(), array("Q")
 
     def readable() -> Iterator[NDArray[np.uint8]]:
         images: Iterable[NDArray[np.uint8] | UnreadableImage] = _decoded(split)
@@ -213,6 +236,7 @@ def _write_split(
         for i, image in enumerate(images):
             if not isinstance(image, UnreadableImage):
                 kept.append(i)
+                hashes.append(picture_hash(image))
                 if split.labels[i] != OPEN:
                     colours.add(image)
                 yield image
@@ -221,12 +245,13 @@ def _write_split(
             else:
                 raise UnreadableImage(f"{image}; mend or remove it, or leave out such images with --skip-bad")
 
-    beton, table = place / f"{name}.beton", place / f"{name}.csv"
+    beton, table = _beton_path(place, name), _table_path(place, name)
     if len(split.labels):
         _write_beton(beton, readable(), len(split.labels), source.side)
     if not colours.count:
         images = (split.labels != OPEN).sum()
         raise DataError(f"{source.name}: none of the {images} {name} images can be read")
+    _check_classes(source, name, split.labels[kept])
     with open(table, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
@@ -236,13 +261,59 @@ def _write_split(
     for path in (beton, table):
         sync(path)
     opened = int((split.labels[kept] == OPEN).sum())
-    return {
+    part = {
         "images": len(kept),
         "open": opened,
         "beton": _stamp(beton),
         "labels": _stamp(table),
         "skipped": skipped,
     }
+    return _Written(part, kept, hashes, colours)
+
+
+def _beton_path(folder: Path, split: str) -> Path:
+    return folder / f"{split}.beton"
+
+
+def _table_path(folder: Path, split: str) -> Path:
+    return folder / f"{split}.csv"
+
+
+def _check_classes(source: Source, name: str, left: NDArray[np.int64]) -> None:
+    """Refuse a class that has images to learn from, none of which can be read; warn of one that cannot be tested."""
+    lost = sorted({*source.splits[name].labels.tolist()} - {*left.tolist()})
+    if not lost:
+        return
+    first = "the open set" if lost[0] == OPEN else f"class {source.classes[lost[0]]}"
+    text = f"{source.name}: of {first}, none of the {name} images can be read"
+    if name == "train":
+        raise DataError(f"{text}; mend them, or leave {first} out")
+    warnings.warn(f"{text}; {len(lost)} classes in all cannot be tested", stacklevel=4)
+
+
+def _warn_of_repeats(source: Source, written: Mapping[str, _Written]) -> None:
+    train, test = (written[name] for name in ("train", "test"))
+    of_train, of_test = (source.splits[name] for name in ("train", "test"))
+
+    def name(split: Split, of: _Written, place: int) -> str:
+        label = split.labels[of.kept[place]]
+        called = "none of the classes" if label == OPEN else source.classes[label]
+        return f"{split.files[of.kept[place]]} ({called})"
+
+    if both := in_both(train.hashes, test.hashes):
+        one, other = name(of_test, test, both[0][0]), name(of_train, train, both[0][1])
+        warnings.warn(
+            f"{len(both)} of the {len(test.kept)} test images are train images too, {one} = {other} first: accuracies "
+            "will be too high",
+            stacklevel=3,
+        )
+    if twice := under_two_labels(train.hashes, of_train.labels[train.kept]):
+        same = next(i for i in twice[1:] if train.hashes[i] == train.hashes[twice[0]])
+        warnings.warn(
+            f"{len(twice)} train images are copies of each other under different labels, "
+            f"{name(of_train, train, twice[0])} = {name(of_train, train, same)} first",
+            stacklevel=3,
+        )
 
 
 def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
@@ -254,15 +325,7 @@ def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
         except UnreadableImage as error:
             return error
 
-    threads = os.cpu_count() or 1
-    ahead: deque[Future[NDArray[np.uint8] | UnreadableImage]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for i in range(len(split.labels)):
-            ahead.append(pool.submit(attempt, i))
-            if len(ahead) > 4 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    return ahead(attempt, len(split.labels), os.cpu_count() or 1)
 
 
 def _write_beton(path: Path, images: Iterable[NDArray[np.uint8]], most: int, side: int) -> None:

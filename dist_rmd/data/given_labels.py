@@ -1,6 +1,6 @@
 """Labels that the user gives in a file, instead of noise made on purpose: noise.kind=file."""
 
-import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,11 @@ from torch.serialization import safe_globals
 
 from dist_rmd.data.beton import Dataset
 from dist_rmd.data.labels import LabelView, integers, read_arrays
+from dist_rmd.data.look_alikes import look_alike
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.texts import read_table, read_text
+
+PICKLES = (".pkl", ".pickle", ".p", ".joblib")
 
 # All that a pickle needs to make arrays of integers.  It is named numpy.core in files from before numpy 2.
 RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -31,11 +35,12 @@ def given_view(
 ) -> LabelView:
     """The labels that `file` gives, to the first `per_class` training images of every true class (all when None).
 
-    file: an .npy with one class number per image, in the dataset's order; an .npz that `LabelView.save` wrote; a .csv
-        with a column "file" (names as in the dataset's train.csv) and one of class numbers or names; a .pt such as
-        CIFAR-10N's, a dictionary of columns with one class number per image.  Images that an .npz or a .csv does not
-        list are left out; an .npy or .pt does not speak of images of none of the classes, which are left out too.
-    column: which one of a .csv ("label" when None) or of a .pt.
+    file: an .npy or .json list with one class number per image, in the dataset's order; an .npz that `LabelView.save`
+        wrote; a .csv, .tsv or .txt table with a column "file" (names as in the dataset's train.csv) and one of class
+        numbers or names; a .pt or .pth such as CIFAR-10N's, a dictionary of columns with one class number per image.
+        Images that an .npz or a table does not list are left out; the others do not speak of images of none of the
+        classes, which are left out too.
+    column: which one of a table ("label" when None) or of a .pt.
     skip: how many of every true class are left out before.
 
     Raises DataError, which names the file and the place in it, when it is unreadable or does not fit the dataset;
@@ -43,12 +48,13 @@ def given_view(
     """
     kind = file.suffix.lower()
     if kind not in READERS:
+        why = ", since a pickle can run code: save a list of them as .npy" if kind in PICKLES else ""
         raise DataError(
-            f"{file}: labels are read from {', '.join(READERS)}, not from {kind or 'a file without suffix'}"
+            f"{file}: labels are read from {', '.join(READERS)}, not from {kind or 'a file without suffix'}{why}"
         )
     try:
         return READERS[kind](dataset, file, column).first(per_class, skip)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise DataError(f"{file}: {reason}") from None
 
@@ -77,32 +83,48 @@ def _csv(dataset: Dataset, file: Path, column: str | None) -> LabelView:
     classes = _meanings(dataset.classes)
     given: dict[int, int] = {}
     lines: dict[int, int] = {}
-    with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
-        rows = csv.DictReader(text)
-        for needed in ("file", column):
-            _require(needed, rows.fieldnames or ())
-        for row in rows:
-            name, label, line = row["file"], (row[column] or "").strip(), rows.line_num
-            if name not in images:
-                raise ValueError(f"line {line}, column file: no image {name!r} in {dataset.folder / 'train.csv'}")
-            image = images[name]
-            if image in lines:
-                raise ValueError(f"line {line}, column file: {name!r} stands on line {lines[image]} already")
-            if label not in classes:
-                last = len(dataset.classes) - 1
-                raise ValueError(f"line {line}, column {column}: no class has the name or number {label!r} (0..{last})")
-            number = classes[label]
-            if number is None:
-                raise ValueError(
-                    f"line {line}, column {column}: {label!r} is the name of one class and the number of another, so "
-                    "it may mean either; give the numbers as an .npy"
-                )
-            given[image], lines[image] = number, line
+    table = read_table(file)
+    if "file" not in table.columns:
+        raise ValueError(
+            f"no column 'file', to name the images as {dataset.folder / 'train.csv'} does; it has "
+            f"{_listing(table.columns)}"
+        )
+    _require(column, table.columns)
+    for line, row in table.rows:
+        name, label = row["file"], row[column].strip()
+        if name not in images:
+            hint = _right_name(name, images)
+            raise ValueError(f"line {line}, column file: no image {name!r} in {dataset.folder / 'train.csv'}{hint}")
+        image = images[name]
+        if image in lines:
+            raise ValueError(f"line {line}, column file: {name!r} stands on line {lines[image]} already")
+        if label not in classes:
+            other = look_alike(label, dataset.classes)
+            hint = f"; did you mean {other!r}?" if other else ""
+            last = len(dataset.classes) - 1
+            raise ValueError(
+                f"line {line}, column {column}: no class has the name or number {label!r} (0..{last}){hint}"
+            )
+        number = classes[label]
+        if number is None:
+            raise ValueError(
+                f"line {line}, column {column}: {label!r} is the name of one class and the number of another, so "
+                "it may mean either; give the numbers as an .npy"
+            )
+        given[image], lines[image] = number, line
     if not given:
         raise ValueError("lists no image")
     indices = np.array(sorted(given))
     labels = np.array([given[image] for image in indices.tolist()])
     return LabelView(indices, labels, _true(dataset, indices), len(dataset.classes), _origin(file, column))
+
+
+def _json(dataset: Dataset, file: Path, column: str | None) -> LabelView:
+    _refuse(column, file)
+    content = json.loads(read_text(file))
+    if not isinstance(content, list):
+        raise ValueError(f"holds a {type(content).__name__}, not a list with one class number for each image")
+    return _whole(dataset, content, _origin(file, None))
 
 
 def _pt(dataset: Dataset, file: Path, column: str | None) -> LabelView:
@@ -127,7 +149,11 @@ READERS: Mapping[str, Callable[[Dataset, Path, str | None], LabelView]] = {
     ".npy": _npy,
     ".npz": _npz,
     ".csv": _csv,
+    ".tsv": _csv,
+    ".txt": _csv,
+    ".json": _json,
     ".pt": _pt,
+    ".pth": _pt,
 }
 
 
@@ -186,6 +212,14 @@ def _refuse(column: str | None, file: Path) -> None:
 def _require(column: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
     if column not in columns:
         raise ValueError(f"no column {column!r} (noise.column chooses), it has {_listing(columns)}")
+
+
+def _right_name(name: str, images: Mapping[str, int]) -> str:
+    """A hint at how `images` would name an image that they do not have under `name`."""
+    parts = name.replace("\\", "/").removeprefix("./").split("/")
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]  # the longest first
+    near = next((known for end in ends for known in images if f"/{known}".endswith(f"/{end}")), None)
+    return f"; did you mean {near!r}?" if near else f"; they are called like {next(iter(images), '')!r}"
 
 
 def _listing(columns: Sequence[str] | Mapping[str, Any]) -> str:

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from dist_rmd.data import beton
-from dist_rmd.data.datasets.base import Source, Split, UnreadableImage
+from dist_rmd.data.datasets.base import Source, Split
+from dist_rmd.data.pictures import UnreadableImage
 from dist_rmd.errors import CannotCreate, DataError, WriteFailed
 
 CLASSES = ("cat", "dog, hot", 'b"rd')
@@ -175,7 +177,11 @@ def test_an_unreadable_image_stops_the_writing_and_leaves_nothing(tmp_path):
     with pytest.raises(UnreadableImage, match=r"/somewhere/train/0031: unreadable image \(cut off\); .*--skip-bad"):
         beton.write(source, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
-    assert threading.active_count() == before
+    for _ in range(100):  # threads end by themselves
+        if threading.active_count() == before:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{threading.active_count() - before} threads are left")
 
 
 def test_skipped_images_are_left_out_and_listed(tmp_path):
@@ -200,11 +206,68 @@ def test_a_split_without_images(tmp_path):
         beton.write(make_source((0, 2)), tmp_path)
 
 
-def test_images_of_one_colour_cannot_be_normalised(tmp_path):
+def test_images_of_one_colour_teach_nothing(tmp_path):
     source = make_source((5, 2))
     black = Split(np.zeros(5, np.int64), list("abcde"), lambda i: np.zeros((16, 16, 3), np.uint8))
-    with pytest.raises(DataError, match="one colour channel is the same"):
+    with pytest.raises(DataError, match="all train images have one colour"):
         beton.write(Source("black", 16, CLASSES, {**source.splits, "train": black}), tmp_path)
+
+
+def test_a_channel_that_is_the_same_everywhere_is_divided_by_1(tmp_path):
+    """Fluorescence: two channels of three are empty."""
+    source = make_source()
+    train = source.splits["train"]
+    green = Split(train.labels, train.files, lambda i: train.read(i) * np.array([0, 1, 0], np.uint8))
+    with pytest.warns(UserWarning, match="its std is taken as 1") as warned:
+        dataset = beton.write(Source("cells", 16, CLASSES, {**source.splits, "train": green}), tmp_path)
+    assert [str(warning.message).partition(":")[0] for warning in warned] == [
+        "R is the same in all train images", "B is the same in all train images",
+    ]  # fmt: skip
+    assert (dataset.mean[0], dataset.std[0], dataset.std[2]) == (0, 1, 1)
+    assert 0.2 < dataset.std[1] < 0.4
+
+
+def test_a_class_that_lost_all_its_images_is_refused(tmp_path):
+    lost = [f"train/{i:04d}" for i in range(0, 50, 3)]
+    with pytest.raises(DataError, match="of class cat, none of the train images can be read; mend them"):
+        beton.write(make_source(bad=lost), tmp_path, skip_bad=True)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.warns(UserWarning, match=r'of class b"rd, none of the test images can be read; 1 classes in all'):
+        beton.write(make_source(bad=[f"test/{i:04d}" for i in range(2, 20, 3)]), tmp_path, skip_bad=True)
+
+
+def test_pictures_that_are_there_twice_are_told(tmp_path):
+    source = make_source()
+    train, test = source.splits["train"], source.splits["test"]
+    copies = {1: lambda: test.read(4), 7: lambda: train.read(3), 10: lambda: train.read(4)}  # of classes 1, 1, 1
+    changed = Split(train.labels, train.files, lambda i: copies[i]() if i in copies else train.read(i))
+    with pytest.warns(UserWarning, match="= train/0") as warned:
+        beton.write(Source("copies", 16, CLASSES, {"train": changed, "test": test}), tmp_path)
+    leak, twice = (str(warning.message) for warning in warned)
+    assert leak == (
+        "1 of the 20 test images are train images too, test/0004 (dog, hot) = train/0001 (dog, hot) first: accuracies "
+        "will be too high"
+    )
+    assert twice == (
+        "2 train images are copies of each other under different labels, train/0003 (cat) = train/0007 (dog, hot) first"
+    )
+
+
+def test_what_a_killed_call_left_is_taken_away_by_the_next(tmp_path):
+    script = (
+        "import os, signal, sys; sys.path[:0] = ['tests/data']\n"
+        "from pathlib import Path; from test_beton import make_source; from dist_rmd.data import beton\n"
+        "from dataclasses import replace\n"
+        "source = make_source(); train = source.splits['train']\n"
+        "dying = replace(train, read=lambda i: os.kill(os.getpid(), signal.SIGKILL) if i == 40 else train.read(i))\n"
+        f"beton.write(replace(source, splits={{**source.splits, 'train': dying}}), Path({str(tmp_path)!r}))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert [path.name[:9] for path in tmp_path.iterdir()] == [".partial-"]
+    beton.write(make_source(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "manifest.json", "test.beton", "test.csv", "train.beton", "train.csv",
+    ]  # fmt: skip
 
 
 def test_replacing_a_dataset_keeps_the_old_one_until_the_end(copy):

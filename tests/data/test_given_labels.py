@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 
 import numpy as np
@@ -84,7 +85,45 @@ def test_files_that_cannot_be_read(dataset, tmp_path):
     for name in ("text.npy", "text.npz", "text.csv", "text.pt"):
         (tmp_path / name).write_text("0 1 2")
         refused(dataset, tmp_path / name, column="a" if name == "text.pt" else None)
-    refused(dataset, tmp_path / "labels.txt", "read from .npy, .npz, .csv, .pt, not from .txt")
+    kinds = ".npy, .npz, .csv, .tsv, .txt, .json, .pt, .pth"
+    refused(dataset, tmp_path / "labels.xlsx", f"read from {kinds}, not from .xlsx")
+    refused(dataset, tmp_path / "labels.pkl", "not from .pkl, since a pickle can run code: save a list of them as .npy")
+
+
+def test_a_list_in_json(dataset, tmp_path):
+    path = tmp_path / "noise.json"
+    path.write_text(json.dumps(GIVEN.tolist()))
+    view = given_view(dataset, path)
+    np.testing.assert_array_equal(view.given, GIVEN)
+    assert view.origin == {"kind": "file", "file": "noise.json", "column": None}
+    for text, words in {
+        "{}": "holds a dict, not a list",
+        "[0, 1": "Expecting",
+        "[0.5]": "integers",
+        "[[0], [1, 2]]": "",
+    }.items():
+        path.write_text(text)
+        refused(dataset, path, words)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_as_other_programs_save_it(dataset, tmp_path, separator, encoding):
+    lines = ["file,label", *(f'"{name}",{label}' for name, label in zip(FILES, GIVEN, strict=True)), "", ","]
+    path = tmp_path / ("mine.tsv" if separator == "\t" else "mine.csv")
+    path.write_bytes("\r\n".join(lines).replace(",", separator).encode(encoding))
+    np.testing.assert_array_equal(given_view(dataset, path).given, GIVEN)
+
+
+@pytest.mark.parametrize("change", ["./{}", "/data/pets/{}", "pets/{}"] )
+def test_a_name_that_is_nearly_right_is_put_right(dataset, tmp_path, change):
+    name = change.format(FILES[3])
+    path = write_csv(tmp_path / "mine.csv", f"file,label\n{name},0\n")
+    refused(dataset, path, "line 2, column file: no image", f"did you mean {FILES[3]!r}?")
+    path = write_csv(tmp_path / "mine.csv", "file,label\n" + FILES[3].replace("/", "\\") + ",0\n")
+    refused(dataset, path, "line 2, column file: no image", f"did you mean {FILES[3]!r}?")
+    path = write_csv(tmp_path / "mine.csv", "file,label\nnothing,0\n")
+    refused(dataset, path, f"they are called like {FILES[0]!r}")
 
 
 def test_a_column_of_a_file_without_columns(dataset, tmp_path):
@@ -196,7 +235,7 @@ def test_class_names_that_are_numbers(make_dataset, tmp_path):
         (f"file,label\n{FILES[0]},-1\n", ("line 2, column label", "'-1'")),
         (f"file,label\n{FILES[0]},1.0\n", ("line 2, column label", "'1.0'")),
         (f"file,label\n{FILES[0]},\n", ("line 2, column label", "''")),
-        (f"file,label\n{FILES[0]}\n", ("line 2, column label", "''")),
+        (f"file,label\n{FILES[0]}\n", ("line 2 has 1 fields, but the header has 2 (file, label)",)),
         (f"file,label\n{'x' * 200000},ape\n", ("field larger than field limit",)),
     ],
 )

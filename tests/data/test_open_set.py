@@ -9,13 +9,13 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dist_rmd.data import beton
-from dist_rmd.data.datasets.base import UnreadableImage
 from dist_rmd.data.datasets.digits import digits
 from dist_rmd.data.labels import noisy_view, openset_view
 from dist_rmd.data.loader import Loader
 from dist_rmd.data.memory import MemoryReader
 from dist_rmd.data.noise import OPEN
 from dist_rmd.data.open_set import read_exclusions, with_open_set
+from dist_rmd.data.pictures import UnreadableImage
 from dist_rmd.data.views import Views
 from dist_rmd.errors import DataError
 
@@ -121,7 +121,8 @@ def test_batches_hold_the_images_and_labels_of_the_view(pooled):
 
 
 def test_folders_are_left_out_by_name(photos):
-    both = with_open_set(digits(None, None), photos, ["flower", "n01440764"])
+    with pytest.warns(UserWarning, match="1 of the 2 folders to be left out are not there, n01440764 first"):
+        both = with_open_set(digits(None, None), photos, ["flower", "n01440764"])
     assert both.excluded == ("flower",)
     assert all(file.startswith("open/china/") for file in both.splits["train"].files[1437:])
     with pytest.raises(DataError, match=r"has none of the 2 folders to be left out, such as n01440764"):
@@ -130,6 +131,23 @@ def test_folders_are_left_out_by_name(photos):
         with_open_set(digits(None, None), photos, ["flower", "china"])
     with pytest.raises(DataError, match="gone: no such folder"):
         with_open_set(digits(None, None), photos / "gone")
+
+
+@pytest.mark.parametrize("name", ["Flower", '"flower"', "flower,", "flower;", "\ufeffflower", "flow er"])
+def test_a_name_that_only_looks_like_a_folders_lets_nothing_in(photos, name):
+    if name == "flow er":
+        with pytest.raises(DataError, match="has none of the 1 folders"):
+            with_open_set(digits(None, None), photos, [name])
+        return
+    with pytest.raises(DataError, match=r"has no .* to leave out, but 'flower': mend the list"):
+        with_open_set(digits(None, None), photos, [name, "china"])
+
+
+def test_a_folder_left_out_is_so_behind_a_link(photos, tmp_path):
+    for name, target in {"china": "china", "flower": "flower", "a": "flower"}.items():
+        (tmp_path / name).symlink_to(photos / target)
+    both = with_open_set(digits(None, None), tmp_path, ["flower"])
+    assert {file.split("/")[1] for file in both.splits["train"].files[1437:]} == {"china"}
 
 
 def test_a_flat_folder(photos):
@@ -154,6 +172,12 @@ def test_an_unreadable_image_is_refused_or_left_out(tmp_path, photos):
 def test_a_list_of_names(tmp_path):
     (tmp_path / "list.txt").write_text("# cars\n\nn01  # a car\n  my folder\n")
     assert read_exclusions(tmp_path / "list.txt") == ["n01", "my folder"]
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "list.txt").write_bytes("# cars\r\nn01\r\nmy folder\r\n".encode(encoding))
+        assert read_exclusions(tmp_path / "list.txt") == ["n01", "my folder"]
+    (tmp_path / "list.txt").write_bytes("n01\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match="holds NUL"):
+        read_exclusions(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("# nothing\n")
     with pytest.raises(DataError, match="lists no folder to leave out"):
         read_exclusions(tmp_path / "list.txt")

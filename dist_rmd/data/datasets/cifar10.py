@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from dist_rmd.data.datasets.base import Source, Split, fit, needs_folder
+from dist_rmd.data.datasets.base import Source, Split, needs_folder
+from dist_rmd.data.pictures import fit
 from dist_rmd.errors import DataError
 
 __all__ = ["cifar10"]

@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from dist_rmd.data.datasets.base import Source, Split, fit
+from dist_rmd.data.datasets.base import Source, Split
+from dist_rmd.data.pictures import fit
 from dist_rmd.errors import ConfigError
 
 __all__ = ["digits"]

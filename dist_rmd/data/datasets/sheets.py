@@ -3,7 +3,6 @@
 Some tens of files in place of 60,000: a data set that is carried from machine to machine travels best this way.
 """
 
-import csv
 import threading
 import warnings
 from functools import lru_cache
@@ -13,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_rmd.data.datasets.base import Source, Split, UnreadableImage, fit, needs_folder
+from dist_rmd.data.datasets.base import Source, Split, needs_folder
+from dist_rmd.data.pictures import UnreadableImage, fit
 from dist_rmd.errors import DataError
+from dist_rmd.texts import read_table
 
 __all__ = ["sheets"]
 
 TILE = 32
 SUFFIXES = (".webp", ".png")
-COLUMNS = {"sheet", "cell", "class", "file"}
+COLUMNS = ("sheet", "cell", "class", "file")
 
 Row = dict[str, str]
 
@@ -53,20 +54,11 @@ def sheets(origin: Path | None, side: int | None) -> Source:
 
 def _rows(place: Path) -> list[Row]:
     """The rows of index.csv whose sheets are there."""
-    try:
-        with open(place / "index.csv", newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(
-            f"{place / 'index.csv'}: cannot be read ({reason}); it lists the images of all sheets"
-        ) from None
-    if not {*(reader.fieldnames or ())} >= COLUMNS:
-        raise DataError(f"{place / 'index.csv'}: does not begin with sheet,cell,class,file")
-    for number, row in enumerate(rows, 2):
-        if not (row["class"] and row["file"] and (row["cell"] or "").isdecimal()):
+    table = read_table(place / "index.csv", needed=COLUMNS)
+    for number, row in table.rows:
+        if not (row["class"] and row["file"] and row["cell"].isdecimal()):
             raise DataError(f"{place / 'index.csv'}: line {number} has no class, no file, or no number as its cell")
+    rows = [row for _, row in table.rows]
     missing = {sheet for sheet in {row["sheet"] for row in rows} if _picture(place, sheet) is None}
     kept = [row for row in rows if row["sheet"] not in missing]
     if not kept:

@@ -1,12 +1,17 @@
 """Tiny ImageNet in its own layout (Stanford CS231n; http://cs231n.stanford.edu/tiny-imagenet-200.zip)."""
 
+import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from dist_rmd.data.datasets.base import Source, Split, image_files, needs_folder, read_image
+from dist_rmd.data.datasets.base import Source, Split, needs_folder
+from dist_rmd.data.pictures import read_image
+from dist_rmd.data.trees import folder_names, image_files
 from dist_rmd.errors import DataError
+from dist_rmd.texts import read_text
 
 __all__ = ["tiny_imagenet"]
 
@@ -14,9 +19,11 @@ __all__ = ["tiny_imagenet"]
 def tiny_imagenet(origin: Path | None, side: int | None) -> Source:
     """train/<wnid>/images/* to learn from, val/ to test on (test/ has no labels).  `side` is 64 by default.
 
-    origin: the folder that holds wnids.txt, words.txt, train/ and val/ with val_annotations.txt; it may hold fewer than
-    the 200 classes.  Classes are in the order of their wnids.  A class is called by its first name in words.txt; where
-    two classes share it, or there is none, the wnid tells them apart.
+    origin: the folder that holds wnids.txt, words.txt, train/ and val/ with val_annotations.txt, or where people have
+        sorted it with a folder for each class; it may hold fewer than the 200 classes.
+
+    Classes are in the order of their wnids.  A class is called by its first name in words.txt; where two classes share
+    it, or there is none, the wnid tells them apart.
 
     Raises DataError when one of these is missing or contradicts another; ConfigError without `origin`.
     """
@@ -27,23 +34,44 @@ def tiny_imagenet(origin: Path | None, side: int | None) -> Source:
 
     train: list[tuple[str, int]] = []
     for wnid in wnids:
-        found = list(image_files(root / "train" / wnid / "images"))
+        place = root / "train" / wnid / "images"
+        if not place.is_dir() and place.parent.is_dir():
+            place = place.parent  # where people have moved them
+        found = list(image_files(place))
         if not found:
-            raise DataError(f"{root / 'train' / wnid / 'images'}: no images of a class that wnids.txt lists")
+            raise DataError(f"{place}: no images of a class that wnids.txt lists")
         train += [(str(path.relative_to(root)), number[wnid]) for path in found]
 
+    others = [name for name in folder_names(root / "train") if name not in number]
+    if others:
+        warnings.warn(
+            f"{root / 'train'}: left out {len(others)} folders that wnids.txt does not list, {others[0]} first",
+            stacklevel=2,
+        )
+    test = _validation(root, number)
+    splits = {"train": _split(root, train, side), "test": _split(root, test, side)}
+    return Source("tiny_imagenet", side, names(wnids, text(root / "words.txt")), splits)
+
+
+def _validation(root: Path, number: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The images of val/ and their classes, which val_annotations.txt tells, or folders where people have sorted it."""
     annotations = root / "val" / "val_annotations.txt"
-    test: list[tuple[str, int]] = []
-    for line in text(annotations).splitlines():
+    if not annotations.exists():
+        sorted_in = [wnid for wnid in number if (root / "val" / wnid).is_dir()]
+        found = [(path, number[wnid]) for wnid in sorted_in for path in image_files(root / "val" / wnid)]
+        if found:
+            return [(str(path.relative_to(root)), label) for path, label in found]
+    test = []
+    for line in text(annotations).split("\n"):
+        if not line.strip():
+            continue
         name, wnid, *_box = [*line.split("\t"), ""]
         if wnid not in number:
             raise DataError(f"{annotations}: {name} is of class {wnid!r}, which wnids.txt does not list")
         test.append((f"val/images/{name}", number[wnid]))
     if not test:
         raise DataError(f"{annotations}: lists no images")
-
-    splits = {"train": _split(root, train, side), "test": _split(root, test, side)}
-    return Source("tiny_imagenet", side, names(wnids, text(root / "words.txt")), splits)
+    return test
 
 
 def _split(root: Path, images: list[tuple[str, int]], side: int) -> Split:
@@ -54,7 +82,7 @@ def _split(root: Path, images: list[tuple[str, int]], side: int) -> Split:
 
 def names(wnids: list[str], words: str) -> tuple[str, ...]:
     """What classes are called; `words` has lines "n02124075<tab>Egyptian cat, other name"."""
-    synonyms = dict(line.split("\t", 1) for line in words.splitlines() if "\t" in line)
+    synonyms = dict(line.split("\t", 1) for line in words.split("\n") if "\t" in line)
     first = [synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     uses = Counter(first)
     return tuple(name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(first, wnids, strict=True))
@@ -63,7 +91,6 @@ def names(wnids: list[str], words: str) -> tuple[str, ...]:
 def text(path: Path) -> str:
     """The content of a file of the layout.  Raises DataError."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: {reason}; it belongs to the published layout of the dataset") from None
+        return read_text(path)
+    except DataError as error:
+        raise DataError(f"{error}; it belongs to the published layout of the dataset") from None

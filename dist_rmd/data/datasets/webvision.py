@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_rmd.data.datasets.base import Source, Split, needs_folder, read_image
+from dist_rmd.data.datasets.base import Source, Split, needs_folder
 from dist_rmd.data.datasets.tiny_imagenet import names, text, tiny_imagenet
+from dist_rmd.data.pictures import read_image
 from dist_rmd.errors import ConfigError, DataError
 
 __all__ = ["webvision"]
@@ -36,7 +37,7 @@ def webvision(
     """
     root = needs_folder("webvision", origin)
     side = side or 64
-    known = [line.partition(" ")[::2] for line in text(root / "info" / "synsets.txt").splitlines() if line.strip()]
+    known = [line.partition(" ")[::2] for line in text(root / "info" / "synsets.txt").split("\n") if line.strip()]
     wanted = _wanted(root, [wnid for wnid, _ in known], synsets, test)
     number = {wnid: label for label, wnid in enumerate(wanted)}
     labels = [number.get(wnid) for wnid, _ in known]  # by the number that the lists of files use
@@ -79,8 +80,10 @@ def _listed(root: Path, file: str, prefix: str, labels: list[int | None]) -> lis
     """The images of the classes taken in a list of lines "google/q0001/name.jpg 0": (path below `root`, label)."""
     path = root / "info" / file
     found = []
-    for number, line in enumerate(text(path).splitlines(), 1):
-        image, _, synset = line.rpartition(" ")
+    for number, line in enumerate(text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        image, _, synset = line.rstrip().replace("\t", " ").rpartition(" ")
         if not image or not synset.isdecimal() or int(synset) >= len(labels):
             raise DataError(f"{path}: line {number} is not a path and a class in 0..{len(labels) - 1}: {line[:80]!r}")
         label = labels[int(synset)]

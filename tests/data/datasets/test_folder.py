@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_rmd.data.datasets.base import UnreadableImage
 from dist_rmd.data.datasets.folder import folder
+from dist_rmd.data.pictures import UnreadableImage
 from dist_rmd.errors import ConfigError, DataError
 
 COLOURS = {"cat": (200, 10, 10), "ant": (10, 200, 10), "Bee 2": (10, 10, 200)}
@@ -57,9 +57,28 @@ def test_a_missing_split(tree, split):
         folder(tree, None)
 
 
+def test_a_split_of_another_name_is_named_and_can_be_taken(tree):
+    (tree / "test").rename(tree / "val")
+    with pytest.raises(DataError, match=r"test: no such folder; .* has val/: --test val takes one"):
+        folder(tree, None)
+    split = folder(tree, None, test="val").splits["test"]
+    assert (len(split.files), split.files[0]) == (6, "val/Bee 2/0.png")
+    assert split.read(0).shape == (32, 32, 3)
+    (tree / "train").rename(tree / "training")
+    with pytest.raises(DataError, match=r"train: no such folder; .* has training/: --train training takes one"):
+        folder(tree, None, test="val")
+    assert len(folder(tree, None, train="training", test="val").splits["train"].files) == 9
+
+
+@pytest.mark.parametrize("name", ["..", ".", "/", "../other", "train/.."])
+def test_a_split_is_a_folder_of_the_origin(tree, name):
+    with pytest.raises(ConfigError, match=f"--test {name}: give the name of a folder in"):
+        folder(tree, None, test=name)
+
+
 def test_classes_that_are_unknown_empty_or_too_few(tree):
     (tree / "test" / "dog").mkdir()
-    with pytest.raises(DataError, match="test/dog: a class that train/ does not have"):
+    with pytest.raises(DataError, match="test/dog: a class that train/ does not have; rename it or take it out"):
         folder(tree, None)
     (tree / "train" / "dog").mkdir()
     with pytest.raises(DataError, match="train/dog: no images"):
@@ -75,6 +94,58 @@ def test_classes_that_are_unknown_empty_or_too_few(tree):
         shutil.rmtree(tree / "train" / name)
     with pytest.raises(DataError, match="train: 1 class folders, but at least 2"):
         folder(tree, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Cat", "whose 'cat' differs from 'Cat' in upper and lower case; rename one of them"),
+        ("cat ", "whose 'cat' differs from 'cat ' in blanks"),
+        ("c\u200bat", r"whose 'cat' differs from 'c\\u200bat' in blanks, underscores or invisible marks"),
+    ],
+)
+def test_a_test_class_that_only_looks_like_one_of_train_is_explained(tree, name, words):
+    (tree / "test" / "cat").rename(tree / "test" / name)
+    with pytest.raises(DataError, match=f"a class that train/ does not have, {words}"):
+        folder(tree, None)
+
+
+def test_two_classes_that_look_alike_are_told(tree):
+    for split in ("train", "test"):
+        shutil.copytree(tree / split / "cat", tree / split / "Cat")
+    with pytest.warns(UserWarning, match="'Cat' and 'cat' are two classes, which differ in upper and lower case"):
+        assert len(folder(tree, None).classes) == 4
+
+
+def test_images_where_nothing_reads_them_are_mentioned(tree):
+    for place in ("x.png", "train/y.jpg", "train/z.jpg", "test/w.png", "extra/deep/v.png", "notes/readme.txt"):
+        (tree / place).parent.mkdir(parents=True, exist_ok=True)
+        (tree / place).touch()
+    with pytest.warns(UserWarning, match="left out") as warned:
+        assert len(folder(tree, None).splits["train"].files) == 9
+    assert [str(warning.message).removeprefix(str(tree)) for warning in warned] == [
+        ": left out 1 images in no class folder, x.png first",
+        "/train: left out 2 images in no class folder, y.jpg first",
+        "/test: left out 1 images in no class folder, w.png first",
+        "/extra: left out, with the images in it: neither train nor test",
+    ]
+
+
+def test_images_that_lie_beside_each_other_are_told(tree):
+    shutil.rmtree(tree / "train")
+    (tree / "train").mkdir()
+    for label in range(2):
+        (tree / "train" / f"{label}_12.jpg").touch()
+    with pytest.raises(DataError, match=r"train: 0 class folders.*; 2 images lie in it directly, whose"):
+        folder(tree, None)
+
+
+def test_a_link_to_a_folder_above_multiplies_nothing(tree):
+    (tree / "train" / "cat" / "up").symlink_to("..")
+    (tree / "train" / "all").symlink_to("..")
+    with pytest.warns(UserWarning, match="a link to a folder above it"):
+        split = folder(tree, None).splits["train"]
+    assert np.bincount(split.labels).tolist() == [3, 3, 3]
 
 
 def test_the_folder_must_be_named_and_exist(tmp_path):

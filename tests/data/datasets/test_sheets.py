@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from dist_rmd.data import beton
-from dist_rmd.data.datasets.base import UnreadableImage
 from dist_rmd.data.datasets.sheets import sheets
+from dist_rmd.data.pictures import UnreadableImage
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.prepare import main
 
@@ -73,13 +73,13 @@ def test_mistakes_are_named(folder, tmp_path):
     whole = index.read_text()
     with pytest.raises(ConfigError, match="--from DIR"):
         sheets(None, None)
-    with pytest.raises(DataError, match=r"train/index\.csv: cannot be read \(No such file or directory\)"):
+    with pytest.raises(DataError, match=r"train/index\.csv: No such file or directory"):
         sheets(tmp_path, None)
     for text, said in (
-        ("sheet,cell\n00,0\n", "does not begin with sheet,cell,class,file"),
+        ("sheet,cell\n00,0\n", "no column 'class'; the first line names sheet, cell"),
         ("\x00\xff", "index.csv: "),
         ("sheet,cell,class,file\n00,zero,cat,a.png\n", "line 2 has no class, no file, or no number as its cell"),
-        ("sheet,cell,class,file\n00\n", "line 2 has no class"),
+        ("sheet,cell,class,file\n00\n", "line 2 has 1 fields, but the header has 4"),
         ("sheet,cell,class,file\n77,0,cat,a.png\n", "none of the sheets that index.csv names is here"),
         ("sheet,cell,class,file\n00,0,cat,a.png\n", "images of 1 classes, but at least 2 are needed"),
         ("sheet,cell,class,file\n00,0,ant,a.png\n00,1,bee,b.png\n", "no image of a class of train/"),

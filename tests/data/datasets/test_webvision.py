@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_rmd.data.datasets.base import UnreadableImage
 from dist_rmd.data.datasets.tiny_imagenet import tiny_imagenet
 from dist_rmd.data.datasets.webvision import webvision
+from dist_rmd.data.pictures import UnreadableImage
 from dist_rmd.errors import ConfigError, DataError
 
 SYNSETS = {
