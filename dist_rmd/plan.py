@@ -11,7 +11,7 @@ import torch
 
 from dist_rmd import __version__, artefacts, run_folder
 from dist_rmd import config as configuration
-from dist_rmd.config import Config, to_dict
+from dist_rmd.config import Config, Optimization, determinants
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.class_maps import class_map
 from dist_rmd.data.given_labels import given_view
@@ -63,12 +63,31 @@ class Plan:
     def training(self, stage: type[Stage]) -> LabelView:
         """What a stage works on: only one that learns the given labels has any to hold out."""
         if stage.labels == "true":
-            return self._true.first(stage.per_class(self.config))
+            return self._true.first(stage.per_class(stage.scope(self.config)) or self.config.data.per_class)
         return self._split[0] if stage.labels == "given" and self.config.data.holdout else self.labels
 
     def validation(self, stage: type[Stage]) -> LabelView | None:
         """What is held out of a stage's training, under the given labels; None where nothing is."""
         return self._split[1] if stage.labels == "given" and self.config.data.holdout else None
+
+    @property
+    def batchnorm(self) -> int | str:
+        """What the statistics of a batch are of: statistics of shards depend on how many shards there are.
+
+        All else is the same on any number of ranks.
+        """
+        return "global" if self.config.dist.sync_batchnorm or self.world.size == 1 else self.world.size
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What a result depends on beside the values in the configuration: by key, content in place of paths."""
+        return {
+            "precision": self.precision,
+            "dist.sync_batchnorm": self.batchnorm,
+            "data.path": self.dataset.hashes["train"],
+            **({"noise.file": self.labels.digest} if self.config.noise.kind == "file" else {}),
+            **{f"inputs.{name}": origin.key for name, origin in self.inputs.items()},
+        }
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -80,28 +99,27 @@ class Plan:
 
     def key(self, name: str, inputs: dict[str, str]) -> str:
         """The hash of one stage, given those of the stages of this run that it needs."""
-        stage, config = self.stages[name], to_dict(self.config)
-        labels = self.training(stage)
-        del config[stage.recipe]["seed"]  # whether it is the run's or the stage's own makes no difference
+        stage, compress = self.stages[name], self.config.dist.compress
+        labels, config = self.training(stage), stage.scope(self.config)
         return artefacts.key_of(
             {
                 "stage": name,
                 "version": __version__,
                 "sections": {
-                    **{section: config[section] for section in (*stage.sections, "augment")},
-                    "model": to_dict(stage.model(self.config)),
+                    **{section: determinants(values) for section, values in config.sections.items()},
+                    "augment": determinants(config.augment),
+                    "model": determinants(config.model),
                 },
-                "seed": stage.seed(self.config),
+                "seed": config.seed,
                 "precision": self.precision,
-                # Statistics of shards depend on how many there are; all else is the same on any number of ranks.
-                "batchnorm": "global" if config["dist"]["sync_batchnorm"] or self.world.size == 1 else self.world.size,
-                **({} if config["dist"]["compress"] == "none" else {"compress": config["dist"]["compress"]}),
+                "batchnorm": self.batchnorm,
+                **({} if compress == "none" else {"compress": compress}),
                 "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
                 "labels": None if stage.labels == "none" else labels.digest,
                 **({"scale": [self.dataset.mean, self.dataset.std]} if self.inputs else {}),  # else the images' own
                 "inputs": [
                     self.inputs[needed].key if needed in self.inputs else inputs[needed]
-                    for needed in stage.needs(self.config)
+                    for needed in stage.needs(config)
                 ],
             }
         )
@@ -109,10 +127,11 @@ class Plan:
     def build(self, name: str, inputs: Mapping[str, Any]) -> Stage:
         """The stage with its initial weights, on the CPU, given the artefacts of this run's stages that it needs."""
         stage = self.stages[name]
+        config = stage.scope(self.config)
         brought = {needed: artefacts.load(origin.path) for needed, origin in self.inputs.items()}
-        inputs = {needed: (brought | dict(inputs))[needed] for needed in stage.needs(self.config)}
-        torch.manual_seed(stage.seed(self.config))  # the only use of torch's generator
-        return stage(self.config, self.shape, inputs)
+        inputs = {needed: (brought | dict(inputs))[needed] for needed in stage.needs(config)}
+        torch.manual_seed(config.seed)  # the only use of torch's generator
+        return stage(config, self.shape, inputs)
 
     def source(self) -> Source:
         """All loaders of the run on this rank."""
@@ -131,7 +150,7 @@ class Plan:
             "side": self.dataset.side,
             "mean": list(self.dataset.mean),
             "std": list(self.dataset.std),
-            "model": to_dict(stage.model(self.config)),
+            "model": determinants(stage.scope(self.config).model),
             "config": configuration.to_yaml(self.config),
             "scores": scores,
             **stage.artefact(),
@@ -146,11 +165,12 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
     world: the processes that will do it, where they are not those that this one finds itself among.
     """
     names = config.stages
-    stages = {name: lookup("stages", name) for name in names}
+    stages: dict[str, type[Stage]] = {name: lookup("stages", name) for name in names}
     if not stages or len(stages) < len(names):
         raise ConfigError(f"stages={list(names)}: name at least one stage, and each one once")
     for position, (name, stage) in enumerate(stages.items()):
-        if missing := [needed for needed in stage.needs(config) if needed not in (*names[:position], *config.inputs)]:
+        there = (*names[:position], *config.inputs)
+        if missing := [needed for needed in stage.needs(stage.scope(config)) if needed not in there]:
             raise ConfigError(
                 f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}, or "
                 f"inputs.{missing[0]}=<a run that has trained it>"
@@ -170,12 +190,14 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
     changes = run_folder.changes(Path(config.out) / config.name, config, force)
     plan = Plan(config, world, dataset, labels, stages, precision, force, changes, inputs)
     for name, stage in stages.items():
-        stage.check(config)
+        stage.check(stage.scope(config))
         if stage.labels == "true" and not dataset.verified:
             raise ConfigError(f"stage {name} learns true labels, but nobody knows those of {dataset.folder}")
         if not issubclass(stage, Training):
             continue
-        size, images = getattr(config, stage.recipe).batch_size, len(plan.training(stage))
+        recipe = config.sections[stage.recipe]
+        assert isinstance(recipe, Optimization)
+        size, images = recipe.batch_size, len(plan.training(stage))
         if not 2 * world.size <= size <= images:
             raise ConfigError(
                 f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s), "
@@ -186,7 +208,7 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
 
 def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset) -> dict[str, artefacts.Origin]:
     """What `inputs` names.  Raises ConfigError or DataError."""
-    needed = {name for stage in stages.values() for name in stage.needs(config)}
+    needed = {name for stage in stages.values() for name in stage.needs(stage.scope(config))}
     found: dict[str, artefacts.Origin] = {}
     for name, where in config.inputs.items():
         if name not in needed or name in stages:
@@ -212,6 +234,7 @@ def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset)
 def _labels(config: Config, dataset: Dataset) -> LabelView:
     noise, per_class, skip = config.noise, config.data.per_class, config.data.skip
     if noise.kind == "file":
+        assert noise.file  # Noise has seen to it
         return given_view(dataset, Path(noise.file), noise.column, per_class, skip)
     labels, classes = dataset.labels("train"), len(dataset.classes)
     if not dataset.verified:

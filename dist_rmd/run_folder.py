@@ -7,26 +7,18 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from dist_rmd import __version__, sections
 from dist_rmd import config as configuration
-from dist_rmd.config import Config
+from dist_rmd.config import Change, Config, Role
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.files import write_atomically
-
-HARMLESS = (
-    "stages", "out", "name", "device", "log.", "checkpoint.", "dist.timeout", "dist.static_graph", "speed.",
-    "data.path", "data.reader", "data.workers", "data.compile_views", "noise.file",
-)  # fmt: skip
-"""keys that may change between two starts of a run: they do not change what a stage learns.  Images and labels behind
-a path are compared by content when a stage goes on."""
-
-NEVER = ("model.", "teacher.model", "teacher.width")
-"""keys that cannot change even by force: the weights would not fit"""
 
 STATUS = {0: "done", 75: "stopped"}
 
@@ -34,27 +26,37 @@ STATUS = {0: "done", 75: "stopped"}
 def changes(folder: Path, config: Config, force: bool) -> list[str]:
     """`key: old -> new` since the folder's last start, empty at the first.
 
-    Raises ConfigError when one of them changes what the stages learn, unless `force`d.
+    Raises ConfigError when one of them changes what the stages learn, unless `force`d, and in any case when the weights
+    would not fit.  What lies behind a path is compared by content when a stage goes on.
     """
     path = folder / "config.yaml"
     if not path.exists():
         return []
     before = sections.parse(path)  # fills in what an older version did not have yet
-    changed = configuration.differences(configuration.to_dict(before), configuration.to_dict(config))
-    harmful = [change for change in changed if not change.startswith(HARMLESS)]
-    unfit = [change for change in harmful if change.startswith(NEVER)]
+    changed = configuration.differences(before.leaves, config.leaves)
+    harmful = [change for change in changed if change.role.is_learned]
+    unfit = [change for change in harmful if change.role is Role.NETWORK]
     if unfit:
-        raise ConfigError(f"{folder} holds a run of another network ({'; '.join(unfit)}): choose another name=")
+        raise ConfigError(f"{folder} holds a run of another network ({_listed(unfit)}): choose another name=")
     if harmful and not force:
         raise ConfigError(
-            f"{folder} holds another run ({'; '.join(harmful)}): choose another name=, move it away, or go on all the "
+            f"{folder} holds another run ({_listed(harmful)}): choose another name=, move it away, or go on all the "
             "same with --force"
         )
-    return changed
+    return [str(change) for change in changed]
 
 
-def describe(folder: Path, config: Config, world: int, device: str) -> None:
-    """Write config.yaml and env.json, and remove the outcome of an earlier start."""
+def _listed(changes: Iterable[Change]) -> str:
+    return "; ".join(map(str, changes))
+
+
+def describe(
+    folder: Path, config: Config, world: int, device: str, resolved: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write config.yaml and env.json, and remove the outcome of an earlier start.
+
+    resolved: what the result depends on beside the values in the configuration (Plan.resolved).
+    """
     environment = {
         "command": sys.argv,
         "version": __version__,
@@ -66,6 +68,7 @@ def describe(folder: Path, config: Config, world: int, device: str) -> None:
         "device": device,
         "slurm": {name: value for name, value in os.environ.items() if name.startswith("SLURM_JOB")},
         "started": _now(),
+        "resolved": dict(resolved),
     }
     (folder / "exit.json").unlink(missing_ok=True)  # first: what fails from here on is told anew
     _write(folder / "config.yaml", configuration.to_yaml(config))

@@ -1,16 +1,36 @@
 """Reading a configuration with the sections of every stage there is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dist_rmd import config, shipped
 from dist_rmd.config import Config
+from dist_rmd.errors import ConfigError
 from dist_rmd.registry import available, lookup
 
 
 def sections() -> dict[str, type]:
     """Section name -> dataclass, over all stages."""
-    return {key: kind for name in available("stages") for key, kind in lookup("stages", name).sections.items()}
+    return united({name: lookup("stages", name).sections for name in available("stages")})
+
+
+def united(declared: Mapping[str, Mapping[str, type]]) -> dict[str, type]:
+    """The sections that all stages declare: stage -> name -> dataclass to name -> dataclass.
+
+    Raises ConfigError, which names both stages, when two of them mean different sections by one name, or one section by
+    two names.
+    """
+    known: dict[str, tuple[str, type]] = {}
+    for stage, own in declared.items():
+        for name, kind in own.items():
+            for other, (owner, its_kind) in known.items():
+                if (name == other) != (kind is its_kind):
+                    raise ConfigError(
+                        f"stage {stage} declares section {name!r} as {kind.__name__}, but stage {owner} declares "
+                        f"{other!r} as {its_kind.__name__}: give each section one name and one class of its own"
+                    )
+            known.setdefault(name, (stage, kind))
+    return {name: kind for name, (_, kind) in known.items()}
 
 
 def parse(file: Path | None, overrides: Sequence[str] = ()) -> Config:

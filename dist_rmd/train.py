@@ -88,7 +88,7 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
     config, world = plan.config, plan.world
     console = Console(world.rank, config.log.console_every, plan.folder)
     if world.leads:
-        run_folder.describe(plan.folder, config, world.size, str(world.device))
+        run_folder.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
         plan.labels.save(plan.folder / "labels.npz")
     source = plan.source()
     began = time.monotonic()
@@ -108,7 +108,7 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
             if world.leads:
                 artefacts.adopt(own, shared)
         else:
-            needs = [needed for needed in stage_class.needs(config) if needed in keys]
+            needs = [needed for needed in stage_class.needs(stage_class.scope(config)) if needed in keys]
             stage = placed(
                 plan, name, {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in needs}
             )

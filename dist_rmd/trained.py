@@ -1,5 +1,6 @@
 """A finished run, read back: its configuration, labels and trained networks."""
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from dist_rmd import artefacts, sections
-from dist_rmd.config import Config
+from dist_rmd.config import Config, Role
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
@@ -35,6 +36,16 @@ class Trained:
         if not path.exists():
             raise ConfigError(f"{self.folder}: no run here (no config.yaml)")
         return sections.parse(path)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What its result depends on beside the values in its configuration, by key: see Plan.resolved.
+
+        A run of an older version has not written it down: its paths stand for what lies there.
+        """
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return json.loads((self.folder / "env.json").read_text())["resolved"]
+        return {key: leaf.value for key, leaf in self.config.leaves.items() if leaf.role is Role.PLACE}
 
     @cached_property
     def labels(self) -> LabelView:

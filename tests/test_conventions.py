@@ -28,7 +28,7 @@ ROOMS = {
     "paths": "",
     "plain_yaml": "texts",
     "key_types": "paths plain_yaml",
-    "config": "key_types plain_yaml",
+    "config": "config key_types plain_yaml",
     "sections": "config registry shipped",
     "robust_loss": "registry",
     "student": "collectives config data.labels data.source models",
@@ -83,7 +83,8 @@ ROOMS = {
     "sweep.comparison": "published sweep.results",
     "reports": "reports config data evaluation files registry trained engine.distributed",
     "reports.curves": "engine.writers files reports.summary sweep.comparison sweep.results trained typeset",
-    "reports.division": "artefacts data distill.division files trained",
+    "reports.division": "artefacts data distill.division files stages.division trained",
+    "reports.tsne": "data engine.distributed evaluation files robust_loss stages.rgrl trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files key_types plain_yaml plan run_folder sections sweep trained",
     "cluster": "cluster config engine.distributed engine.launcher engine.signals files key_types plain_yaml sections "

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -278,7 +279,7 @@ def test_a_folder_of_another_run_is_refused_or_forced(planned):
 def test_an_artefact_says_what_it_is(planned):
     made = planned()
     torch.manual_seed(0)
-    stage = made.stages["classifier"](made.config, made.shape, {})
+    stage = made.build("classifier", {})
     artefact = made.artefact(stage, "0a1b", [])
     assert (artefact["stage"], artefact["key"]) == ("classifier", "0a1b")
     assert artefact["classes"] == [str(digit) for digit in range(10)]
@@ -316,6 +317,15 @@ def test_a_stage_may_start_from_what_another_run_has_trained(planned, teacher):
     assert torch.equal(stage.teacher.head.weight, artefacts.load(teacher / "teacher" / "artefact.pt")["head"]["weight"])
     file = teacher / "teacher" / "artefact.pt"
     assert planned("stages=[vkd]", f"inputs.teacher={file}").keys == made.keys
+
+
+def test_a_run_goes_on_with_a_teacher_that_has_moved_to_another_folder(planned, teacher, tmp_path):
+    made = planned("stages=[vkd]", f"inputs.teacher={teacher}")
+    run_folder.describe(made.folder, made.config, 1, "cpu", made.resolved)
+    shutil.copytree(teacher, tmp_path / "moved")
+    again = planned("stages=[vkd]", f"inputs.teacher={tmp_path / 'moved'}")
+    assert (again.keys, again.resolved) == (made.keys, made.resolved)
+    assert again.changes == [f"inputs.teacher: {teacher} -> {tmp_path / 'moved'}"]
 
 
 def test_keys_follow_the_content_of_what_is_brought(planned, teacher, tmp_path):

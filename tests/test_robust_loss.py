@@ -4,7 +4,7 @@ import torch
 from dist_rmd import sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.registry import lookup
-from dist_rmd.robust_loss import PRESETS, robust_loss
+from dist_rmd.robust_loss import PRESETS, LossConfig, robust_loss
 
 labels = torch.arange(50) % 7
 logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
@@ -14,7 +14,7 @@ NCE = p_y.log() / p.log().sum(dim=1)
 
 
 def configured(*overrides):
-    return robust_loss(sections.parse(None, overrides).loss)(logits, labels)
+    return robust_loss(sections.parse(None, overrides).section(LossConfig))(logits, labels)
 
 
 def test_one_loss_with_its_options():
@@ -79,4 +79,4 @@ def test_wrong_losses_are_named(overrides, words):
 
 
 def test_single_losses_stay_themselves():
-    assert isinstance(robust_loss(sections.parse(None, ["loss.name=mae"]).loss), lookup("losses", "mae"))
+    assert isinstance(robust_loss(sections.parse(None, ["loss.name=mae"]).section(LossConfig)), lookup("losses", "mae"))

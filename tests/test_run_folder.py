@@ -60,7 +60,9 @@ def test_another_configuration_is_refused_by_what_differs(folder, tmp_path):
     assert run_folder.changes(folder, changed, force=True) == ["log.every: 50 -> 1", "task.lr: 0.001 -> 0.5"]
 
 
-@pytest.mark.parametrize("change", ["model.width=16", "teacher.model=vgg16", "teacher.width=16"])
+@pytest.mark.parametrize(
+    "change", ["model.width=16", "teacher.model=vgg16", "teacher.width=16", "simsiam.proj_out=16", "modul.embedding=16"]
+)
 def test_another_network_is_refused_even_by_force(folder, tmp_path, change):
     with pytest.raises(ConfigError, match=rf"another network \({change.partition('=')[0]}: "):
         run_folder.changes(folder, configured(tmp_path, change), force=True)

@@ -4,8 +4,16 @@ import pytest
 
 from dist_rmd import sections
 from dist_rmd.config import read_yaml
+from dist_rmd.errors import ConfigError
 from dist_rmd.registry import available, lookup
-from dist_rmd.robust_loss import robust_loss
+from dist_rmd.robust_loss import LossConfig, robust_loss
+from dist_rmd.stages.classifier import TaskConfig
+from dist_rmd.stages.division import DivisionConfig
+from dist_rmd.stages.modul import ModulConfig
+from dist_rmd.stages.rgrl import RelationConfig
+from dist_rmd.stages.simsiam import SimSiamConfig
+from dist_rmd.stages.teacher import TeacherConfig
+from dist_rmd.student import StudentConfig
 from dist_rmd.sweep import grid
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
@@ -18,9 +26,10 @@ def named(file):
 
 def has_what_it_needs(config):
     """Every stage comes after those that it starts from, or another run has trained these."""
+    stages = [lookup("stages", name) for name in config.stages]
     return all(
-        set(lookup("stages", stage).needs(config)) <= {*config.stages[:position], *config.inputs}
-        for position, stage in enumerate(config.stages)
+        set(stage.needs(stage.scope(config))) <= {*config.stages[:position], *config.inputs}
+        for position, stage in enumerate(stages)
     )
 
 
@@ -33,11 +42,24 @@ def test_every_stage_adds_its_sections():
     assert {"simsiam", "task", "loss", "relation"} <= sections.sections().keys()
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"task": TaskConfig}, {"task": ModulConfig}),  # one name, two sections
+        ({"task": TaskConfig}, {"work": TaskConfig}),  # one section, two names
+    ],
+)
+def test_stages_that_do_not_agree_on_a_section_are_refused_by_name(one, other):
+    declared = {"classifier": {**one, "loss": LossConfig}, "elr": {"loss": LossConfig, **other}}
+    with pytest.raises(ConfigError, match=r"stage elr declares section '\w+' .*, but stage classifier declares 'task'"):
+        sections.united(declared)
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=named)
 def test_every_configuration_of_the_project_is_valid(file):
     config = sections.parse(file)
     assert all(stage in available("stages") for stage in config.stages)
-    robust_loss(config.loss)
+    robust_loss(config.section(LossConfig))
     assert has_what_it_needs(config)
 
 
@@ -45,7 +67,7 @@ def test_every_configuration_of_the_project_is_valid(file):
 def test_every_cell_of_every_grid_is_valid(file):
     for cell in grid.load(file, seeds=[0]).cells:
         config = sections.parse(cell.file, cell.overrides())
-        robust_loss(config.loss)
+        robust_loss(config.section(LossConfig))
         assert has_what_it_needs(config)
 
 
@@ -53,7 +75,7 @@ def test_every_cell_of_every_grid_is_valid(file):
 def test_the_papers_recipe(dataset, lr):
     """RMDNet sec. 4.3."""
     config = sections.parse(Path(__file__).resolve().parent.parent / "configs" / "rmdnet" / f"{dataset}.yaml")
-    s, t, r = config.simsiam, config.task, config.relation
+    s, t, r = (config.section(kind) for kind in (SimSiamConfig, TaskConfig, RelationConfig))
     assert (s.epochs, s.batch_size, s.lr, s.schedule) == (1000, 64, 0.03, "cosine")
     assert (s.momentum, s.weight_decay) == (0.9, 5e-4)
     assert (t.epochs, t.lr, t.momentum, t.weight_decay) == (240, lr, 0.9, 5e-4)
@@ -66,12 +88,12 @@ def test_the_recipe_of_the_other_paper():
     """MODUL sec. V-B; the teacher's is that of its authors' code."""
     for dataset in ("cifar10", "cifar100"):
         config = sections.parse(FILES[0].parent.parent / "modul" / f"{dataset}.yaml")
-        s, m, d = config.student, config.modul, config.division
+        s, m, d = (config.section(kind) for kind in (StudentConfig, ModulConfig, DivisionConfig))
         assert (s.epochs, s.batch_size, s.lr, s.momentum, s.weight_decay) == (200, 64, 0.1, 0.9, 1e-4)
         assert (s.schedule, s.milestones, s.gamma) == ("step", (80, 160), 0.1)
         assert (m.alpha, m.beta, m.gamma, m.temperature) == (0.1, 0.1, 0.01, 0.3)
         assert (d.clean, d.closed, d.components, d.evidence) == (0.3, 0.9, 20, "relu")
-        assert (config.model.name, config.teacher.model) == ("resnet18", "resnet34")
+        assert (config.model.name, config.section(TeacherConfig).model) == ("resnet18", "resnet34")
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
@@ -80,4 +102,4 @@ def test_what_the_presets_say_is_what_goes_without_saying(dataset):
     config = sections.parse(FILES[0].parent.parent / "modul" / f"{dataset}.yaml")
     bare = sections.parse(None)
     for section in ("student", "modul", "division", "teacher"):
-        assert getattr(config, section) == getattr(bare, section), section
+        assert config.sections[section] == bare.sections[section], section

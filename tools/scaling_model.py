@@ -148,7 +148,8 @@ class Kernels(TorchDispatchMode):
 def count(name: str, batch: int, *overrides: str) -> Work:
     """Take one step of a stage on a few images and count."""
     config = sections.parse(None, ["relation.teacher=random", *overrides])
-    stage = lookup("stages", name)(config, DataShape(10, 32), {})
+    kind = lookup("stages", name)
+    stage = kind(kind.scope(config), DataShape(10, 32), {})
     views = [torch.randn(COUNTED, 3, 32, 32) for _ in stage.views]
     labels = torch.arange(COUNTED) % 10
     norms = [module for module in stage.net.modules() if isinstance(module, _BatchNorm)]

@@ -38,7 +38,7 @@ class StageSession:
     def __init__(self, plan: Plan, stage: Training, source: Source):
         config, world, kind = plan.config, plan.world, type(stage)
         self.plan, self.stage, self.source = plan, stage, source
-        self.batches = stage.batches(source, plan.training(kind), kind.seed(config))
+        self.batches = stage.batches(source, plan.training(kind), kind.scope(config).seed)
         self.updater = Updater(
             stage.param_groups(), stage.optimization, len(self.batches), world.device, plan.precision
         )

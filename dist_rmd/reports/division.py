@@ -26,6 +26,7 @@ from dist_rmd.data.noise import OPEN
 from dist_rmd.distill.division import CLOSED, SETS, Mixture, quality
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.files import write_atomically
+from dist_rmd.stages.division import DivisionConfig
 from dist_rmd.trained import Trained
 
 __all__ = ["division"]
@@ -108,7 +109,7 @@ class Divided:
     @property
     def evidence(self) -> str:
         """What was evidence, in a few words."""
-        scale = self.run.config.division.logit_scale
+        scale = self.run.config.section(DivisionConfig).logit_scale
         return self.artefact["evidence"] + (f" of {scale:g} x logits" if scale != 1 else "")
 
 

@@ -22,8 +22,6 @@ TAGS: dict[str | None, tuple[str, ...]] = {
 }
 """evaluation -> the names that its accuracy may have"""
 
-BESIDES = ("name", "out", "seed", "stages", "log", "checkpoint")  # what runs may differ in and still be seeds
-
 
 class Row(NamedTuple):
     """One line of the table: what was trained on what, the same but for the seeds."""
@@ -33,7 +31,7 @@ class Row(NamedTuple):
     noise: str
     metric: str
     settings: str
-    """everything else in the configuration: runs that differ in it are no seeds of one another"""
+    """all that makes the recipe: runs that differ in it are no seeds of one another"""
 
 
 class Measured(NamedTuple):
@@ -90,8 +88,8 @@ def measured(runs: Sequence[Path]) -> list[Measured]:
 def _measured(folder: Path) -> list[Measured]:
     run = Trained(folder)
     config = to_dict(run.config)
-    other = {key: value for key, value in config.items() if key not in BESIDES}
-    settings = json.dumps(other | {"noise": other["noise"] | {"seed": None}}, sort_keys=True)
+    recipe = {key: leaf.value for key, leaf in run.config.leaves.items() if leaf.role.is_recipe}
+    settings = json.dumps(recipe | run.resolved, sort_keys=True)
     found = []
     for stage in config["stages"]:
         measured = {tag for record in run.scores(stage) for tag in record}

@@ -29,6 +29,8 @@ from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluation.features import extract_all
 from dist_rmd.evaluation.separation import Separation, separation
 from dist_rmd.files import write_atomically
+from dist_rmd.robust_loss import LossConfig
+from dist_rmd.stages.rgrl import RelationConfig
 from dist_rmd.trained import Trained
 
 __all__ = ["tsne"]
@@ -148,7 +150,7 @@ def _unfinished(runs: Sequence[Trained]) -> list[str]:
 
 
 def _title(run: Trained, stage: str) -> str:
-    loss, relation = run.config.loss.name.upper(), run.config.relation
+    loss, relation = run.config.section(LossConfig).name.upper(), run.config.section(RelationConfig)
     method = "RMDNet" if relation.teacher == "simsiam" else "RGRL"
     titles = {"simsiam": "SimSiam", "classifier": loss, "rgrl": f"{loss}+{method} (K={relation.k:g})"}
     return titles.get(stage, stage) + (", forced" if stage in run.forced else "")

@@ -4,12 +4,12 @@ Stages meet only through artefacts: plain dictionaries of tensors, strings and n
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
-from dist_rmd.config import Config, Model, Optimization
+from dist_rmd.config import Config, Model, Optimization, StageConfig
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
@@ -39,7 +39,7 @@ class Stage:
     """
 
     sections: ClassVar[Mapping[str, type]] = {}
-    """sections of the configuration that determine the result: name -> frozen dataclass"""
+    """sections of the configuration that determine the result: name -> frozen dataclass.  It may read no others"""
     recipe: ClassVar[str]
     """the one of them that has the stage's `seed`"""
     labels: ClassVar[Literal["given", "true", "none"]] = "given"
@@ -48,32 +48,38 @@ class Stage:
     evaluation: ClassVar[str | None] = None
     """what is measured on the test images: the public function of dist_rmd/evaluation/<evaluation>.py, if anything"""
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
         raise NotImplementedError
 
     @classmethod
-    def needs(cls, config: Config) -> tuple[str, ...]:
+    def scope(cls, config: Config) -> StageConfig:
+        """What the stage may read of a whole configuration, with its own seed and model in place of the run's."""
+        scope = config.only(cls.sections)
+        return replace(scope, seed=cls.seed(scope), model=cls.model(scope))
+
+    @classmethod
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
         """Stages whose artefacts this one starts from."""
         return ()
 
     @classmethod
-    def model(cls, config: Config) -> Model:
+    def model(cls, config: StageConfig) -> Model:
         """Which encoder is trained: that of the run, unless the stage has a choice of its own."""
         return config.model
 
     @classmethod
-    def seed(cls, config: Config) -> int:
+    def seed(cls, config: StageConfig) -> int:
         """The seed of its weights, batches and augmentation: its own, or else the run's."""
-        own = getattr(config, cls.recipe).seed
+        own = config.sections[cls.recipe].seed
         return config.seed if own is None else own
 
     @classmethod
-    def per_class(cls, config: Config) -> int | None:
-        """labels = "true": how many images of every class, the first ones, it learns (all when None)."""
-        return config.data.per_class
+    def per_class(cls, config: StageConfig) -> int | None:
+        """labels = "true": how many images of every class, the first ones, it learns (data.per_class when None)."""
+        return None
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check(cls, config: StageConfig) -> None:
         """Raise ConfigError for values that only this stage can judge.  Called before any work."""
 
     @property

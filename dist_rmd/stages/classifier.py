@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from dist_rmd.config import Config, Optimization
+from dist_rmd.config import Optimization, StageConfig
 from dist_rmd.data.batch import Batch
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
@@ -39,13 +39,13 @@ class Classifier(Training):
     net: Network
 
     @classmethod
-    def check(cls, config: Config) -> None:
-        robust_loss(config.loss)
+    def check(cls, config: StageConfig) -> None:
+        robust_loss(config.section(LossConfig))
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
-        self.optimization = config.task
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+        self.optimization = config.section(TaskConfig)
         self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
-        self.loss = robust_loss(config.loss)
+        self.loss = robust_loss(config.section(LossConfig))
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views

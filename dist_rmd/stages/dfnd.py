@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
-from dist_rmd.config import Config
+from dist_rmd.config import StageConfig
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
@@ -72,16 +72,16 @@ class DFND(Classifier):
     net: Adapted
 
     @classmethod
-    def needs(cls, config: Config) -> tuple[str, ...]:
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher",)
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check(cls, config: StageConfig) -> None:
         """Nothing: section `loss` is not for this stage."""
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
-        c = self.config = config.dfnd
-        self.optimization = config.student
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+        c = self.config = config.section(DFNDConfig)
+        self.optimization = config.section(StudentConfig)
         accuracy = measured_accuracy(inputs["teacher"]["scores"]) if c.accuracy is None else c.accuracy
         self.net = Adapted(encoder(config.model.name, config.model.width), shape.classes, accuracy)
         self.teacher = frozen_teacher(inputs["teacher"])

@@ -9,7 +9,7 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from dist_rmd.config import Config
+from dist_rmd.config import Role, StageConfig, leaf
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
 from dist_rmd.distill import division as division_of
@@ -25,7 +25,7 @@ __all__ = ["Division"]
 class DivisionConfig:
     """Stage `division`: by the teacher's subjective-logic loss of every given label (docs/modul.md)."""
 
-    seed: NonNegativeInt | None = None
+    seed: NonNegativeInt | None = leaf(None, Role.SEED)
     """seed of the mixture's starts, where it is not the run's (null)"""
     evidence: Literal["relu", "softplus", "exp"] = "relu"
     """what turns the teacher's logits into evidence"""
@@ -70,12 +70,12 @@ class Division(Computation):
     recipe = "division"
 
     @classmethod
-    def needs(cls, config: Config) -> tuple[str, ...]:
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher",)
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
-        self.config = config.division
-        self.mixture_seed = self.seed(config)
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+        self.config = config.section(DivisionConfig)
+        self.mixture_seed = config.seed
         self.teacher = frozen_teacher(inputs["teacher"])
 
     def frozen(self) -> list[nn.Module]:

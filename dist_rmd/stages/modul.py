@@ -11,7 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFl
 from torch import Tensor, nn
 
 from dist_rmd.collectives import rank
-from dist_rmd.config import Config
+from dist_rmd.config import Role, StageConfig, leaf
 from dist_rmd.data.batch import Batch
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.paired import Paired
@@ -57,7 +57,7 @@ class ModulConfig:
     """the instance loss also tells an image from what the student makes of the others, not the teacher alone"""
     mixup: NonNegativeFloat = 8.0
     """delta: images of the category loss are mixed by weights from Beta(delta, delta); 0: they are not"""
-    embedding: PositiveInt = 128
+    embedding: PositiveInt = leaf(128, Role.NETWORK)
     """dimensions of the embeddings that the category and the instance loss compare"""
     prototypes: Literal["labelled", "clean"] = "labelled"
     """images that class prototypes are made of: the clean and the closed set, or the clean one alone"""
@@ -158,12 +158,12 @@ class Modul(Training):
     net: Student
 
     @classmethod
-    def needs(cls, config: Config) -> tuple[str, ...]:
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher", "division")
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
-        c = self.config = config.modul
-        self.optimization = config.student
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+        c = self.config = config.section(ModulConfig)
+        self.optimization = config.section(StudentConfig)
         self.classes = shape.classes
         self.divided = inputs["division"]
         self.weights = {
@@ -185,7 +185,7 @@ class Modul(Training):
             )
         self.net = Student(body, shape.classes, taught.out_features, c, self.weights)
         self.ce = CE()
-        self.draws = self.seed(config)
+        self.draws = config.seed
         self.prototypes = torch.zeros(shape.classes, c.embedding, dtype=torch.float64)
 
     def frozen(self) -> list[nn.Module]:

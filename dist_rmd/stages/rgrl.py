@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor, nn
 
-from dist_rmd.config import Config
+from dist_rmd.config import StageConfig
 from dist_rmd.data.batch import Batch
 from dist_rmd.distill.lesson import Lesson
 from dist_rmd.distill.relation import RelationLoss
@@ -67,12 +67,12 @@ class RGRL(Classifier):
     sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}
 
     @classmethod
-    def needs(cls, config: Config) -> tuple[str, ...]:
-        return ("simsiam",) if config.relation.teacher == "simsiam" else ()
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
+        return ("simsiam",) if config.section(RelationConfig).teacher == "simsiam" else ()
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
         super().__init__(config, shape, inputs)  # the student's weights are drawn first: the same as the baseline's
-        c = config.relation
+        c = config.section(RelationConfig)
         self.views = VIEWS[c.teacher_view]
         self.k = c.k
         self.relation = RelationLoss(c.node, c.edge, c.method, norm=c.norm, node_pairs=c.node_pairs)

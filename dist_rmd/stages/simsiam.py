@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.collectives import global_moments
-from dist_rmd.config import Config, Optimization
+from dist_rmd.config import Optimization, Role, StageConfig, leaf
 from dist_rmd.data.batch import Batch
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import predictor, projector
@@ -31,13 +31,13 @@ class SimSiamConfig(Optimization):
     """epochs between two kNN evaluations; the last epoch is always evaluated"""
     views: Literal["strong", "weak"] = "strong"
     """strong: crop, flip, colours; weak: shift and flip, as in the later stages"""
-    proj_layers: NonNegativeInt = 2
+    proj_layers: NonNegativeInt = leaf(2, Role.NETWORK)
     """linear layers of the projector; 0: none, the predictor sits on the encoder"""
-    proj_hidden: PositiveInt = 2048
+    proj_hidden: PositiveInt = leaf(2048, Role.NETWORK)
     """hidden width of the projector"""
-    proj_out: PositiveInt = 2048
+    proj_out: PositiveInt = leaf(2048, Role.NETWORK)
     """dimensions of the projection"""
-    pred_hidden: PositiveInt = 512
+    pred_hidden: PositiveInt = leaf(512, Role.NETWORK)
     """hidden width of the predictor"""
     fix_pred_lr: bool = False
     """keep the predictor at the initial learning rate"""
@@ -68,8 +68,8 @@ class SimSiam(Training):
     evaluation = "knn"
     net: Siamese
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
-        c = self.optimization = config.simsiam
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+        c = self.optimization = config.section(SimSiamConfig)
         self.views = (c.views, c.views)
         backbone = encoder(config.model.name, config.model.width)
         out = c.proj_out if c.proj_layers else backbone.out_features

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from dist_rmd.config import Config, EncoderName, Model, Optimization, Width
+from dist_rmd.config import EncoderName, Model, Optimization, Role, StageConfig, Width, leaf
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
@@ -20,9 +20,9 @@ __all__ = ["Teacher"]
 class TeacherConfig(Optimization):
     """Stage `teacher`: the network to be distilled, with the recipe of the code of MODUL's authors."""
 
-    model: EncoderName = "resnet34"
+    model: EncoderName = leaf("resnet34", Role.NETWORK)
     """encoder of the teacher, in place of model.name"""
-    width: Width = 64
+    width: Width = leaf(64, Role.NETWORK)
     """channels of its first stage, in place of model.width"""
     per_class: PositiveInt | None = None
     """it learns the first N images of every class, whatever data.skip leaves to the student (data.per_class when
@@ -43,18 +43,19 @@ class Teacher(Classifier):
     labels = "true"
 
     @classmethod
-    def model(cls, config: Config) -> Model:
-        return Model(config.teacher.model, config.teacher.width)
+    def model(cls, config: StageConfig) -> Model:
+        section = config.section(TeacherConfig)
+        return Model(section.model, section.width)
 
     @classmethod
-    def per_class(cls, config: Config) -> int | None:
-        return config.teacher.per_class or config.data.per_class
+    def per_class(cls, config: StageConfig) -> int | None:
+        return config.section(TeacherConfig).per_class
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check(cls, config: StageConfig) -> None:
         """Nothing: section `loss` is not for the teacher."""
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
-        self.optimization = config.teacher
-        self.net = Network(encoder(config.teacher.model, config.teacher.width), shape.classes)
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+        self.optimization = config.section(TeacherConfig)
+        self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
         self.loss = CE()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
-from dist_rmd.config import Config
+from dist_rmd.config import StageConfig
 from dist_rmd.data.batch import Batch
 from dist_rmd.distill.kd import kd_loss
 from dist_rmd.distill.lesson import Lesson
@@ -41,15 +41,15 @@ class VKD(Classifier):
     recipe = "student"
 
     @classmethod
-    def needs(cls, config: Config) -> tuple[str, ...]:
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher",)
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check(cls, config: StageConfig) -> None:
         """Nothing: section `loss` is not for this stage."""
 
-    def __init__(self, config: Config, shape: DataShape, inputs: Mapping[str, Any]):
-        self.config, self.optimization = config.vkd, config.student
+    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+        self.config, self.optimization = config.section(VKDConfig), config.section(StudentConfig)
         self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
         self.teacher = frozen_teacher(inputs["teacher"])
         self.loss = CE()

@@ -6,13 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dist_rmd import run_folder, sections
+from dist_rmd import sections
 from dist_rmd.config import Config, differences, to_dict
 from dist_rmd.files import write_atomically
 from dist_rmd.sweep.grid import Cell, Grid
-
-OF_EACH_RUN = (*run_folder.HARMLESS, "seed:", "noise.seed:")
-"""keys that say nothing of a recipe"""
 
 
 def write(
@@ -65,7 +62,7 @@ def _changed(cell: Cell, used: Config, datasets: Mapping[str, str]) -> list[str]
     meant = Path(own.data.path).name.removesuffix("-open")
     found = datasets.get(used.data.path, meant)
     other = [f"dataset: {meant} -> {found}"] if found != meant else []
-    return other + [line for line in differences(to_dict(own), to_dict(used)) if not line.startswith(OF_EACH_RUN)]
+    return other + [str(change) for change in differences(own.leaves, used.leaves) if change.role.is_recipe]
 
 
 def _settings(cell: Cell, used: Config, grid: Grid) -> dict[str, Any]:

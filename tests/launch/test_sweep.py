@@ -10,6 +10,7 @@ import torch
 from support import small
 from support.torchrun import ROOT, wait_for
 
+from dist_rmd.stages.rgrl import RelationConfig
 from dist_rmd.sweep.__main__ import main
 from dist_rmd.sweep.grid import load
 from dist_rmd.sweep.tasks import Planner
@@ -115,7 +116,7 @@ def test_k_is_found_on_labels_held_out(folder):
     assert found["val/top1"] == scores
     assert scores[str(found["value"])] == max(scores.values())
     final = Trained(runs / "CE+RMDNet-seed0")
-    assert (final.config.relation.k, final.config.data.holdout) == (found["value"], 0)
+    assert (final.config.section(RelationConfig).k, final.config.data.holdout) == (found["value"], 0)
     assert "val/top1" not in final.scores("rgrl")[-1]
     assert len(list((folder / "searched" / "artefacts").glob("simsiam-*"))) == 1  # the search has the same teacher
 

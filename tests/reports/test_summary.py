@@ -7,12 +7,12 @@ from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.reports.summary import summary
 
 
-def run(folder, accuracies, *overrides):
+def run(folder, accuracies, *overrides, resolved=None):
     """A run folder whose classifier measured these accuracies after epochs 1, 2, ..."""
     config = ["stages=[classifier]", "data.path=data/pets", "noise.rate=0.4"]
     overrides = [f"task.epochs={len(accuracies)}", *overrides]
     config = sections.parse(None, [*config, *overrides])
-    run_folder.describe(folder, config, world=1, device="cpu")
+    run_folder.describe(folder, config, world=1, device="cpu", resolved=resolved or {})
     records = [
         {"stage": "classifier", "epoch": epoch, "step": 10 * epoch, "test/top1": accuracy}
         for epoch, accuracy in enumerate(accuracies, start=1)
@@ -39,6 +39,31 @@ def test_mean_and_sample_standard_deviation_over_seeds(tmp_path):
     runs = [run(tmp_path / str(seed), [60.0 + 2 * seed], f"seed={seed}", f"noise.seed={seed}") for seed in range(3)]
     (row,) = rows(summary(runs))
     assert row[4:] == ["62.00 ± 2.00", "62.00 ± 2.00 at epoch 1, 1, 1", "3"]
+
+
+def test_runs_that_differ_in_how_they_were_carried_out_are_seeds_of_one_another(tmp_path):
+    ways = ["data.workers=1", "dist.timeout=60", "speed.compile=true", "device=cpu data.reader=memory log.every=1"]
+    runs = [run(tmp_path / str(seed), [60.0], f"seed={seed}", *way.split()) for seed, way in enumerate(ways)]
+    (row,) = rows(summary(runs))
+    assert row[6] == "4"
+
+
+def test_what_lies_at_a_path_counts_and_not_the_path(tmp_path):
+    def taught(name, where, key):
+        return run(tmp_path / name, [60.0], f"inputs.teacher={where}", resolved={"inputs.teacher": key})
+
+    moved = [taught("a", "runs/t", "0a"), taught("b", "elsewhere/t", "0a")]
+    assert [row[6] for row in rows(summary(moved))] == ["2"]
+    assert [row[6] for row in rows(summary([*moved, taught("c", "runs/t", "1b")]))] == ["2", "1"]
+
+
+def test_in_a_run_of_an_older_version_the_path_stands_for_what_lies_there(tmp_path):
+    runs = [run(tmp_path / where, [60.0], f"inputs.teacher={where}") for where in ("a", "b")]
+    for folder in runs:
+        environment = json.loads((folder / "env.json").read_text())
+        del environment["resolved"]
+        (folder / "env.json").write_text(json.dumps(environment))
+    assert [row[6] for row in rows(summary(runs))] == ["1", "1"]
 
 
 def test_runs_with_other_settings_are_no_seeds_of_one_another(tmp_path):

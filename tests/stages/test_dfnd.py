@@ -15,6 +15,7 @@ from dist_rmd.errors import ConfigError
 from dist_rmd.pipeline.session import placed
 from dist_rmd.registry import lookup
 from dist_rmd.reports.summary import summary
+from dist_rmd.stages.dfnd import DFNDConfig
 from dist_rmd.train import main
 from dist_rmd.trained import Trained
 
@@ -98,7 +99,7 @@ def test_the_artefact_has_the_matrix():
 
 
 def test_defaults_are_those_of_the_papers():
-    c = sections.parse(None, []).dfnd
+    c = sections.parse(None, []).section(DFNDConfig)
     assert (c.keep, c.accuracy, c.temperature) == (1, None, 4)
 
 

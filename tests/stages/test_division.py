@@ -13,7 +13,8 @@ from dist_rmd.distill.division import divide, subjective_logic_loss
 from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError
 from dist_rmd.reports.summary import summary
-from dist_rmd.stages.division import Division
+from dist_rmd.stages.division import Division, DivisionConfig
+from dist_rmd.stages.teacher import TeacherConfig
 from dist_rmd.train import main
 from dist_rmd.trained import Trained
 
@@ -71,7 +72,7 @@ def test_images_that_the_teacher_has_not_seen_are_told_apart(run):
     metrics = run.scores("division")[-1]
     assert metrics["division/recall_clean"] > 70
     assert metrics["division/recall_closed"] > 70
-    seen = sections.parse(run.folder / "config.yaml").teacher.per_class
+    seen = sections.parse(run.folder / "config.yaml").section(TeacherConfig).per_class
     first = [np.flatnonzero(run.dataset().labels("train") == label)[:seen] for label in range(10)]
     assert not set(np.concatenate(first)) & set(run.labels.indices)
 
@@ -144,7 +145,7 @@ def test_thresholds_in_the_wrong_order_are_a_configuration_mistake():
 
 
 def test_defaults_are_the_papers():
-    c = sections.parse(None, []).division
+    c = sections.parse(None, []).section(DivisionConfig)
     assert (c.clean, c.closed, c.components, c.evidence, c.scaling) == (0.3, 0.9, 20, "relu", "minmax")
 
 

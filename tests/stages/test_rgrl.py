@@ -11,6 +11,7 @@ from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import ConfigError
+from dist_rmd.stages.rgrl import RelationConfig
 
 
 class Seen(torch.nn.Module):
@@ -153,7 +154,7 @@ def test_a_student_that_starts_from_its_teacher_has_the_baselines_head(teacher):
 
 
 def test_defaults_are_the_papers():
-    c = sections.parse(None, []).relation
+    c = sections.parse(None, []).section(RelationConfig)
     assert (c.teacher, c.k, c.node, c.edge, c.norm, c.node_pairs) == ("simsiam", 1, 0.8, 0.35, "fro", "all")
     assert (c.teacher_view, c.init_from_teacher) == ("same", False)
 

@@ -8,6 +8,7 @@ from dist_rmd import artefacts, evaluate, sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.vgg import VGG
 from dist_rmd.reports.summary import summary
+from dist_rmd.stages.teacher import TeacherConfig
 from dist_rmd.train import main
 from dist_rmd.trained import Trained
 
@@ -30,7 +31,7 @@ def test_the_encoder_is_the_teachers_own():
 
 
 def test_defaults_are_the_authors():
-    c = sections.parse(None, []).teacher
+    c = sections.parse(None, []).section(TeacherConfig)
     assert (c.model, c.width) == ("resnet34", 64)
     assert (c.epochs, c.batch_size, c.lr, c.momentum, c.weight_decay) == (200, 256, 0.1, 0.9, 5e-4)
     assert (c.schedule, c.milestones, c.gamma) == ("step", (80, 120), 0.1)

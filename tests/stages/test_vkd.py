@@ -6,6 +6,8 @@ from support.recipe import batch, stage, teacher
 
 from dist_rmd import artefacts, evaluate, sections
 from dist_rmd.reports.summary import summary
+from dist_rmd.stages.vkd import VKDConfig
+from dist_rmd.student import StudentConfig
 from dist_rmd.train import main
 
 
@@ -62,8 +64,8 @@ def test_teacher_and_student_may_be_of_any_widths():
 
 def test_defaults_are_those_of_the_papers():
     config = sections.parse(None, [])
-    assert (config.vkd.alpha, config.vkd.temperature) == (0.1, 4)
-    s = config.student
+    assert (config.section(VKDConfig).alpha, config.section(VKDConfig).temperature) == (0.1, 4)
+    s = config.section(StudentConfig)
     assert (s.epochs, s.batch_size, s.lr, s.momentum, s.weight_decay) == (200, 64, 0.1, 0.9, 1e-4)
     assert (s.schedule, s.milestones, s.gamma) == ("step", (80, 160), 0.1)
 

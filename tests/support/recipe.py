@@ -24,7 +24,8 @@ def stage(name, *overrides, seed=0):
     simsiam = {"encoder": encoder("resnet10", 8).state_dict()}
     inputs = {"simsiam": simsiam, "teacher": teacher(), "division": division()}
     torch.manual_seed(seed)
-    return lookup("stages", name)(config, SHAPE, inputs)
+    kind = lookup("stages", name)
+    return kind(kind.scope(config), SHAPE, inputs)
 
 
 def teacher(width=16):

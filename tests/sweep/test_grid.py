@@ -2,6 +2,9 @@ import pytest
 
 from dist_rmd import sections
 from dist_rmd.errors import ConfigError
+from dist_rmd.robust_loss import LossConfig
+from dist_rmd.stages.classifier import TaskConfig
+from dist_rmd.stages.simsiam import SimSiamConfig
 from dist_rmd.sweep import grid
 
 TEXT = """
@@ -59,9 +62,10 @@ def test_settings_of_all_then_axes_then_rules_then_later_rules(load):
 def test_overrides_are_what_the_command_line_takes(load):
     cell = load().cells[1].having({"loss.options": {"q": 0.5}, "loss.name": "gce"})
     config = sections.parse(None, cell.overrides())
-    assert (config.seed, config.noise.seed, config.simsiam.seed) == (3, 3, 0)
+    assert (config.seed, config.noise.seed, config.section(SimSiamConfig).seed) == (3, 3, 0)
     assert config.stages == ("classifier",)
-    assert (config.noise.rate, config.task.lr, config.loss.options) == (0.2, 0.1, {"q": 0.5})
+    assert (config.noise.rate, config.section(TaskConfig).lr) == (0.2, 0.1)
+    assert config.section(LossConfig).options == {"q": 0.5}
 
 
 def test_the_grid_may_settle_the_seed_of_the_noise(load):
@@ -139,4 +143,4 @@ def test_the_tables_of_the_paper():
     assert "cifar10-CE-symmetric-0.1-seed0" in k
     for name in range(1, 6):
         for cell in grid.load(folder / f"table{name}.yaml", seeds=[0]).cells[::7]:
-            assert sections.parse(cell.file, cell.overrides()).simsiam.seed == 0
+            assert sections.parse(cell.file, cell.overrides()).section(SimSiamConfig).seed == 0

@@ -5,6 +5,7 @@ import pytest
 
 from dist_rmd import artefacts
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.stages.rgrl import RelationConfig
 from dist_rmd.sweep.tasks import Planner, with_needs
 
 
@@ -77,7 +78,7 @@ def test_a_grid_may_name_its_folder(cells):
 
 def test_overrides_win_and_the_sweep_names_the_runs(planned, tmp_path):
     task = planned("relation.k=7")["CE+RMDNet_K=2-seed1"]
-    assert (task.config.relation.k, task.config.seed, task.config.noise.seed) == (7, 1, 1)
+    assert (task.config.section(RelationConfig).k, task.config.seed, task.config.noise.seed) == (7, 1, 1)
     assert task.folder == tmp_path / "small" / "CE+RMDNet_K=2-seed1"
     assert task.log == tmp_path / "small" / "logs" / "CE+RMDNet_K=2-seed1.log"
 

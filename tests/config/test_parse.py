@@ -10,8 +10,6 @@ from dist_rmd import config
 from dist_rmd.config import Optimization, parse, to_dict, to_yaml
 from dist_rmd.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @dataclass(frozen=True)
 class Task(Optimization):
@@ -31,8 +29,8 @@ def test_yaml_then_overrides(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("noise: {rate: 0.2}\ntask: {lr: 0.5, epochs: 7}\n")
     result = parse(file, ["noise.rate=.4", "task.lr=1e-3", "loss.options.q=0.5", "stages=[a, b]"], SECTIONS)
-    assert (result.noise.rate, result.task.lr, result.task.epochs) == (0.4, 1e-3, 7)
-    assert result.loss.options == {"q": 0.5}
+    assert (result.noise.rate, result.section(Task).lr, result.section(Task).epochs) == (0.4, 1e-3, 7)
+    assert result.section(Loss).options == {"q": 0.5}
     assert result.stages == ("a", "b")
 
 
@@ -54,7 +52,8 @@ def test_a_class_map_in_every_way(tmp_path):
 
 def test_values_are_builtin():
     result = parse(None, ["task.milestones=[3]", "task.grad_clip=2", "data.workers=2"], SECTIONS)
-    values = [result.seed, result.task.lr, result.task.grad_clip, result.task.milestones[0], result.data.workers]
+    task = result.section(Task)
+    values = [result.seed, task.lr, task.grad_clip, task.milestones[0], result.data.workers]
     assert [type(value) for value in values] == [int, float, float, int, int]
 
 
@@ -175,7 +174,7 @@ def test_a_section_without_keys_is_empty(tmp_path):
 
 def test_overrides_given_twice_are_told():
     words = ["task.lr=0.1", "seed=1", "seed=1", "task.lr=0.2", "task.lr=0.3"]
-    assert parse(None, words, SECTIONS).task.lr == 0.3
+    assert parse(None, words, SECTIONS).section(Task).lr == 0.3
     assert config.repeated(words) == ["task.lr=0.1 has no effect: task.lr=0.3 comes after it"]
 
 
@@ -205,8 +204,3 @@ def test_help_lists_every_key_with_type_and_meaning():
         "loss.options={}  (name: value)",
     ):
         assert words in text
-
-
-def test_differences_name_both_values():
-    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}, "d": 4}
-    assert config.differences(old, new) == ["a.b: 1 -> 3", "d: absent -> 4"]

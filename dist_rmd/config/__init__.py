@@ -1,0 +1,28 @@
+"""One strict configuration: its schema, what each key means for results, and how it is read."""
+
+from dist_rmd.config.parse import help_text, parse, read_yaml, repeated, to_yaml
+from dist_rmd.config.roles import Change, Leaf, Role, determinants, differences, leaf, leaves, stated
+from dist_rmd.config.schema import (
+    Augment,
+    Checkpoint,
+    Config,
+    Data,
+    Distributed,
+    EncoderName,
+    Fraction,
+    Log,
+    Model,
+    Noise,
+    Optimization,
+    Run,
+    Speed,
+    StageConfig,
+    Width,
+    to_dict,
+)
+
+__all__ = [
+    "Augment", "Change", "Checkpoint", "Config", "Data", "Distributed", "EncoderName", "Fraction", "Leaf", "Log",
+    "Model", "Noise", "Optimization", "Role", "Run", "Speed", "StageConfig", "Width", "determinants", "differences",
+    "help_text", "leaf", "leaves", "parse", "read_yaml", "repeated", "stated", "to_dict", "to_yaml",
+]  # fmt: skip

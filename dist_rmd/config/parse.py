@@ -1,0 +1,210 @@
+"""Reading a configuration: frozen dataclasses <- YAML <- key=value.
+
+A wrong key, type or value is one line that names the key, before any work.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from dist_rmd import plain_yaml
+from dist_rmd.config.roles import plain
+from dist_rmd.config.schema import Config, Run, to_dict
+from dist_rmd.errors import ConfigError
+from dist_rmd.key_types import fit, from_words
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, type]) -> Config:
+    """Read one YAML file (defaults alone when None), apply `key=value` overrides, check everything.
+
+    Raises ConfigError, in one line that names the key and where it stands.
+    """
+    checker, keys = _parser(tuple(sections.items()))
+    tree: dict = {}
+    origins: dict[str, str] = {}
+    for key, value in _leaves(read_yaml(file)) if file else ():
+        if key in keys.groups and value in (None, {}):
+            continue  # a section without keys
+        keys.check(key, str(file))
+        if key in origins:
+            raise ConfigError(f"{file}: key {key!r} is given twice, once within its section and once with dots")
+        origins[key] = str(file)
+        _put(tree, key, value)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} on the command line: expected one YAML file and key=value overrides")
+        keys.check(key, "the command line")
+        origins[key] = "the command line"
+        _put(tree, key, from_words(key, text, keys.hint(key)))
+    _check_nulls(tree, checker)
+    keys.fit(tree, origins)
+    try:
+        values = _builtin(vars(checker.instantiate(checker.parse_object(tree))))
+        return Config(sections={name: values.pop(name) for name in sections}, **values)
+    except (Exception, SystemExit) as error:  # jsonargparse raises several kinds; all of them speak of the values given
+        message = " ".join(str(error).replace("Parser key", "key").split())
+        places = dict.fromkeys(origins.values())  # in their order
+        raise ConfigError(f"{message} (from {' and '.join(places)})") from None
+
+
+def repeated(overrides: Sequence[str]) -> list[str]:
+    """A line for each key that a command line gives twice, with different values."""
+    first: dict[str, str] = {}
+    last = {}
+    for override in overrides:
+        key = override.partition("=")[0]
+        first.setdefault(key, override)
+        last[key] = override
+    return [f"{first[key]} has no effect: {last[key]} comes after it" for key in last if last[key] != first[key]]
+
+
+def help_text(sections: Mapping[str, type]) -> str:
+    """Every key with its default, its type and what it means, by section."""
+    lines = []
+    checker, _ = _parser(tuple(sections.items()))
+    for group in checker._action_groups:
+        keys = [action for action in group._group_actions if hasattr(action, "_typehint")]
+        lines += ["", f"{group.title}"] if keys else []
+        for key in keys:
+            default = yaml.safe_dump(plain(key.default), default_flow_style=True).splitlines()[0]
+            lines += [f"  {key.dest}={default}  ({_type_name(key._typehint)})", f"      {key.help}"]
+    return "\n".join(lines)
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " | ".join(get_args(hint))
+    names = [getattr(part, "__name__", str(part)).replace("NoneType", "null") for part in get_args(hint) or (hint,)]
+    return {tuple: f"list of {names[0]}", dict: "name: value"}.get(get_origin(hint), " | ".join(names))
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML that `parse` reads back to the same values."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _builtin(value: Any) -> Any:
+    """`value` with int for PositiveInt and so on: only builtin types may reach checkpoints and YAML."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _builtin(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    if isinstance(value, tuple | list):
+        return type(value)(_builtin(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _builtin(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool):
+        return value
+    return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
+
+
+def read_yaml(file: Path) -> dict:
+    """The tree of a YAML file.  Raises ConfigError when it cannot be read or is no mapping."""
+    tree = plain_yaml.read(file)
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else type(tree).__name__
+        raise ConfigError(f"{file}: expected `key: value` lines, got {found}")
+    return tree
+
+
+def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; an empty table is a value."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _items(tree: Mapping, prefix: str = "") -> list[tuple[str, Any]]:
+    result: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        result += _items(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return result
+
+
+class _Keys:
+    """The keys that a parser knows."""
+
+    def __init__(self, checker: ArgumentParser):
+        known = [action.dest for action in checker._actions]
+        self.groups = {name[:place] for name in known for place, letter in enumerate(name) if letter == "."}
+        self.leaves = [name for name in known if name not in self.groups]
+        self.hints = {action.dest: getattr(action, "_typehint", None) for action in checker._actions}
+        # What stands below is free, such as the hyper-parameters of a plug-in.
+        self.tables = {f"{name}.": inner for name, hint in self.hints.items() if (inner := _inside_table(hint))}
+
+    def check(self, key: str, where: str) -> None:
+        """Raise ConfigError, naming the nearest known key, when `key` is none."""
+        if key in self.leaves or key.startswith(tuple(self.tables)):
+            return
+        if key in self.groups:
+            inside = ", ".join(name for name in self.leaves if name.startswith(f"{key}."))
+            raise ConfigError(f"{key!r} in {where} is a section, and takes no value itself: it has {inside}")
+        near = difflib.get_close_matches(key, self.leaves, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else "`--help` lists all keys"
+        raise ConfigError(f"unknown key {key!r} in {where}: {hint}")
+
+    def hint(self, key: str) -> Any:
+        """The type of a key, which may stand within a table."""
+        return next((inner for table, inner in self.tables.items() if key.startswith(table)), self.hints.get(key))
+
+    def fit(self, tree: dict, origins: Mapping[str, str], prefix: str = "") -> None:
+        """Turn each value of a nested tree into what its key takes.
+
+        origins: where each key, or one within its table, was given.  Raises ConfigError.
+        """
+        for name, value in tree.items():
+            key = f"{prefix}{name}"
+            if key in self.groups:
+                self.fit(value, origins, f"{key}.")
+                continue
+            try:
+                tree[name] = fit(key, value, self.hints[key])
+            except ConfigError as error:
+                places = [place for given, place in origins.items() if f"{given}.".startswith(f"{key}.")]
+                raise ConfigError(f"{error} (from {' and '.join(dict.fromkeys(places))})") from None
+
+
+@cache  # a sweep reads hundreds of configurations
+def _parser(sections: tuple[tuple[str, type], ...]) -> tuple[ArgumentParser, _Keys]:
+    checker = ArgumentParser(exit_on_error=False)
+    checker.add_class_arguments(Run)
+    for name, section in sections:
+        checker.add_class_arguments(section, name)
+    return checker, _Keys(checker)
+
+
+def _inside_table(hint: Any) -> Any:
+    """The type of a table's values, None where `hint` holds no table."""
+    tables = [part for part in (hint, *get_args(hint)) if get_origin(part) is dict]
+    return get_args(tables[0])[1] if tables else None
+
+
+def _check_nulls(tree: Mapping, checker: ArgumentParser) -> None:
+    """jsonargparse takes null for any type; here only a key whose default is null may be null."""
+    known = {action.dest for action in checker._actions}  # what stands within a table is not
+    for key, value in _items(tree):
+        if value is None and (key not in known or checker.get_default(key) is not None):
+            raise ConfigError(f"key {key!r} cannot be null")
+
+
+def _put(tree: dict, key: str, value: Any) -> bool:
+    """Set a dotted key of a nested tree.  Returns whether it replaced one."""
+    *path, last = key.split(".")
+    for part in path:
+        child = tree.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"key {key!r}: {part} is given as {child!r}, so it has no {last}")
+        tree = child
+    given = last in tree
+    tree[last] = value
+    return given
