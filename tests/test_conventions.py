@@ -87,7 +87,7 @@ ROOMS = {
     "reports.tsne": "data engine.distributed evaluation files robust_loss stages.rgrl trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files key_types plain_yaml plan run_folder sections sweep trained",
-    "cluster": "cluster config engine.distributed engine.launcher engine.signals files key_types plain_yaml sections "
+    "cluster": "cluster config engine.launcher engine.rendezvous engine.signals files key_types plain_yaml sections "
     "sweep train",
     "prepare": "*",
     "train": "*",
@@ -98,7 +98,10 @@ ROOMS = {
 }
 
 # The objects that do nothing off rank 0.
-RANK_AWARE = {"engine/distributed.py", "engine/writers.py", "engine/console.py", "engine/peers.py", "collectives.py"}
+RANK_AWARE = {
+    "engine/distributed.py", "engine/rendezvous.py", "engine/writers.py", "engine/console.py", "engine/peers.py",
+    "collectives.py",
+}  # fmt: skip
 VAGUE = {"utils", "util", "misc", "common", "helpers", "helper"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 MIRROR_NOTHING = {Path(f"test_{name}.py") for name in ("conventions", "disturbed_runs", "elastic", "exact_resume")}

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from dist_rmd.artefacts import load
-from dist_rmd.engine.launcher import torchrun_command
+from dist_rmd.engine.launcher import on_this_machine, torchrun_command
 from dist_rmd.engine.writers import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ class Attempt:
         evaluations = [f"{section}.eval_every=10" for section in ("simsiam", "task")]
         overrides = [*RECIPE, *epochs, *evaluations, "task.schedule=cosine", f"data.path={data}", f"out={folder}"]
         words = [*overrides, f"stages=[{','.join(STAGES)}]"]
-        torchrun = torchrun_command(words, "--standalone", "--nproc-per-node=2")
+        torchrun = torchrun_command(words, *on_this_machine(2))
         command = [sys.executable, "-m", "torch.distributed.run", *torchrun]
         self.folder, self.log = folder / "run", folder / "output.log"
         with open(self.log, "a") as log:

@@ -14,8 +14,8 @@ from pathlib import Path
 from dist_rmd import sections, train
 from dist_rmd.cluster.requeue import end
 from dist_rmd.engine import signals
-from dist_rmd.engine.distributed import rendezvous_from_slurm
 from dist_rmd.engine.launcher import SHUTDOWN_TIMEOUT, torchrun_command
+from dist_rmd.engine.rendezvous import HERE, rendezvous_from_slurm
 
 
 def main(words: Sequence[str], processes: int) -> int:
@@ -39,6 +39,7 @@ def main(words: Sequence[str], processes: int) -> int:
         "--rdzv-endpoint={MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ),
         f"--rdzv-id={os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', 0)}",
     ]
+    options += [f"--local-addr={HERE}"] if nodes == "1" else []  # whose name need not mean anything to itself
     before = _read(outcome)
     try:
         run.main(torchrun_command(words, *options))

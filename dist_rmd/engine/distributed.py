@@ -1,14 +1,8 @@
-"""Processes, ranks and devices: the one place that knows how this process was started.
-
-torchrun, srun (one task per rank) and a plain `python` start are told apart by their environment variables.
-"""
+"""Ranks, devices and the process group: what each process of a run is, and how its networks are spread over all."""
 
 import contextlib
 import gc
 import os
-import subprocess
-import time
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,13 +14,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_rmd.config import Distributed
-from dist_rmd.engine import batchnorm
+from dist_rmd.engine import batchnorm, rendezvous
 from dist_rmd.engine.launcher import LAUNCHER
 from dist_rmd.engine.peers import Peers
-from dist_rmd.errors import ConfigError, LostPeer
-
-START = 600.0
-"""seconds within which all ranks must have started, however slow the disk that they are loaded from"""
+from dist_rmd.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -56,20 +47,8 @@ def detect(device: str) -> World:
 
     `device` is auto, cuda or cpu.  Raises ConfigError when the environment contradicts itself or the GPU is missing.
     """
-    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:  # torchrun
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        missing = [name for name in names if name not in os.environ]
-        if missing:
-            raise ConfigError(f"RANK or WORLD_SIZE is set but {', '.join(missing)} is not: start with torchrun")
-        rank, size, local_rank, local_size = (int(os.environ[name]) for name in names[:4])
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun; SLURM_NTASKS is set in a batch script's shell too
-        rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
-        local_rank = int(os.environ["SLURM_LOCALID"])
-        local_size = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0])
-        rendezvous_from_slurm()
-    else:
-        rank, size, local_rank, local_size = 0, 1, 0, 1
-    return World(rank, size, local_rank, local_size, _device(device, local_rank, local_size))
+    found = rendezvous.place()
+    return World(*found, _device(device, found.local_rank, found.local_size))
 
 
 def start(world: World, timeout: float) -> Peers:
@@ -84,8 +63,7 @@ def start(world: World, timeout: float) -> Peers:
     if world.size == 1:
         return Peers(0, 1, timeout)
     gpu = world.device.type == "cuda"
-    served, _, _ = next(dist.rendezvous("env://", world.rank, world.size))
-    store = unused(served, world.rank, world.size)
+    store = rendezvous.meet(world.rank, world.size)
     dist.init_process_group(
         "nccl" if gpu else "gloo",
         store=store,
@@ -96,38 +74,6 @@ def start(world: World, timeout: float) -> Peers:
         device_id=world.device if gpu else None,
     )
     return Peers(world.rank, world.size, timeout, store)
-
-
-def unused(store: dist.Store, rank: int, size: int) -> dist.Store:
-    """A part of `store` that is the same on all ranks, and new.  Raises LostPeer when one has not come after START s.
-
-    torchrun serves one store to all its restarts, with the addresses of ranks that are long dead.  Restarts have no
-    number that all machines agree on.  So the leading rank offers a name; every other answers with it and a name of
-    its own, and believes the offer once that is confirmed: only the leading rank of this start can know it.
-    """
-    own, deadline = uuid.uuid4().hex, time.monotonic() + START
-
-    def wait(who: str) -> None:
-        if time.monotonic() > deadline:
-            raise LostPeer(f"{who} of {size} has not started within {START:g} s")
-        time.sleep(0.02)
-
-    def read(key: str) -> str:
-        return store.get(key).decode() if store.check([key]) else ""
-
-    if rank == 0:
-        store.set("offer", own)
-        for other in range(1, size):
-            while not (answer := read(f"answer/{other}")).startswith(own):
-                wait(f"rank {other}")
-            store.set(f"confirmed/{answer}", "")
-        return dist.PrefixStore(own, store)
-    while True:
-        offer = read("offer")
-        store.set(f"answer/{rank}", f"{offer}/{own}")
-        if store.check([f"confirmed/{offer}/{own}"]):
-            return dist.PrefixStore(offer, store)
-        wait("rank 0")
 
 
 def stop() -> None:
@@ -192,18 +138,3 @@ def _device(device: str, local_rank: int, local_size: int) -> torch.device:
             f"{local_size} processes on this machine, but it has {gpus} GPU(s): start one for each, or use device=cpu"
         )
     return torch.device("cuda", local_rank)
-
-
-def rendezvous_from_slurm() -> None:
-    """Set MASTER_ADDR and MASTER_PORT for what srun has started; preset values win.  Raises ConfigError."""
-    if "MASTER_ADDR" not in os.environ:
-        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
-        try:
-            command = ["scontrol", "show", "hostnames", nodes]
-            listed = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"scontrol cannot expand the node list {nodes!r} ({error}): set MASTER_ADDR") from None
-        os.environ["MASTER_ADDR"] = listed.stdout.split()[0]
-    # The restart count keeps a requeued job away from a port that the killed one may still hold.
-    job, restarts = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    os.environ.setdefault("MASTER_PORT", str(20000 + (job * 13 + restarts) % 40000))

@@ -18,6 +18,11 @@ SHUTDOWN_TIMEOUT = 110
 """seconds that torchrun gives its ranks, after such a signal, for a step and a checkpoint (before torch 2.12: 30)"""
 
 
+def on_this_machine(ranks: int) -> list[str]:
+    """torchrun's options for so many ranks of this machine alone, whose name need not mean anything to itself."""
+    return ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
+
+
 def torchrun_command(words: Sequence[str], *options: str) -> list[str]:
     """The words behind `torchrun` that run `python -m dist_rmd.train WORDS` on ranks that can stop.
 

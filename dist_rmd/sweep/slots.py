@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from dist_rmd.engine.console import duration
-from dist_rmd.engine.launcher import torchrun_command
+from dist_rmd.engine.launcher import on_this_machine, torchrun_command
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate
 from dist_rmd.sweep.tasks import State, Task, with_needs
@@ -97,10 +97,10 @@ class Slots:
 
     def _start(self, task: Task, taken: set[int]) -> Running:
         slot = min(set(range(self.jobs)) - taken)
-        words, several = [str(task.file), *task.overrides], ["--standalone", f"--nproc-per-node={self.ranks}"]
+        words = [str(task.file), *task.overrides]
         command = [sys.executable, "-m"]
         if self.ranks > 1:
-            command += ["torch.distributed.run", *torchrun_command(words, *several)]
+            command += ["torch.distributed.run", *torchrun_command(words, *on_this_machine(self.ranks))]
         else:
             command += ["dist_rmd.train", *words]
         cores, gpus = self.share(slot)

@@ -79,11 +79,13 @@ class Task:
         """Why it is not done, in one line."""
         if self.needs and self.needs.state != "done":
             return f"it starts from {self.needs.name}"
-        with contextlib.suppress(OSError):  # refused before there was a run folder
-            last = self.log.read_text().splitlines()[-1:]
-            if last and last[0].startswith("error: "):
-                return last[0].removeprefix("error: ")
-        return str(self._outcome.get("reason", f"it ended without a word: see {self.log}"))
+        last = ""
+        with contextlib.suppress(OSError):
+            last = next((line for line in reversed(self.log.read_text(errors="replace").splitlines()) if line), "")
+        if last.startswith("error: "):  # refused before there was a run folder
+            return last.removeprefix("error: ")
+        without = f"it ended without an outcome; its last words: {last or 'none'} ({self.log})"
+        return str(self._outcome.get("reason", without))
 
     @property
     def _is_done(self) -> bool:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from dist_rmd.engine.launcher import on_this_machine
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -62,7 +64,7 @@ def launched(
     ranks: int, *arguments: str, options: Sequence[str] = (), env: dict[str, str] | None = None
 ) -> Iterator[Launched]:
     """`torchrun --nproc_per_node=ranks OPTIONS ARGUMENTS` from the project's root; killed at the end if need be."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *options]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *on_this_machine(ranks), *options]
     process = subprocess.Popen(
         [*launcher, *arguments],
         cwd=ROOT,
