@@ -1,6 +1,7 @@
 """dist-rmd COMMAND ...: all commands of the package as one program; `python -m dist_rmd.COMMAND` is the same."""
 
 import difflib
+import functools
 import runpy
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,10 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.  Returns the exit code, unless the command ends the process with one."""
     terminal.begin()
-    words = list(sys.argv[1:] if argv is None else argv)
+    return terminal.run(functools.partial(_call, list(sys.argv[1:] if argv is None else argv)))
+
+
+def _call(words: Sequence[str]) -> int:
     if words[:1] == ["--version"]:
         print(f"dist-rmd {__version__}")
     elif words[:1] in (["-h"], ["--help"]):

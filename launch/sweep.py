@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """The same as `dist-rmd sweep`, from a checkout."""
 
-import runpy
+import sys
 
-runpy.run_module("dist_rmd.sweep", run_name="__main__", alter_sys=True)
+from dist_rmd.__main__ import main
+
+sys.exit(main(["sweep", *sys.argv[1:]]))

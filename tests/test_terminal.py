@@ -143,8 +143,8 @@ def test_what_an_encoding_has_no_letters_for_is_escaped(encoding, shown):
     assert err == b""
 
 
-COMMANDS = ["-m dist_rmd.prepare", "launch/slurm.py"]
-SLOW = ["-m dist_rmd.train", "-m dist_rmd.evaluate", "-m dist_rmd.report", "launch/sweep.py"]
+COMMANDS = ["-m dist_rmd.prepare", "-m dist_rmd", "launch/slurm.py"]
+SLOW = ["-m dist_rmd.train", "-m dist_rmd.evaluate", "-m dist_rmd.report", "-m dist_rmd train", "launch/sweep.py"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
@@ -155,13 +155,16 @@ def test_every_command_ends_quietly_with_its_reader(command):
     assert process.returncode == -signal.SIGPIPE
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "evaluate", "report"])
+@pytest.mark.parametrize(
+    "command",
+    ["-m dist_rmd.train", "-m dist_rmd.prepare", "-m dist_rmd.report", "-m dist_rmd train", "launch/sweep.py"],
+)
 def test_ctrl_c_while_a_command_is_imported_is_one_line(command):
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", f"dist_rmd.{command}"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-X", "importtime", *command.split()], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     for line in process.stderr:  # -X importtime: a line for each import
-        if line.endswith(" dist_rmd\n"):
+        if line.split()[-1] in ("numpy", "argparse"):  # of the command's own imports
             process.send_signal(signal.SIGINT)
             break
     rest = [line for line in process.stderr if not line.startswith("import time:")]
