@@ -1,34 +1,35 @@
 """python -m dist_rmd.evaluate RUN: accuracy of a run's trained networks, on one process or on many."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dist_rmd import terminal
+from dist_rmd.command_line import Parser
 from dist_rmd.data.labels import LabelView
 from dist_rmd.engine import distributed
 from dist_rmd.errors import UserError
 from dist_rmd.evaluation.splits import splits
+from dist_rmd.paths import user_path
 from dist_rmd.registry import lookup
 from dist_rmd.trained import Trained
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors)."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dist-rmd evaluate",
         description="Evaluate every finished stage of a run on the test images with their clean labels: top-1 accuracy "
         "of classifiers, nearest-neighbour accuracy of encoders.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/digits")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="other prepared images than those of the run")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="a run folder, such as runs/digits")
+    parser.add_argument("--data", type=user_path, metavar="DIR", help="other prepared images than those of the run")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="default: the GPU, if any")
     parser.add_argument(
         "--best", action="store_true", help="the checkpoints that scored best, on test images or on labels held out"
     )
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse(sys.argv[1:] if argv is None else argv)
         for line in evaluate(arguments.run, arguments.data, arguments.device, arguments.best):
             print(line)
     except UserError as error:

@@ -10,17 +10,19 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dist_rmd import registry, shipped, terminal
+from dist_rmd.command_line import Parser
 from dist_rmd.data import beton
 from dist_rmd.data.datasets.base import Source
 from dist_rmd.data.open_set import read_exclusions, with_open_set
 from dist_rmd.data.pictures import allow_pixels
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
+from dist_rmd.paths import user_path
 
 DESCRIPTION = """\
 Write a dataset as FFCV's .beton files, with its labels, class names and colour statistics, into the folder OUT.
@@ -57,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             words = list(sys.argv[1:] if argv is None else argv)
-            own = _own_options(words[0]) if words else {}
-            arguments = _parser(own).parse_args(words)
+            named = [word for word in words if word in registry.available("data.datasets")]
+            own = _own_options(named[0]) if named else {}
+            arguments = _parser(own).parse(words)
             with terminal.lasting():
                 _prepare(arguments, list(own))
     except UserError as error:
@@ -124,37 +127,28 @@ def _summarise(dataset: beton.Dataset, out: Path) -> None:
     print(f"written to {out}: train with data.path={out}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see python -m dist_rmd.prepare --help)")
-
-
 def _own_options(name: str) -> dict[str, dict[str, Any]]:
-    """The keyword-only parameters of the dataset of that name, if there is one, as argparse wants its options."""
-    if name not in registry.available("data.datasets"):
-        return {}
+    """The keyword-only parameters of the dataset of that name, as argparse wants its options."""
     dataset = registry.lookup("data.datasets", name)
     about = inspect.getdoc(dataset) or ""
     options = {}
     for parameter in inspect.signature(dataset).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             line = re.search(rf"^{parameter.name}: (.*?)\.?$", about, re.MULTILINE)
-            kind = str if isinstance(parameter.default, str) else Path
+            kind = str if isinstance(parameter.default, str) else user_path
             options[parameter.name] = {"type": kind, "default": parameter.default, "help": line[1] if line else ""}
     return options
 
 
-def _parser(own: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser(own: dict[str, dict[str, Any]]) -> Parser:
+    parser = Parser(
         prog="dist-rmd prepare",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("name", metavar="NAME", help="which dataset")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; made if it is not there")
-    parser.add_argument("--from", dest="origin", metavar="DIR", type=Path, help="folder with the images or archives")
+    parser.add_argument("out", metavar="OUT", type=user_path, help="folder to write; made if it is not there")
+    parser.add_argument("--from", dest="origin", metavar="DIR", type=user_path, help="folder with images or archives")
     parser.add_argument(
         "--side",
         metavar="S",
@@ -165,13 +159,13 @@ def _parser(own: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--open",
         metavar="DIR",
-        type=Path,
+        type=user_path,
         help="also images of none of the classes, for noise.kind=openset: all in DIR",
     )
     parser.add_argument(
         "--exclude",
         metavar="FILE",
-        type=Path,
+        type=user_path,
         help="folders of the open DIR that show one of the classes: a name a line",
     )
     parser.add_argument(

@@ -1,59 +1,71 @@
 """python -m dist_rmd.report [WHAT] [--OPTION VALUE ...] RUN...: tables and figures from run folders."""
 
 import argparse
+import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from dist_rmd import terminal
+from dist_rmd.command_line import Parser
 from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.key_types import fit, from_words
+from dist_rmd.paths import user_path
 from dist_rmd.registry import available, lookup
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    is_named = bool(words) and (words[0] in available("reports") or _is_table(words[0]))
-    what = words.pop(0) if is_named else "summary"
+    what = next((word for word in words if _is_report(word) and (word == words[0] or not Path(word).exists())), None)
+    if what:
+        words.remove(what)
     try:
         # table1 is the report `table` of a sweep that has to be table1
-        fixed = {"grid": what} if _is_table(what) else {}
-        report = lookup("reports", "table" if fixed else what)
-        options = _parse(_parser(what, report, fixed, is_named), words)
-        print(report([Path(run) for run in options.pop("runs")], **options, **fixed))
+        fixed = {"grid": what} if what and _is_table(what) else {}
+        report = lookup("reports", "table" if fixed else what or "summary")
+        options = _parse(_parser(what, report, fixed), words)
+        print(report(options.pop("runs"), **options, **fixed))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     return 0
 
 
+def _is_report(word: str) -> bool:
+    return word in available("reports") or _is_table(word)
+
+
 def _is_table(word: str) -> bool:
     return re.fullmatch(r"table\d+", word) is not None
 
 
-def _parser(what: str, report: Callable[..., str], fixed: dict[str, str], is_named: bool) -> ArgumentParser:
-    """Of one report, whose keyword-only parameters are its options; not named: the help is about all of them."""
+def _parser(what: str | None, report: Callable[..., str], fixed: Mapping[str, str]) -> Parser:
+    """Of one report, whose keyword-only parameters are its options; where none is named the help is about all."""
     command, about = "dist-rmd report", inspect.getdoc(report) or ""
-    result = ArgumentParser(
-        prog=f"{command} {what}" if is_named else command,
-        usage=None if is_named else f"{command} [WHAT] [--OPTION VALUE ...] RUN [RUN ...]",
-        description=about if is_named else "Tables and figures from run folders.",
-        epilog=None if is_named else _listing(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        exit_on_error=False,
-        allow_abbrev=False,
+    result = Parser(
+        prog=f"{command} {what}" if what else command,
+        usage=None if what else f"{command} [WHAT] [--OPTION VALUE ...] RUN [RUN ...]",
+        description=about if what else "Tables and figures from run folders.",
+        epilog=None if what else _listing(),
     )
-    result.add_argument("runs", nargs="*", metavar="RUN", help=_meaning("runs", about))
+    result.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help=_meaning("runs", about))
     for name, parameter in inspect.signature(report).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY and name not in fixed:
-            meaning = _meaning(name, about)
-            result.add_argument(f"--{name}", type=parameter.annotation, default=parameter.default, help=meaning)
+            kind = functools.partial(_option, name, parameter.annotation)
+            result.add_argument(f"--{name}", type=kind, default=parameter.default, help=_meaning(name, about))
     return result
+
+
+def _option(name: str, hint: Any, text: str) -> Any:
+    """The value of an option of type `hint`."""
+    try:
+        return fit(name, from_words(name, text, hint), hint)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _meaning(parameter: str, about: str) -> str:
@@ -77,11 +89,8 @@ def _first_line(kind: str) -> str:
         return str(error)
 
 
-def _parse(parser: ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
-    try:
-        options = dict(vars(parser.parse_args(words)))
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{' '.join(str(error).split())} (see {parser.prog} --help)") from None
+def _parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
+    options = dict(vars(parser.parse(words)))
     if not options["runs"]:
         raise ConfigError(f"name at least one run folder (see {parser.prog} --help)")
     return options

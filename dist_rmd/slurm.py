@@ -7,11 +7,10 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from dist_rmd import extras, terminal
-from dist_rmd.cluster.options import Parser
+from dist_rmd import command_line, extras, terminal
+from dist_rmd.cluster.options import JobParser
 from dist_rmd.errors import ConfigError, UserError
 
 ELEMENTS = re.compile(r"\d+(-\d+(:[1-9]\d*)?)?(,\d+(-\d+(:[1-9]\d*)?)?)*(%[1-9]\d*)?")
@@ -39,23 +38,17 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     options = _parser().parse(argv)
     if options.gpus_per_node and options.tasks_per_node:
         raise ConfigError("--gpus-per-node and --tasks-per-node: there is one task for each GPU, leave one of them out")
-    if options.config and "=" in options.config:
-        options.overrides.insert(0, options.config)
-        options.config = None
-    options.config = options.config and Path(options.config)
+    options.config, options.overrides = command_line.configuration(options.words)
     return options
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> JobParser:
+    parser = JobParser(
         prog="dist-rmd slurm",
         description=__doc__,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="a file, or a shipped one: rmdnet/digits")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as noise.rate=0.4 or loss.name=gce")
+    parser.add_configuration()
     parser.add_argument("--name", help="the job's name (default: that of the run)")
     parser.add_argument(
         "--array",

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dist_rmd import artefacts, run_folder, sections, terminal
+from dist_rmd import artefacts, command_line, run_folder, sections, terminal
 from dist_rmd import config as configuration
+from dist_rmd.command_line import Parser
 from dist_rmd.data.labels import LabelView
 from dist_rmd.dry_run import dry_run
 from dist_rmd.engine import distributed, signals
@@ -27,7 +28,7 @@ from dist_rmd.engine.console import Console, duration
 from dist_rmd.engine.logs import logger, rank_log
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
-from dist_rmd.errors import CannotCreate, UserError
+from dist_rmd.errors import CannotCreate, ConfigError, UserError
 from dist_rmd.pipeline.recorded import RecordedSession, compute
 from dist_rmd.pipeline.session import placed
 from dist_rmd.plan import Plan, check
@@ -45,7 +46,10 @@ class Position:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors), which <run folder>/exit.json repeats."""
-    given = arguments(argv)
+    try:
+        given = arguments(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        return _refused(error)
     with contextlib.nullcontext() if given.print_config else terminal.lasting():  # a configuration is there to be read
         return _start(given)
 
@@ -53,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(given: argparse.Namespace) -> int:
     try:
         config = sections.parse(given.config, given.overrides)
+        for line in configuration.repeated(given.overrides) if _is_first_here() else ():
+            print(f"warning: {line}", file=sys.stderr)
         if given.print_config:
             print(configuration.to_yaml(config), end="")
             return 0
         plan = check(config, given.force)
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":  # once on each machine
-            _say(str(error))
-        return error.code
+        return _refused(error)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
         signals.follow(LAUNCHER)
     try:
@@ -178,6 +182,18 @@ def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> int:
     return 0
 
 
+def _refused(error: UserError) -> int:
+    """What can be said before it is known which ranks there are.  Returns the exit code."""
+    if _is_first_here():
+        _say(str(error))
+    return error.code
+
+
+def _is_first_here() -> bool:
+    """Of the processes on this machine, which all have the same to say."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
 def _report(error: UserError, plan: Plan) -> None:
     """One line on the terminal, from one rank if all of them have the same to say."""
     if error.agreed or plan.world.size == 1:
@@ -191,19 +207,15 @@ def _say(line: str) -> None:
     print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked but for its configuration.  Leaves the process with code 2 at a mistake."""
-    parser = argparse.ArgumentParser(
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line, checked but for its configuration.  Raises ConfigError."""
+    parser = Parser(
         prog="dist-rmd train",
         description="Train the stages of one run.  Start it with torchrun or srun for several processes.  Started "
         "again, it goes on where it was.",
         epilog=f"Keys of CONFIG.yaml and of key=value:\n{configuration.help_text(sections.sections())}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "config", nargs="?", metavar="CONFIG.yaml", help="a file, or a shipped one: rmdnet/digits; else defaults alone"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as noise.rate=0.4 or loss.name=gce")
+    parser.add_configuration()
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument(
         "--dry-run", action="store_true", help="build everything, try each stage on two samples, write nothing"
@@ -211,11 +223,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--force", action="store_true", help="go on with a run although what it learns has been configured anew"
     )
-    given = parser.parse_args(argv)
-    if given.config and "=" in given.config:
-        given.overrides.insert(0, given.config)
-        given.config = None
-    given.config = given.config and Path(given.config)
+    given = parser.parse(argv)
+    given.config, given.overrides = command_line.configuration(given.words)
     return given
 
 

@@ -26,6 +26,7 @@ ROOMS = {
     "registry": "extras",
     "texts": "",
     "paths": "",
+    "command_line": "paths",
     "plain_yaml": "texts",
     "key_types": "paths plain_yaml",
     "config": "config key_types plain_yaml",
@@ -86,9 +87,10 @@ ROOMS = {
     "reports.division": "artefacts data distill.division files stages.division trained",
     "reports.tsne": "data engine.distributed evaluation files robust_loss stages.rgrl trained",
     "reports.table": "files published sweep.comparison sweep.results typeset",
-    "sweep": "artefacts config data.beton engine files key_types plain_yaml plan run_folder sections sweep trained",
-    "cluster": "cluster config engine.launcher engine.rendezvous engine.signals files key_types plain_yaml sections "
-    "sweep train",
+    "sweep": "artefacts config data.beton engine files key_types paths plain_yaml plan run_folder sections sweep "
+    "trained",
+    "cluster": "cluster command_line config engine.launcher engine.rendezvous engine.signals files key_types "
+    "plain_yaml sections sweep train",
     "prepare": "*",
     "train": "*",
     "evaluate": "*",

@@ -120,7 +120,7 @@ def test_a_finished_dataset_is_not_replaced_unasked(pets, tmp_path, capsys):
     [
         (["cifr10", "OUT"], 2, "did you mean 'cifar10'?"),
         (["digits"], 2, "required: OUT"),
-        (["digits", "OUT", "--sied", "8"], 2, "unrecognized arguments: --sied 8"),
+        (["digits", "OUT", "--sied", "8"], 2, "--sied: there is no such option; did you mean --side?"),
         (["digits", "OUT", "--side", "big"], 2, "argument --side: invalid int value: 'big'"),
         (["digits", "OUT", "--side", "3"], 2, "--side 3 is outside 4..1024"),
         (["digits", "OUT", "--from", "OUT"], 2, "leave out --from"),

@@ -33,9 +33,9 @@ def test_keyword_only_parameters_are_options(called, capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["table", "--points", "many", "a"], "error: Parser key \"points\": Expected a <class 'int'>. Got value: many"),
-        (["table", "--pionts", "3", "a"], "error: unrecognized arguments: --pionts"),
-        (["table", "--point", "3", "a"], "error: unrecognized arguments: --point"),
+        (["table", "--points", "many", "a"], "error: argument --points: points=many: expected a whole number"),
+        (["table", "--pionts", "3", "a"], "error: --pionts: there is no such option; did you mean --points?"),
+        (["table", "--point", "3", "a"], "error: --point: there is no such option; did you mean --points?"),
         (["table1", "--grid", "table2", "a"], "error: unrecognized arguments: --grid"),
         (["table"], "error: name at least one run folder"),
         ([], "error: name at least one run folder"),

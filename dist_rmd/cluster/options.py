@@ -5,9 +5,10 @@ import difflib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from dist_rmd import plain_yaml
+from dist_rmd.command_line import Parser
 from dist_rmd.errors import ConfigError
 from dist_rmd.key_types import fit
 
@@ -16,16 +17,13 @@ SITE = ".config/dist_rmd/slurm.yaml"
 TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
-class Parser(argparse.ArgumentParser):
-    """A mistake is one line, raised as ConfigError.  `parse` reads the options of the site, too."""
+class JobParser(Parser):
+    """`parse` reads the options of the site, too."""
 
     _own: tuple[str, ...] = ()
     """of the options of a job those that this command line has"""
     _known: tuple[str, ...] = ()
     """all options of a job"""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
 
     def add_job_options(self, without: Collection[str] = ()) -> None:
         """Add the options of a job but those named in `without`."""
@@ -62,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The options of a command line, which win over those of the site.  Raises ConfigError."""
-        return self.parse_intermixed_args([*self._site(Path.home() / SITE), *argv])
+        return super().parse([*self._site(Path.home() / SITE), *argv])
 
     def _site(self, path: Path) -> list[str]:
         """The options in a file, as words of a command line."""
@@ -79,7 +77,7 @@ class Parser(argparse.ArgumentParser):
             if name in self._own:
                 given_once = value if isinstance(value, list) else [value]
                 words += [f"--{name}={fit(f'{path}: {name}', one, str)}" for one in given_once]
-        alone = Parser(allow_abbrev=False)
+        alone = JobParser(prog=self.prog)
         alone.add_job_options()
         try:
             alone.parse_args(words)

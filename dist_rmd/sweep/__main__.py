@@ -14,10 +14,11 @@ from rich.table import Column, Table
 
 from dist_rmd import extras, sections, shipped, terminal
 from dist_rmd.cluster.arrays import Queue
-from dist_rmd.cluster.options import Parser, positive
+from dist_rmd.cluster.options import JobParser, positive
 from dist_rmd.cluster.standing import Standing, counts, runs, standings
 from dist_rmd.engine.console import print_table
 from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.paths import user_path
 from dist_rmd.sweep import grid as grids
 from dist_rmd.sweep import record, search
 from dist_rmd.sweep.grid import Cell
@@ -165,11 +166,10 @@ def _only(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
+    parser = JobParser(
         prog="dist-rmd sweep",
         description=__doc__,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("grid", metavar="GRID.yaml", help="a file, or a shipped one such as rmdnet/table1")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all runs, such as model.width=16")
@@ -195,7 +195,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--follow", action="store_true", help="with --slurm: wait for the end; ctrl-C leaves the jobs")
     parser.add_job_options(without=("nodes", "tasks-per-node"))
     arguments = parser.parse(argv)
-    arguments.grid = shipped.find(arguments.grid)
+    arguments.grid = shipped.find(user_path(arguments.grid))
     for key in ("name", "stages", "seed", "noise.seed"):
         if any(override.startswith(f"{key}=") for override in arguments.overrides):
             raise ConfigError(f"{key}= is what the grid says of each run" + (": see --seeds" if "seed" in key else ""))

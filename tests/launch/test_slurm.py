@@ -258,7 +258,7 @@ def test_mistakes_in_the_sites_file(home, data, tmp_path, capsys, text, message)
         (["--array=0-2", "--time=9", "--dry-run"], "--array: all elements would write into "),
         (["--time=9", "--dry-run", "comment=%a"], "%a stands for the number of a job array's element: it needs --arr"),
         (["--time=9", "--dry-run", "task.rl=1"], "unknown key 'task.rl'"),
-        (["--gpus=1"], "unrecognized arguments: --gpus=1"),
+        (["--gpus=1"], "--gpus=1: there is no such option; a key is given without dashes: gpus=1"),
     ],
 )
 def test_mistakes_are_one_line(data, tmp_path, monkeypatch, capsys, options, message):
