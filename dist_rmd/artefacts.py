@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from dist_rmd.engine.checkpoint import load_tensors, save_tensors
-from dist_rmd.errors import DataError
+from dist_rmd.errors import CannotCreate, DataError, WriteFailed
+from dist_rmd.files import write_atomically
 
 FORMAT = 2
+ANOTHER = "of another key than its place says"
+REMEDY = "starting the run that made it again makes it anew"
 
 
 @dataclass(frozen=True)
@@ -46,45 +51,102 @@ def shared_path(out: Path, stage: str, key: str) -> Path:
 
 
 def save(own: Path, shared: Path, artefact: Mapping[str, Any]) -> None:
-    """Write the artefact to a run's `own` path and make it known to other runs at `shared`."""
-    save_tensors(shared, {"format": FORMAT, **artefact})
-    adopt(own, shared)
-
-
-def publish(own: Path, shared: Path, key: str) -> None:
-    """Make a run's `own` artefact of this key known at `shared`, should it not be there (any more)."""
-    if own.exists() and not shared.exists() and load(own)["key"] == key:
+    """Write the artefact to a run's `own` path and make it known to other runs at `shared`, if that can be written."""
+    save_tensors(own, {"format": FORMAT, **artefact})
+    try:
         adopt(shared, own)
+    except (CannotCreate, WriteFailed) as error:  # the work is done, and lies with the run
+        warnings.warn(f"{error}: other runs will train {artefact['stage']} again", stacklevel=2)
+
+
+def find(own: Path, shared: Path, key: str) -> bool:
+    """There is an artefact of this key at `shared`, where a run's `own` becomes known should it not be there any more.
+
+    What is broken, or of another key, does not count: it is set aside, with a warning, so that it can be made again.
+    """
+    for path in (own, shared):
+        if path.exists() and (reason := flaw(path, key)):
+            if path == own and reason == ANOTHER:  # of an earlier configuration
+                continue
+            aside = path.with_name(f"{path.name}.broken")
+            os.replace(path, aside)
+            warnings.warn(f"{path}: {reason}; set aside as {aside.name}, to be made again", stacklevel=2)
+    if own.exists() and not shared.exists() and not flaw(own, key):
+        adopt(shared, own)
+    return shared.exists()
+
+
+def is_whole(path: Path, key: str | None) -> bool:
+    """The artefact of this key, or with None of any, is there, unaltered."""
+    return path.exists() and not flaw(path, key)
+
+
+def flaw(path: Path, key: str | None) -> str:
+    """Why the file at `path` is not the artefact of this key, or with None of any; empty if it is."""
+    try:
+        found = _key(path, _stamp(path))
+    except (OSError, DataError) as error:
+        return str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}")
+    return "" if key in (None, found) else ANOTHER
 
 
 def adopt(own: Path, shared: Path) -> None:
-    """Give the artefact at `shared` the name `own` too: a hard link, or a copy where the file system has none."""
-    own.parent.mkdir(parents=True, exist_ok=True)
-    own.unlink(missing_ok=True)
+    """Give the artefact at `shared` the name `own` too: a hard link, or a copy where the file system has none.
+
+    Raises CannotCreate or WriteFailed.
+    """
     try:
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.unlink(missing_ok=True)
         os.link(shared, own)
     except OSError:
-        shutil.copyfile(shared, own)
+        with open(shared, "rb") as source:
+            write_atomically(own, lambda file: shutil.copyfileobj(source, file))
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read an artefact onto the CPU.  Raises DataError when it is missing, broken or of another format."""
+    """Read an artefact onto the CPU.  Raises DataError when it is missing, damaged or of another format."""
+    try:
+        _verify(path, _stamp(path))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # zipfile raises BadZipFile, EOFError, zlib.error, NotImplementedError ...
+        raise DataError(f"{path}: damaged ({error}); {REMEDY}") from None
     artefact = load_tensors(path)
     if artefact.get("format") != FORMAT:
         raise DataError(f"{path}: not an artefact of format {FORMAT}")
     return artefact
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with the file: by it, a sweep that asks hundreds of times has it read once."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@cache
+def _verify(path: Path, _: tuple[int, ...]) -> None:
+    """Compare the file with the checksums that torch.save writes, and torch.load does not look at."""
+    with zipfile.ZipFile(path) as parts:
+        if broken := parts.testzip():
+            raise zipfile.BadZipFile(f"its part {broken} does not match its checksum")
+
+
+@cache
+def _key(path: Path, _: tuple[int, ...]) -> str | None:
+    return load(path).get("key")
+
+
 def origin(path: Path) -> Origin:
     """What the artefact at `path` says of itself.  Raises DataError as `load` does."""
     try:
-        return _origin(path, path.stat().st_mtime_ns)
+        return _origin(path, _stamp(path))
     except OSError as error:
         raise DataError(f"{path}: no artefact of a finished stage here ({error.strerror})") from None
 
 
-@cache  # a sweep asks hundreds of times
-def _origin(path: Path, _: int) -> Origin:
+@cache
+def _origin(path: Path, _: tuple[int, ...]) -> Origin:
     content = load(path)
     return Origin(
         path, content["stage"], content["key"], tuple(content["classes"]), content["side"],

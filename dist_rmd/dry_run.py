@@ -35,7 +35,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
     disk = 0
     for name, stage_class in plan.stages.items():
         stage = placed(plan, name, made)
-        done = artefacts.shared_path(Path(config.out), name, plan.keys[name]).exists()
+        done = artefacts.is_whole(artefacts.shared_path(Path(config.out), name, plan.keys[name]), plan.keys[name])
         shown = f"{name} *" if done else name
         if isinstance(stage, Computation):
             stage.pretend(plan.training(stage_class))

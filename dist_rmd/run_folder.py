@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dist_rmd import __version__, sections
+from dist_rmd import __version__, artefacts, sections
 from dist_rmd import config as configuration
 from dist_rmd.config import Change, Config, Role
 from dist_rmd.errors import ConfigError, UserError
@@ -94,8 +94,10 @@ def finished(folder: Path, keys: dict[str, str]) -> bool:
         ended = json.loads((folder / "exit.json").read_text())
     except (OSError, ValueError):
         return False
-    trained = ended["code"] == 0 and keys.items() <= ended.get("keys", {}).items()
-    return trained and all((folder / name / "artefact.pt").exists() for name in keys)
+    if ended.get("code") != 0 or not keys.items() <= ended.get("keys", {}).items():
+        return False
+    known = {name: None if name in ended.get("forced", []) else key for name, key in keys.items()}
+    return all(artefacts.is_whole(folder / name / "artefact.pt", key) for name, key in known.items())
 
 
 def _write(path: Path, text: str) -> None:

@@ -72,7 +72,7 @@ def _start(given: argparse.Namespace) -> int:
         if given.dry_run:
             dry_run(plan, peers)
             return 0
-        if peers.gather(run_folder.finished(plan.folder, plan.keys))[0]:
+        if peers.gather(plan.world.leads and run_folder.finished(plan.folder, plan.keys))[0]:
             if plan.world.leads:
                 print(f"{plan.folder}: finished before, nothing to do")
             return 0
@@ -105,9 +105,8 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
         keys[name] = plan.key(name, keys)
         own = plan.folder / name / "artefact.pt"
         shared = artefacts.shared_path(Path(config.out), name, keys[name])
-        if world.leads:
-            artefacts.publish(own, shared, keys[name])
-        if peers.gather(shared.exists())[0]:  # what each rank sees for itself may differ for a moment
+        found = world.leads and artefacts.find(own, shared, keys[name])
+        if peers.gather(found)[0]:  # what each rank sees for itself may differ for a moment
             console.say(f"{name}: finished before, reusing {shared}")
             if world.leads:
                 artefacts.adopt(own, shared)

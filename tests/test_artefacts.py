@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -26,13 +27,71 @@ def test_one_run_saves_and_another_adopts(tmp_path):
 
 def test_what_a_run_has_is_known_to_others_again(tmp_path):
     shared, own = artefacts.shared_path(tmp_path, "simsiam", "abc"), tmp_path / "first" / "artefact.pt"
-    artefacts.publish(own, shared, "abc")  # nothing there yet
+    assert not artefacts.find(own, shared, "abc")  # nothing there yet
     artefacts.save(own, shared, {"key": "abc"})
     shared.unlink()
-    artefacts.publish(own, shared, "another")
+    assert not artefacts.find(own, shared, "another")
     assert not shared.exists()
-    artefacts.publish(own, shared, "abc")
+    assert artefacts.find(own, shared, "abc")
     assert artefacts.load(shared)["key"] == "abc"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(np.full(64, 7.0, np.float32).tobytes()) + 5] ^= 1  # a weight: torch.load would take it
+    path.write_bytes(content)
+
+
+def replaced(path):
+    other = path.with_name("other.pt")
+    save_tensors(other, {"format": artefacts.FORMAT, "key": "that of another stage"})
+    path.write_bytes(other.read_bytes())
+
+
+def foreign(path):
+    path.write_text("<html>")
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, flipped, replaced, foreign])
+def test_what_is_damaged_is_named_set_aside_and_made_again(tmp_path, damage):
+    shared, own = artefacts.shared_path(tmp_path, "simsiam", "abc"), tmp_path / "first" / "artefact.pt"
+    content = {"key": "abc", "stage": "simsiam", "encoder": {"w": torch.full([64], 7.0)}}
+    artefacts.save(own, shared, content)
+    assert artefacts.is_whole(shared, "abc")
+    damage(shared)  # and with it the run's own, which is the same file
+    assert not artefacts.is_whole(shared, "abc")
+    with pytest.warns(UserWarning, match=r"simsiam-abc\.pt: .*; set aside as simsiam-abc\.pt\.broken, to be made"):
+        assert not artefacts.find(own, shared, "abc")
+    assert not shared.exists()
+    artefacts.save(own, shared, content)
+    assert artefacts.find(own, shared, "abc")
+
+
+def test_the_copy_that_a_run_has_heals_the_shared_one(tmp_path):
+    shared, own = artefacts.shared_path(tmp_path, "simsiam", "abc"), tmp_path / "first" / "artefact.pt"
+    artefacts.save(own, shared, {"key": "abc"})
+    shared.unlink()
+    cut_copy = own.read_bytes()[:500]
+    shared.write_bytes(cut_copy)
+    with pytest.warns(UserWarning, match="set aside"):
+        assert artefacts.find(own, shared, "abc")
+    assert artefacts.is_whole(shared, "abc")
+
+
+def test_a_result_that_cannot_be_shared_stays_with_its_run(tmp_path):
+    (tmp_path / "artefacts").write_text("a file in place of the folder")
+    shared, own = artefacts.shared_path(tmp_path, "simsiam", "abc"), tmp_path / "first" / "artefact.pt"
+    with pytest.warns(UserWarning, match="artefacts.*other runs will train simsiam again"):
+        artefacts.save(own, shared, {"key": "abc", "stage": "simsiam"})
+    assert artefacts.load(own)["key"] == "abc"
 
 
 def test_files_that_are_no_artefact_are_named(tmp_path):

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from support import small
 
 from dist_rmd import run_folder, sections
 from dist_rmd.errors import ConfigError
@@ -94,15 +95,16 @@ def test_a_new_folder_takes_any_configuration(tmp_path):
 def test_finished_means_all_of_these_stages_and_still_there(tmp_path):
     keys = {"simsiam": "0a", "rgrl": "1b"}
     assert not run_folder.finished(tmp_path, keys)
-    for stage in keys:
-        (tmp_path / stage).mkdir()
-        (tmp_path / stage / "artefact.pt").write_text("")
+    for stage, key in keys.items():
+        small.artefact(tmp_path / stage / "artefact.pt", key)
     assert not run_folder.finished(tmp_path, keys), "without exit.json"
     run_folder.outcome(tmp_path, 0, "done", rank=0, keys=keys)
     assert run_folder.finished(tmp_path, keys)
     assert run_folder.finished(tmp_path, {"simsiam": "0a"})
     assert not run_folder.finished(tmp_path, keys | {"rgrl": "2c"}), "another configuration"
     assert not run_folder.finished(tmp_path, keys | {"classifier": "3d"}), "one stage more"
+    (tmp_path / "rgrl" / "artefact.pt").write_bytes(b"cut")
+    assert not run_folder.finished(tmp_path, keys)
     (tmp_path / "rgrl" / "artefact.pt").unlink()
     assert not run_folder.finished(tmp_path, keys)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_rmd.cluster.state import in_slurms_words
-from dist_rmd.errors import UserError
+from dist_rmd.errors import DataError, UserError
 from dist_rmd.files import write_atomically
 from dist_rmd.sweep.tasks import Task
 
@@ -61,6 +61,10 @@ class Queue:
             kept = json.loads(self._path.read_text())
         except FileNotFoundError:
             kept = {"device": None, "jobs": {}}
+        except ValueError as error:
+            raise DataError(
+                f"{self._path}: damaged ({error}): see with squeue which jobs of the sweep go on, then remove it"
+            ) from None
         self.device: str | None = kept["device"]
         self.jobs: dict[str, str] = kept["jobs"]
 

@@ -170,7 +170,10 @@ def _outcome(folder: Path, planned: Mapping[str, Any]) -> Outcome:
     run, stage = Trained(folder), config["stages"][-1]
     if not (folder / stage / "artefact.pt").exists():
         return _without_result(folder)
-    curve = [record for record in run.scores(stage) if METRIC in record]
+    try:
+        curve = [record for record in run.scores(stage) if METRIC in record]
+    except DataError as error:
+        return Outcome(folder, "failed", str(error))
     if not curve:
         raise DataError(f"{folder}: its last stage, {stage}, has not measured {METRIC}: no table can show it")
     last, best = curve[-1], max(curve, key=lambda record: record[METRIC])

@@ -90,8 +90,8 @@ class Task:
     @property
     def _is_done(self) -> bool:
         if self.serves:
-            shared = (artefacts.shared_path(Path(self.config.out), stage, key) for stage, key in self.keys.items())
-            return all(path.exists() for path in shared)
+            out = Path(self.config.out)
+            return all(artefacts.is_whole(artefacts.shared_path(out, *pair), pair[1]) for pair in self.keys.items())
         return run_folder.finished(self.folder, dict(self.keys))
 
     @property

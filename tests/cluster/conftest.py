@@ -40,9 +40,8 @@ def ended():
         task.folder.mkdir(parents=True, exist_ok=True)
         content = {"status": "", "code": code, "reason": reason, "keys": dict(task.keys)}
         (task.folder / "exit.json").write_text(json.dumps(content))
-        for stage in task.keys:
-            (task.folder / stage).mkdir(exist_ok=True)
-            (task.folder / stage / "artefact.pt").touch()
+        for stage, key in task.keys.items():
+            small.artefact(task.folder / stage / "artefact.pt", key)
 
     return ended
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_rmd.artefacts import FORMAT
 from dist_rmd.data.beton import write
 from dist_rmd.data.datasets.base import Split
 from dist_rmd.data.datasets.digits import digits
 from dist_rmd.data.noise import OPEN
+from dist_rmd.engine.checkpoint import save_tensors
 
 RECIPE = (
     "data.compile_views=false",
@@ -35,6 +37,11 @@ RECIPE = (
     "log.every=1",
     "device=cpu",
 )
+
+
+def artefact(path: Path, key: str) -> None:
+    """What a finished stage leaves, without any network in it."""
+    save_tensors(path, {"format": FORMAT, "key": key})
 
 
 def prepare(folder: Path, open_images: int = 0, verified: bool = True) -> Path:

@@ -2,6 +2,7 @@ import fcntl
 import json
 
 import pytest
+from support import small
 
 from dist_rmd import artefacts
 from dist_rmd.errors import ConfigError, DataError
@@ -103,8 +104,7 @@ def test_states(planned):
         assert task.state == "busy"
     ended(task, 0, keys=dict(task.keys))
     assert task.state == "open"  # what it left is gone
-    (task.folder / "classifier").mkdir()
-    (task.folder / "classifier" / "artefact.pt").touch()
+    small.artefact(task.folder / "classifier" / "artefact.pt", task.keys["classifier"])
     assert task.state == "done"
     ended(task, 0, keys={"classifier": "of other settings"})
     assert task.state == "open"
@@ -115,8 +115,11 @@ def test_a_teacher_is_done_wherever_it_was_trained(planned, tmp_path):
     assert task.needs.state == "open"
     assert task.reason == f"it starts from {task.needs.name}"
     shared = artefacts.shared_path(tmp_path, "simsiam", task.keys["simsiam"])
-    shared.parent.mkdir()
-    shared.touch()
+    small.artefact(shared, task.keys["simsiam"])
+    assert task.needs.state == "done"
+    shared.write_bytes(shared.read_bytes()[:100])
+    assert task.needs.state == "open"  # it was cut
+    small.artefact(shared, task.keys["simsiam"])
     assert task.needs.state == "done"
     assert task.state == "open"
 
