@@ -81,6 +81,8 @@ def _print(plan: Plan, ranks: list[str], stages: Table, disk: int) -> None:
     console.print(f"{plan.folder}: {len(plan.labels)} images, {plan.shape.classes} classes, {plan.precision}")
     for change in plan.changes:
         console.print(f"changed since the last start: {change}")
+    for note in plan.notes:
+        console.print(f"note: {note}")
     for rank, where in enumerate(ranks):
         console.print(f"rank {rank} of {len(ranks)}: {where}")
     print_table(console, stages)

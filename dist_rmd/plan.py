@@ -22,6 +22,7 @@ from dist_rmd.engine import distributed
 from dist_rmd.engine.distributed import World
 from dist_rmd.engine.updater import parameter_dtype, resolve_precision
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.notes import notes
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape, Stage, Training
 
@@ -59,6 +60,13 @@ class Plan:
     @cached_property
     def _true(self) -> LabelView:
         return LabelView.of(self.dataset.labels("train"), self.shape.classes)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What the user would want to know before it begins, a line each."""
+        images = self.dataset.sizes["train"] - self.dataset.open_images
+        trained_on = self._split[0] if self.config.data.holdout else self.labels
+        return notes(self.config, self.dataset.classes, images, self.labels, trained_on)
 
     def training(self, stage: type[Stage]) -> LabelView:
         """What a stage works on: only one that learns the given labels has any to hold out."""

@@ -36,3 +36,14 @@ def united(declared: Mapping[str, Mapping[str, type]]) -> dict[str, type]:
 def parse(file: Path | None, overrides: Sequence[str] = ()) -> Config:
     """dist_rmd.config.parse with all of them.  `file` may also be the name of a shipped one, such as rmdnet/digits."""
     return config.parse(file and shipped.find(file), overrides, sections())
+
+
+def unread(config: Config, overrides: Sequence[str]) -> list[str]:
+    """A line for each key=value whose section none of the run's stages reads."""
+    read = {section for name in config.stages for section in lookup("stages", name).sections}
+    known, stages = sections().keys() - read, ",".join(config.stages)
+    return [
+        f"{override} has no effect: none of stages=[{stages}] reads it"
+        for override in overrides
+        if override.partition(".")[0] in known
+    ]

@@ -57,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(given: argparse.Namespace) -> int:
     try:
         config = sections.parse(given.config, given.overrides)
-        for line in configuration.repeated(given.overrides) if _is_first_here() else ():
-            print(f"warning: {line}", file=sys.stderr)
+        _warn(configuration.repeated(given.overrides))
         if given.print_config:
             print(configuration.to_yaml(config), end="")
             return 0
         plan = check(config, given.force)
+        _warn(sections.unread(config, given.overrides))
     except UserError as error:
         return _refused(error)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
@@ -99,6 +99,8 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
     console.say(_headline(plan))
     for change in plan.changes:
         console.say(f"changed since the last start: {change}")
+    for note in plan.notes:
+        console.say(f"note: {note}")
     keys: dict[str, str] = {}
     for name, stage_class in plan.stages.items():
         position.stage, position.clock = name, Clock()
@@ -186,6 +188,11 @@ def _refused(error: UserError) -> int:
     if _is_first_here():
         _say(str(error))
     return error.code
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines if _is_first_here() else ():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _is_first_here() -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from dist_rmd.data.labels import LabelView
@@ -22,6 +23,8 @@ __all__ = ["noise"]
 
 OPEN_SET = "open set"  # the row of images of none of the classes
 MOST_NUMBERS = 20  # classes up to which there is room for a number in every cell
+MOST_NAMES = 100  # classes up to which there is room for every name; the picture of more is not larger
+LONGEST = 30  # letters of a name
 
 
 def noise(runs: Sequence[Path]) -> str:
@@ -38,9 +41,9 @@ def noise(runs: Sequence[Path]) -> str:
         figure = draw(run.labels, classes)
         path = folder / "figures" / "noise.png"
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path)
-        with SummaryWriter(str(folder / "tb" / "figures")) as board:
-            board.add_figure("figures/noise", figure)
+        figure.savefig(path)  # the one time that it is drawn, which takes seconds
+        with SummaryWriter(str(folder / "tb" / "figures")) as board, Image.open(path) as picture:
+            board.add_image("figures/noise", np.asarray(picture.convert("RGB")), dataformats="HWC")
         pages.append(f"{_table(folder, run.labels, classes)}\n{path}")
     return "\n\n".join(pages)
 
@@ -48,26 +51,30 @@ def noise(runs: Sequence[Path]) -> str:
 def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
     """The transition matrix: per row, how many percent of a true class are given as which class.
 
-    Where there are images of none of the classes, a last row is theirs.
+    Where there are images of none of the classes, a last row is theirs.  Of more than MOST_NAMES classes every second
+    or third or so is named.
     """
     percent = _percent(labels)
     count = len(classes)
     rows = _rows(labels, classes)
     has_numbers = count <= MOST_NUMBERS
-    side = max(5.0, 3.0 + 0.36 * count) if has_numbers else 3.0 + 0.12 * count
+    side = max(5.0, 3.0 + 0.36 * count) if has_numbers else 3.0 + 0.12 * min(count, MOST_NAMES)
     figure, axis = plt.subplots(figsize=(side + 0.8, side), dpi=150)
     # Spread over many classes, a percent or less falls to each: the root makes it visible beside the diagonal.
     image = axis.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
     size = 9 if has_numbers else 6
-    axis.set_xticks(range(count), classes, rotation=90, fontsize=size)
-    axis.set_yticks(range(len(rows)), rows, fontsize=size)
+    every = -(-count // MOST_NAMES)
+    named = [*range(0, count, every), *range(count, len(rows))]
+    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in rows]
+    axis.set_xticks(range(0, count, every), names[:count:every], rotation=90, fontsize=size)
+    axis.set_yticks(named, [names[row] for row in named], fontsize=size)
     axis.tick_params(length=2)
     if has_numbers:
         for (row, column), value in np.ndenumerate(percent):
             colour = "white" if value > 45 else "black"
             axis.text(column, row, _number(value), ha="center", va="center", fontsize=8, color=colour)
     else:
-        for edge in range(10, count, 10):  # to find one's way from a name to a cell
+        for edge in range(10 * every, count, 10 * every):  # to find one's way from a name to a cell
             axis.axhline(edge - 0.5, color="0.8", linewidth=0.5)
             axis.axvline(edge - 0.5, color="0.8", linewidth=0.5)
     if len(rows) > count:

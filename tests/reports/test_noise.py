@@ -158,3 +158,20 @@ def test_the_picture_of_many_classes_has_names_but_no_numbers():
     boxes = [label.get_window_extent() for label in axis.get_yticklabels()]
     assert all(not one.overlaps(other) for one, other in itertools.pairwise(boxes))
     np.testing.assert_allclose(axis.images[0].get_array().diagonal(), 60)
+
+
+def test_the_picture_of_a_thousand_classes_is_no_larger_and_readable():
+    names = tuple(f"class {number:03d} of a name that is too long to be read" for number in range(1000))
+    view = noisy_view(np.arange(3000) % 1000, 1000, "symmetric", 0.4, 0)
+    figure = draw(view, names)
+    axis = figure.axes[0]
+    shown = [label.get_text() for label in axis.get_yticklabels()]
+    assert len(shown) == 100
+    assert shown[:2] == ["class 000 of a name that is t…", "class 010 of a name that is t…"]
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axis.get_yticklabels()]
+    assert all(not one.overlaps(other) for one, other in itertools.pairwise(boxes))
+    assert axis.images[0].get_array().shape == (1000, 1000)
+    hundred = draw(noisy_view(np.arange(200) % 100, 100, "symmetric", 0.4, 0), names[:100])
+    assert (figure.get_size_inches() == hundred.get_size_inches()).all()
+    assert axis.get_window_extent().width > 0.6 * figure.get_size_inches()[0] * figure.dpi
