@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dist_rmd import __version__, artefacts, run_folder
+from dist_rmd import artefacts, run_folder
 from dist_rmd import config as configuration
 from dist_rmd.config import Config, Optimization, determinants
 from dist_rmd.data.beton import Dataset, open_dataset
@@ -25,6 +25,11 @@ from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.notes import notes
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape, Stage, Training
+
+
+METHODS_VERSION = "0.1.0"
+"""raised when the same configuration learns something else than before, so that older artefacts are not taken for it;
+a release alone does not change it"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Plan:
         return artefacts.key_of(
             {
                 "stage": name,
-                "version": __version__,
+                "version": METHODS_VERSION,
                 "sections": {
                     **{section: determinants(values) for section, values in config.sections.items()},
                     "augment": determinants(config.augment),
