@@ -26,7 +26,6 @@ from dist_rmd.notes import notes
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataShape, Stage, Training
 
-
 METHODS_VERSION = "0.1.0"
 """raised when the same configuration learns something else than before, so that older artefacts are not taken for it;
 a release alone does not change it"""
