@@ -180,7 +180,7 @@ def _parser(own: dict[str, dict[str, Any]]) -> Parser:
     parser.add_argument("--skip-bad", action="store_true", help="list unreadable images in manifest.json, and go on")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT once the new one is whole")
     for name, options in own.items():
-        parser.add_argument(f"--{name}", **options)
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
     return parser
 
 

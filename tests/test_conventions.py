@@ -45,7 +45,7 @@ ROOMS = {
     "data.metadata": "",
     "data.pictures": "data.metadata",
     "data.trees": "",
-    "data.datasets": "data.datasets data.look_alikes data.pictures data.trees texts",
+    "data.datasets": "data.datasets data.look_alikes data.noise data.pictures data.trees texts",
     "data.kernels": "",
     "data.beton": "data.ahead data.datasets.base data.noise data.pictures data.repeats data.scratch files",
     "data.ahead": "",

@@ -53,6 +53,8 @@ class RelationConfig:
             )
 
 
+AHEAD = 5.0
+"""points of accuracy by which a student may leave its teacher's neighbours behind before the user is told"""
 VIEWS = {"same": ("weak",), "other": ("weak", "weak"), "plain": ("weak", "plain")}
 
 
@@ -75,6 +77,9 @@ class RGRL(Classifier):
         c = config.section(RelationConfig)
         self.views = VIEWS[c.teacher_view]
         self.k = c.k
+        self.teacher_knn: float | None = None
+        if c.teacher == "simsiam":
+            self.teacher_knn = next((v for tag, v in inputs["simsiam"]["scores"][-1].items() if "knn" in tag), None)
         self.relation = RelationLoss(c.node, c.edge, c.method, norm=c.norm, node_pairs=c.node_pairs)
         self.teacher = encoder(config.model.name, config.model.width).requires_grad_(False).eval()
         if c.teacher == "simsiam":
@@ -99,5 +104,14 @@ class RGRL(Classifier):
         }
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        said = super().warning(metrics)
-        return said and f"{said}, and so may a smaller relation.k"
+        if said := super().warning(metrics):
+            return f"{said}, and so may a smaller relation.k"
+        accuracy, knn = metrics.get("test/top1", 0.0), self.teacher_knn
+        if knn is None or accuracy < knn + AHEAD:
+            return None
+        self.teacher_knn = None  # said once
+        return (
+            f"the student is right in {accuracy:.1f} %, but neighbours in its teacher's features in {knn:.1f} % only: "
+            "relations of so weak a teacher cost accuracy; train it longer (simsiam.epochs; a larger augment.crop_min "
+            "for small images), or take a relation.k of 0.1 or less (docs/relation.md)"
+        )

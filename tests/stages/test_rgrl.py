@@ -153,6 +153,17 @@ def test_a_student_that_starts_from_its_teacher_has_the_baselines_head(teacher):
     assert not torch.equal(s.net.encoder.conv1.weight, s.teacher.conv1.weight)  # a copy
 
 
+def test_a_teacher_that_is_weaker_than_its_student_is_told_once():
+    s = stage("rgrl")  # its teacher's last measurement is 60 %
+    assert s.warning({"train/loss": 1.0}) is None
+    assert s.warning({"test/top1": 64.9, "test/predicted_classes": 3.0}) is None
+    said = s.warning({"test/top1": 65.0, "test/predicted_classes": 3.0})
+    assert said.startswith("the student is right in 65.0 %, but neighbours in its teacher's features in 60.0 % only: ")
+    assert "simsiam.epochs" in said
+    assert s.warning({"test/top1": 66.0, "test/predicted_classes": 3.0}) is None
+    assert stage("rgrl", "relation.teacher=random").warning({"test/top1": 99.0}) is None
+
+
 def test_defaults_are_the_papers():
     c = sections.parse(None, []).section(RelationConfig)
     assert (c.teacher, c.k, c.node, c.edge, c.norm, c.node_pairs) == ("simsiam", 1, 0.8, 0.35, "fro", "all")

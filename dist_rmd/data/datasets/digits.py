@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from dist_rmd.data.datasets.base import Source, Split
+from dist_rmd.data.noise import OPEN
 from dist_rmd.data.pictures import fit
 from dist_rmd.errors import ConfigError
 
@@ -19,8 +20,10 @@ __all__ = ["digits"]
 SPLIT_SEED = 20260  # the publisher's split is by writer, which scikit-learn's copy does not tell
 
 
-def digits(origin: Path | None, side: int | None) -> Source:
+def digits(origin: Path | None, side: int | None, *, open_classes: str = "") -> Source:
     """All digits, 1,437 for training and 360 for testing, stratified by class.  `side` is 8 by default.
+
+    open_classes: digits to take out of the classes, such as 7,8,9; their training images are the open set.
 
     Greys 0..16 become 0..255 in all three channels.  Raises ConfigError for an `origin`: nothing is read from a folder.
     """
@@ -28,15 +31,29 @@ def digits(origin: Path | None, side: int | None) -> Source:
         raise ConfigError("digits come with scikit-learn: leave out --from")
     side = side or 8
     bunch = load_digits()
+    opened = _opened(open_classes)
+    known = [digit for digit in range(10) if digit not in opened]
+    label = np.array([OPEN if digit in opened else known.index(digit) for digit in range(10)])[bunch.target]
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)
-    parts = train_test_split(np.arange(len(images)), test_size=360, random_state=SPLIT_SEED, stratify=bunch.target)
+    train, test = train_test_split(
+        np.arange(len(images)), test_size=360, random_state=SPLIT_SEED, stratify=bunch.target
+    )
 
-    def split(name: str, members: np.ndarray) -> Split:
-        members = np.sort(members)
-        files = [f"{name}/{member:04d}" for member in members]
-        return Split(
-            bunch.target[members].astype(np.int64), files, lambda i: fit(Image.fromarray(images[members[i]]), side)
-        )
+    def split(*parts: tuple[str, np.ndarray]) -> Split:
+        members = np.concatenate([np.sort(part) for _, part in parts])
+        files = [f"{folder}/{member:04d}" for folder, part in parts for member in np.sort(part)]
+        return Split(label[members].astype(np.int64), files, lambda i: fit(Image.fromarray(images[members[i]]), side))
 
-    splits = {name: split(name, members) for name, members in zip(("train", "test"), parts, strict=True)}
-    return Source("digits", side, tuple(str(name) for name in bunch.target_names), splits)
+    splits = {
+        "train": split(("train", train[label[train] != OPEN]), ("open", train[label[train] == OPEN])),
+        "test": split(("test", test[label[test] != OPEN])),
+    }
+    return Source("digits", side, tuple(str(digit) for digit in known), splits)
+
+
+def _opened(text: str) -> set[int]:
+    """The digits in "7,8,9".  Raises ConfigError unless they are digits, and leave two classes."""
+    words = [word.strip() for word in text.split(",")] if text else []
+    if not all(word in tuple("0123456789") for word in words) or len({*words}) > 8:
+        raise ConfigError(f"--open-classes {text}: expected up to eight digits, such as 7,8,9")
+    return {int(word) for word in words}
