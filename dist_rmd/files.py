@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -34,6 +35,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise CannotCreate where no file could be made in `folder`, whether it is there yet or not.  Writes nothing."""
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not place.is_dir():
+        reason = "a link to a place that is not there" if not place.exists() else os.strerror(errno.ENOTDIR)
+    elif os.statvfs(place).f_flag & os.ST_RDONLY:
+        reason = os.strerror(errno.EROFS)
+    elif not os.access(place, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES)
+    else:
+        return
+    raise CannotCreate(f"{folder}: cannot be written ({'' if place == folder else f'{place}: '}{reason})")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -100,6 +100,12 @@ def finished(folder: Path, keys: dict[str, str]) -> bool:
     return all(artefacts.is_whole(folder / name / "artefact.pt", key) for name, key in known.items())
 
 
+def places(folder: Path, stages: Iterable[str]) -> list[Path]:
+    """The folders in which a run of these stages leaves files, some of them only at its end."""
+    own = (place for stage in stages for place in (folder / stage / "checkpoints", folder / "tb" / stage))
+    return [folder, folder / "logs", folder / "figures", *own]
+
+
 def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 

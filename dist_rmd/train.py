@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from dist_rmd.engine.logs import logger, rank_log
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
+from dist_rmd.files import check_writable
 from dist_rmd.pipeline.recorded import RecordedSession, compute
 from dist_rmd.pipeline.session import placed
 from dist_rmd.plan import Plan, check
@@ -70,12 +71,14 @@ def _start(given: argparse.Namespace) -> int:
     try:
         peers = distributed.start(plan.world, config.dist.timeout)  # until here a signal simply ends the process
         if given.dry_run:
+            _check_places(plan, peers)
             dry_run(plan, peers)
             return 0
         if peers.gather(plan.world.leads and run_folder.finished(plan.folder, plan.keys))[0]:
             if plan.world.leads:
                 print(f"{plan.folder}: finished before, nothing to do")
             return 0
+        _check_places(plan, peers)
         return _run(plan, peers)
     except UserError as error:
         _report(error, plan)
@@ -146,16 +149,32 @@ def _run(plan: Plan, peers: Peers) -> int:
 def _claimed(plan: Plan, peers: Peers) -> Iterator[None]:
     """Hold the run folder's lock on the leading rank.  Raises CannotCreate on all ranks when another run has it."""
     with contextlib.ExitStack() as stack:
-        refusal = None
-        if plan.world.leads:
-            try:
-                stack.enter_context(run_lock(plan.folder))
-            except CannotCreate as error:
-                refusal = str(error)
-        refusal = peers.gather(refusal)[0]
-        if refusal:
-            raise CannotCreate(refusal, agreed=True)
+        _led(plan, peers, lambda: stack.enter_context(run_lock(plan.folder)))
         yield
+
+
+def _check_places(plan: Plan, peers: Peers) -> None:
+    """Raise CannotCreate on all ranks where the run could not write something, perhaps only after its training."""
+
+    def look() -> None:
+        shared = {name: artefacts.shared_path(Path(plan.config.out), name, key) for name, key in plan.keys.items()}
+        made = [path.parent for name, path in shared.items() if not artefacts.is_whole(path, plan.keys[name])]
+        for place in (*run_folder.places(plan.folder, plan.stages), *made):
+            check_writable(place)
+
+    _led(plan, peers, look)
+
+
+def _led(plan: Plan, peers: Peers, work: Callable[[], object]) -> None:
+    """Do `work` on the leading rank.  All ranks raise the CannotCreate that it ends with."""
+    refusal = None
+    if plan.world.leads:
+        try:
+            work()
+        except CannotCreate as error:
+            refusal = str(error)
+    if refusal := peers.gather(refusal)[0]:
+        raise CannotCreate(refusal, agreed=True)
 
 
 def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> int:

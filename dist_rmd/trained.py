@@ -19,6 +19,7 @@ from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.distributed import World
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.files import check_writable
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
 
@@ -87,6 +88,13 @@ class Trained:
             return json.loads((self.folder / "exit.json").read_text()).get("forced", [])
         except (OSError, ValueError):
             return []
+
+    @property
+    def figures(self) -> Path:
+        """The folder for pictures.  Raises CannotCreate where they, or TensorBoard's, could not be written."""
+        for place in (self.folder / "figures", self.folder / "tb" / "figures"):
+            check_writable(place)
+        return self.folder / "figures"
 
     def dataset(self, path: Path | None = None) -> Dataset:
         """The images it was trained on, or those in `path`, on the scale that its networks know."""

@@ -36,7 +36,7 @@ ROOMS = {
     "run_folder": "artefacts config files sections",
     "artefacts": "engine.checkpoint files",
     "run_lock": "",
-    "trained": "artefacts config data engine.checkpoint engine.distributed engine.writers models sections",
+    "trained": "artefacts config data engine.checkpoint engine.distributed engine.writers files models sections",
     "notes": "config data.labels registry stages.base",
     "plan": "artefacts config data engine notes registry run_folder stages.base",
     "dry_run": "artefacts data engine pipeline plan stages.base",

@@ -312,8 +312,22 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(command, tmp_p
     (tmp_path / "a").write_text("in the way")
     assert main(command) == 73
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {tmp_path / 'a' / 'run.lock'}: cannot be created")
+    assert line == f"error: {tmp_path / 'a'}: cannot be written (Not a directory)"
     assert (tmp_path / "a").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("place", ["artefacts", "a/tb", "a/classifier", "a/logs", "a/figures"])
+def test_any_place_that_cannot_be_written_is_found_before_training_and_by_the_dry_run(command, tmp_path, capsys, place):
+    (tmp_path / "a").mkdir()
+    with disks.tmpfs(tmp_path / place, "1m") as disk:
+        disks.make_read_only(disk)
+        before = tree(tmp_path)
+        for options in ([], ["--dry-run"]):
+            assert main([*options, *command]) == 73
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"error: {disk}")
+            assert "Read-only file system" in line
+        assert tree(tmp_path) == before
 
 
 def test_a_read_only_disk_is_found_before_training(command, straight, tmp_path, capsys):

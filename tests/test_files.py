@@ -6,9 +6,10 @@ import sys
 
 import pytest
 from support.disks import make_read_only, tmpfs
+from support.torchrun import child_environment
 
 from dist_rmd.errors import CannotCreate, WriteFailed
-from dist_rmd.files import remove_leftovers, sha256, write_atomically
+from dist_rmd.files import check_writable, remove_leftovers, sha256, write_atomically
 
 
 def test_the_content_arrives_and_nothing_else(tmp_path):
@@ -64,6 +65,27 @@ def test_a_read_only_disk(tmp_path):
         for path in (disk / "a.bin", disk / "new" / "a.bin"):
             with pytest.raises(CannotCreate, match=r"a\.bin: cannot be created \(Read-only file system\)"):
                 write_atomically(path, lambda file: None)
+
+
+def test_where_files_could_be_made_is_known_without_making_any(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    check_writable(tmp_path / "new" / "folder")
+    for place, reason in {"file": "Not a directory", "link/new": "a link to a place that is not there"}.items():
+        with pytest.raises(CannotCreate, match=f"{place}: cannot be written .*{reason}"):
+            check_writable(tmp_path / place)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_a_folder_of_another_user_is_not_writable(tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    script = "from pathlib import Path; from dist_rmd.files import check_writable; check_writable(Path('theirs'))"
+    caps = "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"
+    command = ["setpriv", "--reuid", "12345", "--clear-groups", *caps, sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=child_environment(), capture_output=True, text=True)
+    assert "theirs: cannot be written" in done.stderr
+    assert "Permission denied" in done.stderr
 
 
 def test_leftovers_of_the_dead_are_removed_and_nothing_else(tmp_path):

@@ -22,6 +22,7 @@ from dist_rmd.cluster.state import State, array_states, follow, follow_all, slur
 from dist_rmd.cluster.task import NUMBER, Task, numbered
 from dist_rmd.config import Config
 from dist_rmd.errors import ConfigError
+from dist_rmd.files import check_writable
 
 
 def launch(options: argparse.Namespace) -> int:
@@ -47,6 +48,7 @@ def launch(options: argparse.Namespace) -> int:
             launcher = f"torchrun --nnodes={options.nodes} --nproc-per-node={ranks}" if options.torchrun else "python"
             print(f"# each task: {launcher} -m dist_rmd.train {shlex.join(words)}")
             return 0
+        check_writable(logs)
         submission.warn_of_local_disk(config.out)
         with submission.submitting():
             number = submission.submit_array(executor, task, numbers) if numbers else executor.submit(task).job_id

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from dist_rmd import typeset
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import DataError
-from dist_rmd.files import write_atomically
+from dist_rmd.files import check_writable, write_atomically
 from dist_rmd.reports.summary import measured, spread
 from dist_rmd.sweep.comparison import Comparison, named
 from dist_rmd.sweep.results import read
@@ -70,6 +70,7 @@ def curves(runs: Sequence[Path]) -> str:
     if not lines:
         raise DataError(f"{runs[0]}: no run here has measured {ACCURACY} yet")
     path = runs[0] / "figures" / "curves.png"
+    check_writable(path.parent)
     figure = draw(lines)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
     write_atomically(path.with_suffix(".csv"), lambda file: file.write(_csv(lines).encode()))

@@ -125,11 +125,12 @@ def division(runs: Sequence[Path], *, examples: int = 10) -> str:
         raise ConfigError(f"examples is {examples}, but must be at least 1")
     pages = []
     for divided in [Divided.of(folder) for folder in runs]:
+        folder = divided.run.figures
         figures = {"division": draw(divided), "divided": draw_examples(divided, examples)}
         paths = []
         with SummaryWriter(str(divided.run.folder / "tb" / "figures")) as board:
             for name, figure in figures.items():
-                path = divided.run.folder / "figures" / f"{name}.png"
+                path = folder / f"{name}.png"
                 write_atomically(path, figure.savefig)
                 board.add_figure(f"figures/{name}", figure)
                 paths.append(str(path))

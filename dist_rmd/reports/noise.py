@@ -1,5 +1,6 @@
 """Which labels a run was trained on: realised noise rates, and the transition matrix from true to given labels."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dist_rmd.data.labels import LabelView
 from dist_rmd.errors import DataError
+from dist_rmd.files import write_atomically
 from dist_rmd.trained import Trained
 
 __all__ = ["noise"]
@@ -38,10 +40,9 @@ def noise(runs: Sequence[Path]) -> str:
         classes = run.dataset().classes
         if run.labels.true is None:
             raise DataError(f"{folder}: the true labels are not known, so neither are the noise rates")
+        path = run.figures / "noise.png"
         figure = draw(run.labels, classes)
-        path = folder / "figures" / "noise.png"
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path)  # the one time that it is drawn, which takes seconds
+        write_atomically(path, functools.partial(figure.savefig, format="png"))  # drawn once, which takes seconds
         with SummaryWriter(str(folder / "tb" / "figures")) as board, Image.open(path) as picture:
             board.add_image("figures/noise", np.asarray(picture.convert("RGB")), dataformats="HWC")
         pages.append(f"{_table(folder, run.labels, classes)}\n{path}")

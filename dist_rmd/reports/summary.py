@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dist_rmd.config import to_dict
+from dist_rmd.config import Role, to_dict
 from dist_rmd.errors import DataError
 from dist_rmd.registry import lookup
 from dist_rmd.trained import Trained
@@ -42,6 +42,8 @@ class Measured(NamedTuple):
     stage: str
     scores: list[dict[str, Any]]
     """what each evaluation has measured, row.metric (percent) among it"""
+    copies: list[Path]
+    """other folders of the same run"""
 
     @property
     def last(self) -> float:
@@ -72,14 +74,29 @@ def summary(runs: Sequence[Path]) -> str:
         best = spread([network.best[row.metric] for network in networks])
         at = ", ".join(str(network.best["epoch"]) for network in networks)
         lines.append(f"| {' | '.join(row[:4])} | {last} | {best} at epoch {at} | {len(networks)} |")
-    return "\n".join(lines)
+    copies = [
+        f"Counted once, being of one recipe and seed: {', '.join(map(str, [network.run.folder, *network.copies]))}."
+        for networks in rows.values()
+        for network in networks
+        if network.copies
+    ]
+    return "\n".join([*lines, *([""] if copies else []), *dict.fromkeys(copies)])
 
 
 def measured(runs: Sequence[Path]) -> list[Measured]:
-    """The networks of these runs, each once.  Raises DataError for a run that has not measured any."""
+    """The networks of these runs, each once.  Raises DataError for a run that has not measured any.
+
+    Runs of one recipe and equal seeds, such as a copy, or a folder by two paths, are one run: `copies` of the first.
+    """
     found: dict[str, Measured] = {}
+    by_seeds: dict[tuple[Row, str], Measured] = {}
     for folder in runs:
         for network in _measured(folder):
+            seeds = {key: leaf.value for key, leaf in network.run.config.leaves.items() if leaf.role is Role.SEED}
+            first = by_seeds.setdefault((network.row, json.dumps(seeds, sort_keys=True)), network)
+            if first is not network:
+                first.copies.append(folder)
+                continue
             own = folder / network.stage
             found.setdefault(network.run.key(network.stage) if (own / "artefact.pt").exists() else str(own), network)
     return list(found.values())
@@ -104,7 +121,7 @@ def _measured(folder: Path) -> list[Measured]:
             collapsed = ", collapsed" if records[-1].get("test/predicted_classes") == 1 else ""
             method = _method(stage, config) + unfinished + forced + collapsed
             row = Row(method, data, _noise(run, config), tag, settings)
-            found.append(Measured(row, run, stage, records))
+            found.append(Measured(row, run, stage, records, []))
     if not found:
         raise DataError(f"{folder}: the run has not measured anything yet")
     return found

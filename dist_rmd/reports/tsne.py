@@ -77,11 +77,10 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
         raise DataError(
             f"{found[0].folder}: {len(drawn)} images are given as {names[pair[0]]} or {names[pair[1]]}, too few to draw"
         )
-    networks = _networks(found)
+    networks, path = _networks(found), found[0].figures / "tsne.png"  # before the minutes that follow
     panels = _panels(networks, drawn)
     figure = draw(panels, drawn, pair, names)
     folder = found[0].folder
-    path = folder / "figures" / "tsne.png"
     write_atomically(path, lambda file: figure.savefig(file, dpi=150))
     write_atomically(path.with_suffix(".csv"), lambda file: file.write(_csv(networks, panels).encode()))
     table = _table(networks, panels)

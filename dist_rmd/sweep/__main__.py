@@ -18,6 +18,7 @@ from dist_rmd.cluster.options import JobParser, positive
 from dist_rmd.cluster.standing import Standing, counts, runs, standings
 from dist_rmd.engine.console import print_table
 from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.files import check_writable
 from dist_rmd.paths import user_path
 from dist_rmd.sweep import grid as grids
 from dist_rmd.sweep import record, search
@@ -68,6 +69,9 @@ def sweep(arguments: argparse.Namespace) -> int:
         device = Queue(folder).device
     planner = Planner(grid.folder, overrides, arguments.ranks, torch.device(device) if device else None)
     looks = arguments.dry_run or arguments.status
+    if not arguments.status:
+        for place in (folder, folder / ("slurm" if arguments.slurm else "logs")):
+            check_writable(place)
 
     def tracked(cells: Sequence[Cell]) -> Iterable[Cell]:
         return track(cells, "planning", console=console, transient=True, disable=not console.is_terminal)

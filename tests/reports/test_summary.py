@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -49,12 +50,26 @@ def test_runs_that_differ_in_how_they_were_carried_out_are_seeds_of_one_another(
 
 
 def test_what_lies_at_a_path_counts_and_not_the_path(tmp_path):
-    def taught(name, where, key):
-        return run(tmp_path / name, [60.0], f"inputs.teacher={where}", resolved={"inputs.teacher": key})
+    def taught(name, where, key, seed):
+        settings = [f"inputs.teacher={where}", f"seed={seed}"]
+        return run(tmp_path / name, [60.0], *settings, resolved={"inputs.teacher": key})
 
-    moved = [taught("a", "runs/t", "0a"), taught("b", "elsewhere/t", "0a")]
+    moved = [taught("a", "runs/t", "0a", 0), taught("b", "elsewhere/t", "0a", 1)]
     assert [row[6] for row in rows(summary(moved))] == ["2"]
-    assert [row[6] for row in rows(summary([*moved, taught("c", "runs/t", "1b")]))] == ["2", "1"]
+    assert [row[6] for row in rows(summary([*moved, taught("c", "runs/t", "1b", 0)]))] == ["2", "1"]
+
+
+def test_a_run_counts_once_by_whatever_paths_and_copies(tmp_path):
+    first, other = (run(tmp_path / f"s{seed}", [60.0 + seed], f"seed={seed}") for seed in (0, 1))
+    shutil.copytree(first, tmp_path / "backup")
+    (tmp_path / "latest").symlink_to("s0")
+    again = run(tmp_path / "again", [61.0], "data.workers=1")  # the same seed once more
+    page = summary([first, tmp_path / "backup", tmp_path / "latest", other, again, first])
+    table, said = page.split("\n\n")
+    (row,) = rows(table)
+    assert (row[4], row[6]) == ("60.50 ± 0.71", "2")
+    folders = ", ".join(str(tmp_path / name) for name in ("s0", "backup", "latest", "again", "s0"))
+    assert said == f"Counted once, being of one recipe and seed: {folders}."
 
 
 def test_in_a_run_of_an_older_version_the_path_stands_for_what_lies_there(tmp_path):
