@@ -201,6 +201,8 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
     precision = resolve_precision(config.precision, world.device)
     changes = run_folder.changes(Path(config.out) / config.name, config, force)
     plan = Plan(config, world, dataset, labels, stages, precision, force, changes, inputs)
+    if config.data.holdout and not len(plan._split[1]):
+        raise ConfigError(f"data.holdout={config.data.holdout:g} holds out none of the {len(labels)} labels: raise it")
     for name, stage in stages.items():
         stage.check(stage.scope(config))
         if stage.labels == "true" and not dataset.verified:

@@ -28,11 +28,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         fixed = {"grid": what} if what and _is_table(what) else {}
         report = lookup("reports", "table" if fixed else what or "summary")
         options = _parse(_parser(what, report, fixed), words)
-        print(report(options.pop("runs"), **options, **fixed))
+        print(report(_runs(options.pop("runs")), **options, **fixed))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     return 0
+
+
+def _runs(paths: Sequence[Path]) -> list[Path]:
+    """The run folders meant: those in a folder that is none itself, such as runs/, without what runs share there."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(file.parent for file in path.glob("*/config.yaml"))
+        if (path / "config.yaml").exists() or (path / "sweep.json").exists() or not (inside or _is_shared(path)):
+            found.append(path)
+        else:
+            found += inside
+    return found or list(paths)
+
+
+def _is_shared(path: Path) -> bool:
+    """The folder of artefacts beside runs, as runs/* names it, too."""
+    return path.name == "artefacts" and any(path.glob("*.pt"))
 
 
 def _is_report(word: str) -> bool:

@@ -98,7 +98,15 @@ class Trained:
 
     def dataset(self, path: Path | None = None) -> Dataset:
         """The images it was trained on, or those in `path`, on the scale that its networks know."""
-        dataset = open_dataset(path or Path(self.config.data.path))
+        try:
+            dataset = open_dataset(path or Path(self.config.data.path))
+        except DataError as error:
+            if path or Path(self.config.data.path).exists():
+                raise
+            raise DataError(
+                f"{error}; {self.folder} was trained on {self.config.data.path}, as seen from where it was started: "
+                "evaluate takes --data DIR"
+            ) from None
         finished = [path for name in self.config.stages if (path := self.folder / name / "artefact.pt").exists()]
         if not finished:
             return dataset

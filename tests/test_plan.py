@@ -368,3 +368,15 @@ def test_a_teacher_may_learn_other_images_than_the_student_sees(planned):
     assert (len(teacher), len(student)) == (200, 100)
     assert not teacher & student
     assert len(planned().training(made.stages["teacher"])) == 150  # data.per_class, if nothing else is said
+
+
+def test_a_holdout_that_rounds_to_nothing_is_refused(planned):
+    with pytest.raises(ConfigError, match=r"data\.holdout=0\.001 holds out none of the 150 labels: raise it"):
+        planned("data.holdout=0.001")
+
+
+def test_notes_are_about_what_is_trained_on(planned):
+    assert planned().notes == []
+    small_batches = [f"{section}.batch_size=2" for section in ("task", "simsiam", "teacher")]
+    (note,) = planned("data.per_class=1", *small_batches).notes
+    assert note.startswith("noise.rate=0.4 changes no label: the classes have too few images")

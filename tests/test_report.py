@@ -73,3 +73,18 @@ def test_help_lists_all_reports(capsys):
 def test_without_a_name_it_is_the_summary(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}: no run here (no config.yaml)\n"
+
+
+def test_a_folder_of_runs_stands_for_the_runs_in_it(called, tmp_path):
+    for name in ("b", "a", "sweep/c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "sweep" / "sweep.json").touch()
+    (tmp_path / "artefacts").mkdir()
+    (tmp_path / "artefacts" / "simsiam-1.pt").touch()
+    report.main(["table", str(tmp_path)])
+    report.main(["table", *(str(tmp_path / name) for name in ("b", "artefacts", "sweep", "gone"))])
+    report.main(["table", str(tmp_path / "artefacts")])
+    assert [[run.removeprefix(f"{tmp_path}/") for run in runs] for runs, *_ in called] == [
+        ["a", "b"], ["b", "sweep", "gone"], ["artefacts"],
+    ]  # fmt: skip

@@ -71,3 +71,12 @@ def test_other_data_is_refused(run, tmp_path, change, words):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no run here"):
         _ = Trained(tmp_path / "nowhere").config
+
+
+def test_a_dataset_that_is_not_seen_from_here(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = r"no such dataset below .*; .* was trained on data/cifar10, as seen from where it was started: .*--data DIR"
+    with pytest.raises(DataError, match=words):
+        run.dataset()
+    with pytest.raises(DataError, match=r"other: no such dataset below [^;]*; make it anew with [^;]*$"):
+        run.dataset(tmp_path.relative_to(tmp_path) / "other")

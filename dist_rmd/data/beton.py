@@ -154,10 +154,8 @@ def open_dataset(folder: Path) -> Dataset:
     is read.  Raises DataError, which names the file at fault.
     """
     manifest = folder / "manifest.json"
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such dataset; {REMEDY}")
     if not manifest.is_file():
-        raise DataError(f"{folder}: no manifest.json, so not a (finished) dataset; {REMEDY}")
+        raise DataError(f"{folder}: {_missing(folder)}")
     try:
         content = json.loads(manifest.read_bytes())
         if content["format"] not in READABLE:
@@ -186,6 +184,19 @@ def open_dataset(folder: Path) -> Dataset:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{manifest}: not a manifest that prepare wrote ({error!r}); {REMEDY}") from None
     return dataset
+
+
+def _missing(folder: Path) -> str:
+    """Why there is no dataset in `folder`, and what to do."""
+    if folder.is_dir():
+        raw = (folder / "train").is_dir()
+        return "no manifest.json, so not a (finished) dataset; " + (
+            f"make one of the images in it: python -m dist_rmd.prepare folder OUT --from {folder}" if raw else REMEDY
+        )
+    if folder.exists():
+        return f"a file, but a dataset is the folder that prepare made: {folder.parent}"
+    where = "" if folder.is_absolute() else f" below {Path.cwd()}"
+    return f"no such dataset{where}; {REMEDY}"
 
 
 class _Colours:

@@ -365,6 +365,15 @@ def test_a_missing_folder_manifest_or_file(copy, tmp_path):
     refused(copy, r"copy: no manifest\.json")
 
 
+def test_what_is_meant_instead_of_a_dataset_is_said(written, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"train\.beton: a file, but a dataset is the folder .*made-up$"):
+        beton.open_dataset(written.folder / "train.beton")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    refused(tmp_path, f"make one of the images in it: python -m dist_rmd.prepare folder OUT --from {tmp_path}")
+    monkeypatch.chdir(tmp_path)
+    refused(beton.Path("data"), f"data: no such dataset below {tmp_path}; make it anew")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "splits": {}}'])
 def test_a_broken_manifest(copy, content):
     (copy / "manifest.json").write_text(content)
