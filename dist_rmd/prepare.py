@@ -33,6 +33,7 @@ NAME is one of
   cifar10        torchvision's archive, 32 x 32: found in --from DIR, or downloaded to ~/.cache/dist_rmd
   cifar100       the same with 100 classes
   folder         your own images: DIR/train/<class>/* and DIR/test/<class>/*, of any size
+  listed         images that lists name: DIR/train.csv and DIR/test.csv, or others such as Clothing1M's
   sheets         images of 32 x 32 tiled into large pictures: DIR/train/index.csv and sheets, DIR/test likewise
   tiny_imagenet  Tiny ImageNet as published, 64 x 64: wnids.txt, words.txt, train/ and val/ in DIR
   webvision      WebVision 1.0 as published, 64 x 64: info/, google/, flickr/ and val_images_256/ in DIR

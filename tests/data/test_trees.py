@@ -1,4 +1,5 @@
-import os
+import inspect
+import sys
 
 import pytest
 
@@ -86,12 +87,14 @@ def test_what_is_left_out_is_so_behind_every_link(tmp_path):
 
 
 def test_a_tree_deeper_than_the_stack_of_calls(tmp_path):
-    place = tmp_path
-    for _ in range(1200):
-        place = place / "d"
-        os.mkdir(place)
-    make(place, "1.png")
-    assert len(list(image_files(tmp_path))) == 1
+    make(tmp_path, "/".join(["d"] * 200) + "/1.png")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+    try:
+        found = list(image_files(tmp_path))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(found) == 1
 
 
 def test_links_up_are_no_classes_and_one_folder_may_be_two(tmp_path):
