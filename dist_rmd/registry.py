@@ -10,9 +10,13 @@ from dist_rmd.errors import ConfigError
 
 
 def available(kind: str) -> list[str]:
-    """The names that `lookup(kind, name)` accepts: the modules of dist_rmd/<kind>/, sorted."""
+    """The names that `lookup(kind, name)` accepts: the modules of dist_rmd/<kind>/, sorted.
+
+    `base` and what begins with an underscore are not among them: these serve the others.
+    """
     package = importlib.import_module(f"dist_rmd.{kind}")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base")
+    names = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"base"}
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def lookup(kind: str, name: str) -> Any:

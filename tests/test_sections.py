@@ -5,8 +5,8 @@ import pytest
 from dist_rmd import sections
 from dist_rmd.config import read_yaml
 from dist_rmd.errors import ConfigError
+from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.registry import available, lookup
-from dist_rmd.robust_loss import LossConfig, robust_loss
 from dist_rmd.stages.classifier import TaskConfig
 from dist_rmd.stages.division import DivisionConfig
 from dist_rmd.stages.modul import ModulConfig
@@ -59,7 +59,7 @@ def test_stages_that_do_not_agree_on_a_section_are_refused_by_name(one, other):
 def test_every_configuration_of_the_project_is_valid(file):
     config = sections.parse(file)
     assert all(stage in available("stages") for stage in config.stages)
-    robust_loss(config.section(LossConfig))
+    configured(config.section(LossConfig))
     assert has_what_it_needs(config)
 
 
@@ -67,7 +67,7 @@ def test_every_configuration_of_the_project_is_valid(file):
 def test_every_cell_of_every_grid_is_valid(file):
     for cell in grid.load(file, seeds=[0]).cells:
         config = sections.parse(cell.file, cell.overrides())
-        robust_loss(config.section(LossConfig))
+        configured(config.section(LossConfig))
         assert has_what_it_needs(config)
 
 

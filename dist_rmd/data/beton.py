@@ -147,12 +147,20 @@ def write(source: Source, out: Path, skip_bad: bool = False, track: Track | None
     return open_dataset(out)
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """The dataset that `write` left in `folder`, after the checks that cost next to nothing.
+def open_dataset(folder: str | Path) -> Dataset:
+    """The dataset that `prepare` left in `folder`, after the checks that cost next to nothing.
 
     Checked are the sizes of the files, the header and the sample table of each beton, and the labels in full; no pixel
     is read.  Raises DataError, which names the file at fault.
+
+    >>> from dist_rmd import open_dataset
+    >>> dataset = open_dataset("data/digits")  # dist-rmd prepare digits data/digits
+    >>> dataset.sizes
+    {'train': 1437, 'test': 360}
+    >>> dataset.labels("train")[:3]
+    array([0, 1, 2])
     """
+    folder = Path(folder)
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise DataError(f"{folder}: {_missing(folder)}")

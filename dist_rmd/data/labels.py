@@ -34,6 +34,17 @@ class LabelView:
     origin: how the given labels came about, as JSON can say it; empty where that is not known.
 
     Raises ValueError when the arrays contradict this.
+
+    >>> from dist_rmd import LabelView
+    >>> labels = LabelView(indices=[4, 7, 8], given=[0, 1, 1], true=[0, 1, 0], num_classes=2)
+    >>> labels.counts
+    {'clean': 2, 'closed': 1, 'open': 0}
+    >>> labels.clean().given
+    array([0, 1, 0])
+    >>> labels.save("labels.npz")  # train with noise.kind=file noise.file=labels.npz
+    >>> LabelView.load("labels.npz").transitions
+    array([[1, 1],
+           [0, 1]])
     """
 
     indices: NDArray[np.int64]

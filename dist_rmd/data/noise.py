@@ -42,6 +42,12 @@ def corrupt(
     seed: a non-negative integer.  A higher rate under the same seed moves the same labels, and more.
 
     Raises ValueError for an unknown kind or a value outside its range.
+
+    >>> from dist_rmd import corrupt
+    >>> corrupt([0, 1, 2, 0, 1, 2], "symmetric", rate=0.5, num_classes=3, seed=0)
+    array([2, 0, 2, 0, 1, 1])
+    >>> corrupt([0, 1, 2, 0, 1, 2], "pairflip", rate=1, num_classes=3, seed=0)
+    array([1, 2, 0, 1, 2, 0])
     """
     if kind not in KINDS:
         raise ValueError(f"unknown noise kind {kind!r}: choose from {', '.join(KINDS)}")
@@ -84,6 +90,13 @@ def openset(
 
     The second array is in 0..pool-1, no image twice, and -1 where an image stays.  Raises ValueError for a value
     outside its range, and for a pool that is too small.
+
+    >>> from dist_rmd import openset
+    >>> given, taken = openset([0, 1, 2, 0, 1, 2], pool=4, rho1=0.5, rho2=0.4, num_classes=3, seed=0)
+    >>> given  # three labels are wrong ...
+    array([2, 1, 2, 1, 1, 1])
+    >>> taken  # ... of which the first one belongs to image 2 of the pool from now on
+    array([ 2, -1, -1, -1, -1, -1])
     """
     for name, rho in {"rho1": rho1, "rho2": rho2}.items():
         if not 0 <= rho <= 1:

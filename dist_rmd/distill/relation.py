@@ -59,6 +59,19 @@ class RelationLoss(nn.Module):
     with different labels, and the diagonal; "self": the diagonal alone.  Gram, which forms no pair, can only do "all":
     "auto" takes gather for the others.
     Raises ValueError for a value out of range, an unknown choice, and gram with anything but all pairs.
+
+    In a process group, the global batch is that of all ranks, and the gradient is made for DDP; without one, it is the
+    batch that is given.
+
+    >>> import torch
+    >>> from dist_rmd import RelationLoss
+    >>> relation = RelationLoss(node=0.8, edge=0.35)
+    >>> teacher = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    >>> student = teacher.clone().requires_grad_()
+    >>> loss, node, edge = relation(teacher, student)
+    >>> round(float(node), 4), float(edge)  # the two samples correlate with -0.5
+    (0.7071, 0.0)
+    >>> loss.backward()
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluation.features import extract_all
 from dist_rmd.evaluation.separation import Separation, separation
 from dist_rmd.files import write_atomically
-from dist_rmd.robust_loss import LossConfig
+from dist_rmd.losses._build import LossConfig
 from dist_rmd.stages.rgrl import RelationConfig
 from dist_rmd.trained import Trained
 

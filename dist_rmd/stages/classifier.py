@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dist_rmd.config import Optimization, StageConfig
 from dist_rmd.data.batch import Batch
+from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.robust_loss import LossConfig, robust_loss
 from dist_rmd.stages.base import DataShape, Training, batch_mean
 
 __all__ = ["Classifier"]
@@ -40,12 +40,12 @@ class Classifier(Training):
 
     @classmethod
     def check(cls, config: StageConfig) -> None:
-        robust_loss(config.section(LossConfig))
+        configured(config.section(LossConfig))
 
     def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
         self.optimization = config.section(TaskConfig)
         self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
-        self.loss = robust_loss(config.section(LossConfig))
+        self.loss = configured(config.section(LossConfig))
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views

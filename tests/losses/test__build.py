@@ -3,8 +3,8 @@ import torch
 
 from dist_rmd import sections
 from dist_rmd.errors import ConfigError
+from dist_rmd.losses._build import PRESETS, LossConfig, configured, robust_loss
 from dist_rmd.registry import lookup
-from dist_rmd.robust_loss import PRESETS, LossConfig, robust_loss
 
 labels = torch.arange(50) % 7
 logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
@@ -13,16 +13,16 @@ p_y = p[torch.arange(50), labels]
 NCE = p_y.log() / p.log().sum(dim=1)
 
 
-def configured(*overrides):
-    return robust_loss(sections.parse(None, overrides).section(LossConfig))(logits, labels)
+def measured(*overrides):
+    return configured(sections.parse(None, overrides).section(LossConfig))(logits, labels)
 
 
 def test_one_loss_with_its_options():
-    torch.testing.assert_close(configured("loss.name=gce", "loss.options.q=0.5"), (1 - p_y**0.5) / 0.5)
+    torch.testing.assert_close(measured("loss.name=gce", "loss.options.q=0.5"), (1 - p_y**0.5) / 0.5)
 
 
 def test_a_weighted_sum():
-    values = configured("loss.name=nce+agce", "loss.weights.agce=4", "loss.options.agce={a: 6, q: 1.5}")
+    values = measured("loss.name=nce+agce", "loss.weights.agce=4", "loss.options.agce={a: 6, q: 1.5}")
     torch.testing.assert_close(values, NCE + 4 * (7**1.5 - (6 + p_y) ** 1.5) / 1.5)
 
 
@@ -44,18 +44,18 @@ def test_a_weighted_sum():
     ],
 )
 def test_published_constants(dataset, name, expected):
-    torch.testing.assert_close(configured(f"loss.name={name}", f"loss.preset={dataset}"), expected)
+    torch.testing.assert_close(measured(f"loss.name={name}", f"loss.preset={dataset}"), expected)
 
 
 def test_what_is_given_wins_over_the_preset():
-    values = configured("loss.name=nce+agce", "loss.preset=cifar10", "loss.weights.nce=2", "loss.options.agce.a=5")
+    values = measured("loss.name=nce+agce", "loss.preset=cifar10", "loss.weights.nce=2", "loss.options.agce.a=5")
     torch.testing.assert_close(values, 2 * NCE + 4 * (6**1.5 - (5 + p_y) ** 1.5) / 1.5)
 
 
 def test_presets_speak_of_losses_there_are():
     for dataset, losses in PRESETS.items():
         for name in losses:
-            assert configured(f"loss.name={name}", f"loss.preset={dataset}").isfinite().all()
+            assert measured(f"loss.name={name}", f"loss.preset={dataset}").isfinite().all()
             assert set(losses[name]) == set(name.split("+"))
 
 
@@ -74,9 +74,20 @@ def test_presets_speak_of_losses_there_are():
 )
 def test_wrong_losses_are_named(overrides, words):
     with pytest.raises(ConfigError) as caught:
-        configured(*overrides)
+        measured(*overrides)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_single_losses_stay_themselves():
-    assert isinstance(robust_loss(sections.parse(None, ["loss.name=mae"]).section(LossConfig)), lookup("losses", "mae"))
+    assert isinstance(configured(sections.parse(None, ["loss.name=mae"]).section(LossConfig)), lookup("losses", "mae"))
+
+
+def test_a_loss_by_its_name_is_that_of_a_configuration():
+    sum_of_two = robust_loss("nce+agce", weights={"agce": 4}, options={"agce": {"a": 6, "q": 1.5}})
+    expected = measured("loss.name=nce+agce", "loss.weights.agce=4", "loss.options.agce={a: 6, q: 1.5}")
+    assert torch.equal(sum_of_two(logits, labels), expected)
+    assert torch.equal(robust_loss("nce+agce", preset="cifar10")(logits, labels), expected)
+    one = robust_loss("gce", options={"q": 0.5})
+    assert torch.equal(one(logits, labels), measured("loss.name=gce", "loss.options.q=0.5"))
+    with pytest.raises(ConfigError, match="did you mean 'gce'"):
+        robust_loss("gcee")

@@ -49,22 +49,46 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, float]]]] = {
 ours: hence 0.5); NCE+AGCE, AUL, AEL: Zhou et al. 2021; SCE: both.  The other losses have one published default."""
 
 
-def robust_loss(config: LossConfig) -> Loss:
-    """The configured loss, (logits N x C, labels N) -> N values.  Raises ConfigError for wrong names or values."""
-    names = config.name.split("+")
-    published: Mapping[str, Mapping[str, float]] = PRESETS.get(config.preset or "", {}).get(config.name, {})
-    options = config.options if len(names) > 1 else {config.name: config.options}
-    for what, given in (("weights", config.weights), ("options", options)):
+def robust_loss(
+    name: str,
+    *,
+    weights: Mapping[str, float] | None = None,
+    options: Mapping[str, Any] | None = None,
+    preset: Literal["cifar10", "cifar100"] | None = None,
+) -> Loss:
+    """A robust loss, or a weighted sum of several: (logits N x C, labels N int64) -> N values, one for each sample.
+
+    name: a file of dist_rmd/losses (ce, gce, sce, nce, agce, ...), or a sum such as "nce+agce".
+    weights: of the terms of a sum, by their names; 1 where there is none.
+    options: hyper-parameters under their names in the paper, such as {"q": 0.7} of gce; of a sum by term, such as
+        {"agce": {"q": 1.5}}.
+    preset: take the constants published for this dataset wherever weights and options do not say otherwise.
+    Raises ConfigError for a name, term or value that there is not.
+
+    >>> import torch
+    >>> from dist_rmd import robust_loss
+    >>> loss = robust_loss("nce+agce", preset="cifar10")
+    >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]], requires_grad=True)
+    >>> values = loss(logits, torch.tensor([0, 1]))
+    >>> values.shape
+    torch.Size([2])
+    >>> values.mean().backward()
+    """
+    names = name.split("+")
+    published: Mapping[str, Mapping[str, float]] = PRESETS.get(preset or "", {}).get(name, {})
+    weights, options = weights or {}, options or {}
+    by_term = options if len(names) > 1 else {name: options}
+    for what, given in (("weights", weights), ("options", by_term)):
         if unknown := given.keys() - set(names):
-            raise ConfigError(f"loss.{what}.{min(unknown)}: loss.name={config.name} has no such term")
+            raise ConfigError(f"loss.{what}.{min(unknown)}: loss.name={name} has no such term")
     terms = []
-    for name in names:
-        constants = {"weight": 1.0, **published.get(name, {})}
-        weight = config.weights.get(name, constants.pop("weight"))
+    for term in names:
+        constants = {"weight": 1.0, **published.get(term, {})}
+        weight = weights.get(term, constants.pop("weight"))
         try:
-            terms.append((weight, lookup("losses", name)(**{**constants, **options.get(name, {})})))
+            terms.append((weight, lookup("losses", term)(**{**constants, **by_term.get(term, {})})))
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"loss.options of {name}: {error}") from None
+            raise ConfigError(f"loss.options of {term}: {error}") from None
     if len(terms) == 1 and terms[0][0] == 1:
         return terms[0][1]
 
@@ -72,3 +96,8 @@ def robust_loss(config: LossConfig) -> Loss:
         return torch.stack([weight * loss(logits, labels) for weight, loss in terms]).sum(dim=0)
 
     return weighted_sum
+
+
+def configured(config: LossConfig) -> Loss:
+    """`robust_loss` of a run's section `loss`."""
+    return robust_loss(config.name, weights=config.weights, options=config.options, preset=config.preset)
