@@ -29,8 +29,8 @@ import torch
 from dist_rmd.data.beton import open_dataset
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.files import write_atomically
+from tools.bench_parts.host import cpu
 from tools.bench_parts.images import SIDE, generate
-from tools.bench_parts.machine import cpu
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Table, compare, markdown
 
@@ -80,6 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="counted rounds (5; with --quick 1)")
     parser.add_argument("--sizes", default="", help="relation: global batches B, by commas")
     parser.add_argument("--batches", default="", help="step, profile, rgrl: global batches, by commas (GPU: 512,64)")
+    parser.add_argument("--alone", action="store_true", help="input, step: ours alone, nothing of others")
     parser.add_argument(
         "--with", dest="options", action="append", default=[], metavar="KEY=VALUE",
         help="step, rgrl: one row more, ours with this setting; startup: with this setting",
@@ -170,6 +171,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
         sizes=numbers("--sizes", arguments.sizes),
         options=tuple(arguments.options),
         chosen=numbers("--batches", arguments.batches),
+        alone=arguments.alone,
     )
     return settings, images
 
@@ -217,7 +219,7 @@ def page(result: dict[str, Any]) -> str:
 def device(settings: Settings) -> str:
     if settings.gpu:
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {settings.cores} CPU cores"
-    return f"{cpu()}, {settings.cores} cores"
+    return cpu()
 
 
 def versions() -> str:

@@ -45,6 +45,8 @@ def measure(settings: Settings) -> Iterator[Table]:
             lambda: ours(dataset, images, batch, settings, Data(reader="memory", compile_views=False)),
         ),
     }
+    if settings.alone:
+        makers = {name: maker for name, maker in makers.items() if name.startswith("ours")}
     absent = {name: peers.missing(library) if library else "" for name, (library, _) in makers.items()}
     ways, failed = tried({name: make for name, (_, make) in makers.items() if not absent[name]})
     absent |= failed

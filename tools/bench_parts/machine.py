@@ -4,10 +4,10 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
+from tools.bench_parts.host import cpu
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Row, Table, short
 from tools.bench_parts.timing import Way, turns
@@ -38,7 +38,7 @@ def measure(settings: Settings) -> Iterator[Table]:
 def facts(settings: Settings) -> dict[str, str]:
     """What -> what it is here."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = {"CPU": f"{cpu()}, {settings.cores} threads for this process", "memory": f"{memory / GIB:.0f} GiB"}
+    found = {"CPU": cpu(), "memory": f"{memory / GIB:.0f} GiB"}
     if settings.gpu:
         gpu = torch.cuda.get_device_properties(0)
         found |= {
@@ -48,12 +48,6 @@ def facts(settings: Settings) -> dict[str, str]:
             "CUDA, cuDNN": f"{torch.version.cuda}, {torch.backends.cudnn.version()}",
         }
     return found | {"torch": torch.__version__, "Python": platform.python_version(), "system": platform.platform()}
-
-
-def cpu() -> str:
-    """The model's name."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return models[0].split(":")[1].strip() if models else platform.machine()
 
 
 def driver() -> str:

@@ -35,6 +35,8 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
             makers[f"{name}, {option}"] = functools.partial(Epochs, settings, stage, steps, batch, (*options, option))
     epochs, failed = tried(makers)
     ways: dict[str, Way] = {**epochs, **(parts(epochs[BOTH], steps) if BOTH in epochs else {})}
+    for added in ways.keys() - epochs.keys():
+        ways[added]()
     peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
     times = turns(ways, settings.rounds, settings.device, least=0.0 if settings.quick else 0.05)
     ce_flops, rgrl_flops = (count(stage, batch, *options).flops for stage in ("classifier", "rgrl"))

@@ -28,6 +28,8 @@ class Settings:
     """settings (key=value) of further rows of the product's"""
     chosen: tuple[int, ...] = ()
     """global batches of whole training steps; the device's own choice when empty"""
+    alone: bool = False
+    """measure the product's rows of `step` and `input` alone, not what others would write"""
 
     @property
     def gpu(self) -> bool:

@@ -57,6 +57,8 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
         makers[f"ours, tricks on, {option}"] = functools.partial(
             Epochs, settings, "simsiam", steps, batch, (*on(settings), option)
         )
+    if settings.alone:
+        del makers[base], makers[tricky]
     ways, failed = tried(makers)
     peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
     times = turns(ways, settings.rounds, settings.device)
@@ -65,12 +67,12 @@ def one(settings: Settings, batch: int) -> Iterator[Table]:
     about = (
         f"{network}, batch {batch}, {settings.precision}. Epochs of {steps} steps each, start of the loader included. "
     )
-    whose = PLAIN if reason else LIGHTLY
-    absent = [Row("lightly", absent=reason)] if reason else []
+    whose = "" if settings.alone else f"{PLAIN if reason else LIGHTLY}; "
+    absent = [Row("lightly", absent=reason)] if reason and not settings.alone else []
     absent += [Row(name, absent=why) for name, why in failed.items()]
     yield Table(
         f"A step of SimSiam, batch {batch}",
-        f"{about}{whose}; tricks: channels_last, torch.compile, fused SGD and, on GPUs, cudnn.benchmark and "
+        f"{about}{whose}tricks: channels_last, torch.compile, fused SGD and, on GPUs, cudnn.benchmark and "
         "asynchronous copies. Ours: the training loop whole, with its checks and meters; tricks: images in memory, "
         f"compiled views{' and network' if settings.gpu else ''}.",
         absent

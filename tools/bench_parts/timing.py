@@ -74,10 +74,12 @@ def synchronise(device: str) -> None:
 
 
 def gpu_peak(way: Way, device: str) -> dict[str, str]:
-    """{"peak MiB": what one call needs on top of what is there already}, on GPUs; else nothing."""
+    """{"peak MiB": what one call needs on top of what is there already}, on GPUs; else nothing.
+
+    `way` has been called before: what only a first call needs does not count.
+    """
     if device != "cuda":
         return {}
-    way()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     way()
