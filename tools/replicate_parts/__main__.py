@@ -18,11 +18,13 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dist_rmd import terminal
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
 from dist_rmd.run_lock import run_lock
@@ -46,11 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = parse(words)
-        device = device_of(arguments.device)
-        kind = kind_of(arguments.data)
-        images = describe(open_source(kind, arguments.data))
-        with run_lock(arguments.out):
-            return replicate(arguments, device, kind, images, words, began)
+        with terminal.lasting(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            device = device_of(arguments.device)
+            kind = kind_of(arguments.data)
+            images = describe(open_source(kind, arguments.data))
+            with run_lock(arguments.out):
+                return replicate(arguments, device, kind, images, words, began)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
@@ -228,8 +232,7 @@ def now() -> str:
 
 
 def say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"replicate: {line}", file=sys.stderr, flush=True)
+    print(f"replicate: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ none of the others.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,12 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_rmd.data import beton
-from dist_rmd.data.datasets.base import Source, Split, fit
+from dist_rmd.data.datasets.base import Source, Split
 from dist_rmd.data.noise import OPEN
+from dist_rmd.data.pictures import fit
 from dist_rmd.errors import DataError, UserError
 from dist_rmd.registry import lookup
 
 BETONS = "betons"
+BLOCK = 1000
+"""images of a beton that are read at a time"""
 
 
 def kind_of(data: Path | None) -> str:
@@ -56,23 +60,19 @@ def describe(source: Source) -> str:
 
 
 def _split(dataset: beton.Dataset, name: str, side: int) -> Split:
-    samples, stored = beton_table(dataset.beton(name))
-    content = np.memmap(dataset.beton(name), np.uint8, "r")
-    starts, length = samples["image"]["data_ptr"].tolist(), stored * stored * 3
-
-    def read(i: int) -> NDArray[np.uint8]:
-        pixels = np.array(content[starts[i] : starts[i] + length]).reshape(stored, stored, 3)
-        return fit(Image.fromarray(pixels), side)
+    # Only where it is used: it comes with torch.
+    from dist_rmd.data.memory import read_images
 
     labels = dataset.labels(name)
+
+    @functools.lru_cache(maxsize=2)
+    def block(number: int) -> NDArray[np.uint8]:
+        return read_images(dataset.beton(name), np.arange(number * BLOCK, min((number + 1) * BLOCK, len(labels))))
+
+    def read(i: int) -> NDArray[np.uint8]:
+        return fit(Image.fromarray(block(i // BLOCK)[i % BLOCK]), side)
+
     return keep(Split(labels, dataset.files(name), read), labels != OPEN)
-
-
-def beton_table(path: Path) -> tuple[NDArray[np.void], int]:
-    """read_table, which comes with torch: only where betons are read."""
-    from dist_rmd.data.memory import read_table
-
-    return read_table(path)
 
 
 def keep(split: Split, chosen: NDArray[np.bool_]) -> Split:

@@ -14,7 +14,8 @@ def pytest_collection_finish(session: Any) -> None:
 
 def pytest_collectreport(report: Any) -> None:
     if report.failed:
-        _tell(report.nodeid, "failed", str(report.longrepr))
+        said = str(report.longrepr)
+        _tell(report.nodeid, "left out" if "ModuleNotFoundError" in said else "failed", said)
 
 
 def pytest_runtest_logreport(report: Any) -> None:

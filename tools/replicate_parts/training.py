@@ -14,8 +14,9 @@ import yaml
 from tools.bench_parts.tables import Row, Table, short
 from tools.replicate_parts.step import CommandFailed, Work
 
-UNKNOWN = 5
-"""epochs where nothing is known of the speed"""
+UNKNOWN = 2
+"""epochs where no speed could be measured: the machine is slow, or busy"""
+FIRST = "first 50 steps after"
 START = 20.0
 """seconds to the first steps, where no trial was needed"""
 SPARE = 0.75
@@ -88,12 +89,17 @@ def train(work: Work, run: Run, epochs: int, limit: float | None = None) -> None
     every = max(1, epochs // EVALUATIONS)
     settings = [f"{run.section}.epochs={epochs}", f"{run.section}.eval_every={every}", f"checkpoint.every={every}"]
     metrics = run.folder(work) / "metrics.jsonl"
+    before, began, first = len(curve(metrics, run.stage)), 0.0, 0.0
 
     def look() -> bool:
-        show(work, run, epochs)
+        nonlocal first
+        if not first and len(curve(metrics, run.stage)) > before:
+            first = time.monotonic() - began
+        show(work, run, epochs, first)
         return False
 
     for faster in run.faster:
+        began = time.monotonic()
         try:
             _start(work, run, [*settings, *faster], limit, look)
             break
@@ -163,8 +169,11 @@ def scores(work: Work, run: Run) -> dict[int, float]:
     return {point["epoch"]: point[run.score] for point in points if run.score in point}
 
 
-def show(work: Work, run: Run, epochs: int) -> None:
-    """The run's row in the table of the step, and its curve; written only where there is news."""
+def show(work: Work, run: Run, epochs: int, first: float = 0.0) -> None:
+    """The run's row in the table of the step, and its curve; written only where there is news.
+
+    first: seconds from the start to the first point of the curve, 50 steps, where known.
+    """
     points = curve(run.folder(work) / "metrics.jsonl", run.stage)
     found = {point["epoch"]: point[run.score] for point in points if run.score in point}
     rates = [point["perf/images_per_s"] for point in points if "perf/images_per_s" in point]
@@ -172,14 +181,20 @@ def show(work: Work, run: Run, epochs: int) -> None:
         return
     done = max((point["epoch"] for point in points), default=0)
     facts = {"epochs": f"{min(done, epochs)} of {epochs}", "images/s": short(statistics.median(rates))}
+    facts |= {FIRST: f"{first:.0f} s"} if first else {}
     if found:
         best = max(found, key=lambda epoch: found[epoch])
         facts |= {"last": f"{found[max(found)]:.2f}", "best": f"{found[best]:.2f} (epoch {best})"}
-    _merge(work, f"Test images, {run.score.removeprefix('test/')}, in per cent", Row(run.title, facts=facts))
+    _merge(work, measure(run.score), Row(run.title, facts=facts))
     if found:
         chosen = thinned(sorted(found))
         curves = {f"epoch {epoch}": f"{found[epoch]:.2f}" for epoch in chosen}
         _merge(work, f"By epoch, {run.score.removeprefix('test/')}", Row(run.title, facts=curves))
+
+
+def measure(score: str) -> str:
+    """The title of the table of what was measured."""
+    return f"Test images, {score.removeprefix('test/')}, in per cent"
 
 
 def thinned(epochs: Sequence[int]) -> list[int]:
@@ -194,6 +209,7 @@ def _merge(work: Work, title: str, row: Row) -> None:
     rows = [old for table in tables for old in table.rows]
     names = [old.name for old in rows]
     if row.name in names:
+        row.facts = {**rows[names.index(row.name)].facts, **row.facts}
         if rows[names.index(row.name)] == row:
             return
         rows[names.index(row.name)] = row

@@ -67,18 +67,16 @@ def show(work: Work, lines: list[str]) -> None:
             "passed": str(of["passed"]), "failed": str(of["failed"]), "skipped": str(of["skipped"]),
             "not reached": str(of["collected"]),
         })
-        for name, of in counts.items()
+        for name, of in counts.items() if not of["left out"]
     ]  # fmt: skip
-    wrong = [
-        Row(test, facts={"why": why.replace("|", "/")}) for test, (outcome, why) in last.items() if outcome == "failed"
-    ]
     tables = [Table("Tests on this device", "Each a claim of equality; tests' names say which.", rows)]
-    tables += [Table("Those that failed", "", wrong)] if wrong else []
+    for outcome, title in (("failed", "Those that failed"), ("left out", "Left out: a library is not there")):
+        why = [Row(test, facts={"why": said.replace("|", "/")}) for test, (how, said) in last.items() if how == outcome]
+        work.entry.tables = [table for table in work.entry.tables if table["title"] != title]
+        tables += [Table(title, "", why)] if why else []
     total: Counter[str] = sum(counts.values(), Counter())
-    said = [f"{total[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped") if total[outcome]]
+    said = [f"{total[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped", "left out") if total[outcome]]
     work.entry.figure = ", ".join(said + ([f"{total['collected']} not reached"] if total["collected"] else []))
-    if not wrong:
-        work.entry.tables = [table for table in work.entry.tables if table["title"] != "Those that failed"]
     work.show(*tables)
 
 

@@ -12,7 +12,7 @@ TEACHER_SHARE = 0.4
 """of the step's time, for a SimSiam that was not done in its own"""
 RECIPE = (
     "noise.kind=symmetric", "noise.rate=0.4", "loss.name=ce", "task.batch_size=64", "task.lr=0.05",
-    "task.schedule=cosine", "relation.k=1",
+    "task.schedule=cosine",
 )  # fmt: skip
 
 
@@ -21,7 +21,7 @@ def runs(work: Work) -> tuple[Run, Run]:
     teacher = f"inputs.simsiam={simsiam(work).folder(work)}"
     kinds = (
         ("CE", "classifier", ("stages=[classifier]",)),
-        ("CE+RMDNet, K = 1", "rgrl", ("stages=[rgrl]", teacher)),
+        ("CE+RMDNet, K = 1", "rgrl", ("stages=[rgrl]", teacher, "relation.k=1")),
     )
     ce, rmdnet = (
         Run(

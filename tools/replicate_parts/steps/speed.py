@@ -15,8 +15,9 @@ PARTS = {
         ("rgrl", "--batches", 64, "--with", GRAPHS, "--rounds", 3),
     ),
     "cpu": (
-        ("step", "--rounds", 2),
+        ("step", "--alone", "--rounds", 2),
         ("input", "--rounds", 2),
+        ("step", "--rounds", 2),
         ("rgrl", "--rounds", 2),
     ),
 }
