@@ -50,8 +50,8 @@ GOALS = (
          "images/s", lambda x: x >= 55_000),
     Goal("waiting for data, SimSiam, batch 512", "< 2 %", "Where the time of a step goes, batch 512", OURS, waiting,
          "%", lambda x: x < 2, highest=False),
-    Goal("start of SimSiam, warm caches", "< 15 s", "Test images, knn_top1, in per cent", "SimSiam", first, "s", lambda x: x < 15,
-         highest=False),
+    Goal("start of SimSiam, warm caches", "< 15 s", "Test images, knn_top1, in per cent", "SimSiam", first,
+         "s", lambda x: x < 15, highest=False),
 )  # fmt: skip
 
 
