@@ -57,14 +57,16 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
 
 
 def repeated(overrides: Sequence[str]) -> list[str]:
-    """A line for each key that a command line gives twice, with different values."""
-    first: dict[str, str] = {}
-    last = {}
+    """A line for each key=value of a command line that a later one replaces, the same key or the table it is in."""
+    lost: dict[str, str] = {}
+    standing: list[str] = []
     for override in overrides:
         key = override.partition("=")[0]
-        first.setdefault(key, override)
-        last[key] = override
-    return [f"{first[key]} has no effect: {last[key]} comes after it" for key in last if last[key] != first[key]]
+        replaced = [before for before in standing if f"{before.partition('=')[0]}.".startswith(f"{key}.")]
+        lost |= dict.fromkeys(replaced, override)
+        standing = [*(before for before in standing if before not in replaced), override]
+    gone = {before: after for before, after in lost.items() if before not in standing}
+    return [f"{before} has no effect: {after} comes after it" for before, after in gone.items()]
 
 
 def help_text(sections: Mapping[str, type]) -> str:

@@ -56,12 +56,16 @@ def image_files(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
 def class_folders(place: Path) -> list[str]:
     """The names of the folders in `place`, sorted; hidden ones and links to a folder above do not count.
 
-    Warns of such links, and of one folder under two names, whose images have two classes.
+    Warns of such links, of links that lead nowhere, and of one folder under two names, whose images have two classes.
     """
     above = _above(place) | {_identity(place)}
     names: dict[Identity, str] = {}
     found = []
-    for path in _listed(place)[0]:
+    folders, files = _listed(place)
+    for path in files:
+        if path.is_symlink() and not path.exists() and not path.name.lower().endswith(SUFFIXES):
+            _warn(f"{path}: a link that leads nowhere, so no class", 1, "")
+    for path in folders:
         identity = _identity(path)
         if identity in above:
             _warn(f"{path}: a link to a folder above it, which is no class", 1, "")

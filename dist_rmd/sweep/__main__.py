@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, track
 from rich.table import Column, Table
 
+from dist_rmd import config as configuration
 from dist_rmd import extras, sections, shipped, terminal
 from dist_rmd.cluster.arrays import Queue
 from dist_rmd.cluster.options import JobParser, positive
@@ -203,6 +204,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     for key in ("name", "stages", "seed", "noise.seed"):
         if any(override.startswith(f"{key}=") for override in arguments.overrides):
             raise ConfigError(f"{key}= is what the grid says of each run" + (": see --seeds" if "seed" in key else ""))
+    for line in configuration.repeated(arguments.overrides):
+        print(f"warning: {line}", file=sys.stderr)
     return arguments
 
 

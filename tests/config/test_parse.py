@@ -175,7 +175,15 @@ def test_a_section_without_keys_is_empty(tmp_path):
 def test_overrides_given_twice_are_told():
     words = ["task.lr=0.1", "seed=1", "seed=1", "task.lr=0.2", "task.lr=0.3"]
     assert parse(None, words, SECTIONS).section(Task).lr == 0.3
-    assert config.repeated(words) == ["task.lr=0.1 has no effect: task.lr=0.3 comes after it"]
+    assert config.repeated(words) == [
+        "task.lr=0.1 has no effect: task.lr=0.2 comes after it",
+        "task.lr=0.2 has no effect: task.lr=0.3 comes after it",
+    ]
+    assert config.repeated(["seed=1", "seed=2", "seed=1"]) == ["seed=2 has no effect: seed=1 comes after it"]
+    assert config.repeated(["noise.class_map.9=1", "noise.class_map={4: 7}", "noise.class_map.5=6"]) == [
+        "noise.class_map.9=1 has no effect: noise.class_map={4: 7} comes after it"
+    ]
+    assert config.repeated(["loss.name=ce", "loss.names=x", "noise.rate=1", "noise.rate=1"]) == []
 
 
 @pytest.mark.parametrize("override", ["loss.options.q=null", "noise.class_map={9:1}", "task.lr=null"])

@@ -99,11 +99,12 @@ def test_a_tree_deeper_than_the_stack_of_calls(tmp_path):
 
 def test_links_up_are_no_classes_and_one_folder_may_be_two(tmp_path):
     make(tmp_path, "train/cat/1.png", "train/3.png", "train/.hidden/2.png")
-    for name, target in {"all": "..", "self": ".", "kitten": "cat"}.items():
+    for name, target in {"all": "..", "self": ".", "kitten": "cat", "gone": "nowhere"}.items():
         (tmp_path / "train" / name).symlink_to(target)
     with pytest.warns(UserWarning, match="train/") as warned:
         assert class_folders(tmp_path / "train") == ["cat", "kitten"]
     assert [str(w.message).rpartition("/")[2] for w in warned] == [
+        "gone: a link that leads nowhere, so no class",
         "all: a link to a folder above it, which is no class",
         "kitten: the same folder as cat: its images are taken under both names",
         "self: a link to a folder above it, which is no class",

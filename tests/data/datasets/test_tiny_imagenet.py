@@ -43,6 +43,40 @@ def test_labels_belong_to_their_images(tree):
     assert tiny_imagenet(tree, 32).splits["test"].read(0).shape == (32, 32, 3)
 
 
+def test_texts_that_windows_saved(tree):
+    expected = tiny_imagenet(tree, None)
+    for path in (tree / "wnids.txt", tree / "words.txt", tree / "val" / "val_annotations.txt"):
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-8-sig"))
+    found = tiny_imagenet(tree, None)
+    assert found.classes == expected.classes
+    assert all(found.splits[name].files == split.files for name, split in expected.splits.items())
+
+
+def test_validation_images_sorted_into_folders(tree):
+    """As many scripts leave them: val/<wnid>/images/*, and no annotations; training images without images/."""
+    expected = tiny_imagenet(tree, None)
+    wnids = sorted((tree / "wnids.txt").read_text().split())
+    split = expected.splits["test"]
+    for file, label in zip(split.files, split.labels.tolist(), strict=True):
+        place = tree / "val" / wnids[label] / "images"
+        place.mkdir(parents=True, exist_ok=True)
+        (tree / file).rename(place / (tree / file).name)
+    (tree / "val" / "val_annotations.txt").unlink()
+    for path in (tree / "train" / wnids[0] / "images").iterdir():
+        path.rename(path.parent.parent / path.name)
+    (tree / "train" / wnids[0] / "images").rmdir()
+    found = tiny_imagenet(tree, None)
+    assert np.bincount(found.splits["test"].labels).tolist() == np.bincount(split.labels).tolist()
+    assert np.bincount(found.splits["train"].labels).tolist() == np.bincount(expected.splits["train"].labels).tolist()
+    assert found.splits["test"].files[0].startswith(f"val/{wnids[0]}/images/")
+
+
+def test_folders_that_are_not_listed_are_told(tree):
+    (tree / "train" / "n00").mkdir()
+    with pytest.warns(UserWarning, match=r"train: left out 1 folders that wnids\.txt does not list, n00 first"):
+        tiny_imagenet(tree, None)
+
+
 def test_parts_that_are_missing_or_contradict_each_other(tree):
     annotations = tree / "val" / "val_annotations.txt"
     lines = annotations.read_text()

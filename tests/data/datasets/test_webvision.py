@@ -119,6 +119,15 @@ def test_an_image_that_was_not_fetched(tree):
         webvision(tree, None).splits["train"].read(0)
 
 
+def test_lists_that_windows_saved(tree):
+    expected = webvision(tree, None)
+    for path in (tree / "info").iterdir():
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-8-sig"))
+    found = webvision(tree, None)
+    assert found.classes == expected.classes
+    assert all(found.splits[name].files == split.files for name, split in expected.splits.items())
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
