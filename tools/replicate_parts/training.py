@@ -60,7 +60,8 @@ class Run:
 def epochs_that_fit(work: Work, run: Run, share: float = 1.0, rate: float | None = None, start: float = START) -> int:
     """How many epochs fit into `share` of what is left of the step's time; as planned, where an earlier call has begun.
 
-    At `rate` images/s after `start` seconds, where that is known; else as a trial says.  Raises what Work.python raises.
+    At `rate` images/s after `start` seconds, where that is known; else as a trial says.  Raises what Work.python
+    raises.
     """
     if (begun := planned(work, run)) is not None:
         return begun
