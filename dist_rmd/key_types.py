@@ -74,7 +74,7 @@ def _fitted(value: Any, hint: Any) -> Any:
 def _of_one_type(value: Any, hint: Any) -> Any:
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is Any:
-        return _number(value)
+        return _freely(value)
     if kind is tuple and isinstance(value, list | tuple):
         return [_fitted(item, inner[0]) for item in value]
     if kind is dict and isinstance(value, Mapping):
@@ -97,6 +97,13 @@ def _of_one_type(value: Any, hint: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, int | float) and kind is not bool:
         return _checked_number(_number(value), kind)
     raise _Unfit
+
+
+def _freely(value: Any) -> Any:
+    """What a plug-in takes: numbers where texts spell them, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _freely(item) for name, item in value.items()}
+    return [_freely(item) for item in value] if isinstance(value, list | tuple) else _number(value)
 
 
 def _number(value: Any) -> Any:

@@ -38,6 +38,7 @@ TABLE = dict[int, int] | str | None
         (TABLE, "{9: 1}", {9: 1}),
         (TABLE, "blocks", "blocks"),
         (dict[str, Any], "{q: 0.50, 1: x}", {"q": 0.5, "1": "x"}),
+        (dict[str, Any], "{agce: {q: 1.50, a: [1e-3, b]}}", {"agce": {"q": 1.5, "a": [1e-3, "b"]}}),
     ],
 )
 def test_a_text_on_the_command_line_becomes_what_the_key_takes(hint, text, value):
