@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from dist_rmd.engine.board import Board
 from dist_rmd.engine.clock import Clock
 from dist_rmd.errors import CannotCreate, WriteFailed
 from dist_rmd.files import write_atomically
@@ -30,15 +30,13 @@ class Writers:
         """Remove what an earlier attempt wrote after `resumed_at`, so that each step stands there once, and go on."""
         if not self.active:
             return
-        kept = self._forget_after(resumed_at)
+        self._forget_after(resumed_at)
         try:
             self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 (by the line; closed in close)
-            self.board = SummaryWriter(str(self.folder / "tb" / self.stage), purge_step=resumed_at.step)
+            self.board = Board(self.folder / "tb" / self.stage, resumed_at.step, self._since)
         except OSError as error:
             raise CannotCreate(f"{self.folder}: cannot write metrics ({error.strerror})") from None
-        for record in kept:  # TensorBoard forgets whole steps: what was known at this one is told again
-            if record["step"] == resumed_at.step:
-                self._show({tag: value for tag, value in record.items() if "/" in tag}, resumed_at.step)
+        self._step = resumed_at.step
 
     def scalars(self, clock: Clock, values: Mapping[str, float]) -> None:
         """Write `values` (tag -> number) at optimizer step clock.step."""
@@ -47,27 +45,27 @@ class Writers:
         record = {"stage": self.stage, "epoch": clock.epoch, "step": clock.step, **values}
         with self._writing():
             self.file.write(json.dumps(record) + "\n")
-            self._show(values, clock.step)
+        self._step = clock.step
+        self.board.scalars(record)
 
     def images(self, clock: Clock, tag: str, pixels: Tensor) -> None:
         """Write n pictures as one, eight in a row: n x 3 x H x W in [0, 1]."""
         if self.active:
-            with self._writing():
-                self.board.add_images(tag, pixels, clock.step)
+            self.board.images(tag, pixels, clock.step)
 
     def flush(self) -> None:
         """Return when all of it is in the files: before a checkpoint, from which on it is not written again."""
         if self.active:
             with self._writing():
                 os.fsync(self.file.fileno())
-                self.board.flush()
+            self.board.flush(self._step)
 
     def close(self) -> None:
         """Flush and close both."""
         if self.active:
+            self.board.close()
             with self._writing():
                 self.file.close()
-                self.board.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -76,20 +74,20 @@ class Writers:
         except OSError as error:
             raise WriteFailed(f"{self.folder}: metrics cannot be written ({error.strerror})") from None
 
-    def _show(self, values: Mapping[str, float], step: int) -> None:
-        for tag, value in values.items():
-            self.board.add_scalar(tag, value, step)
+    def _since(self, step: int) -> Iterator[dict[str, Any]]:
+        """What stands in metrics.jsonl of this stage from optimizer step `step` on."""
+        records = read_metrics(self.path)
+        return (record for record in records if record["stage"] == self.stage and record["step"] >= step)
 
-    def _forget_after(self, clock: Clock) -> list[dict[str, Any]]:
-        """Drop what stands in metrics.jsonl of this stage from after `clock`; returns what stays of the stage."""
+    def _forget_after(self, clock: Clock) -> None:
+        """Drop what stands in metrics.jsonl of this stage from after `clock`."""
         if not self.path.exists():
-            return []
+            return
         # The evaluation after an epoch's last step has the same step, and the next epoch's number.
         now = (clock.epoch, clock.step)
         kept = [r for r in read_metrics(self.path) if r["stage"] != self.stage or (r["epoch"], r["step"]) <= now]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
-        return [record for record in kept if record["stage"] == self.stage]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

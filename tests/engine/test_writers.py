@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -118,6 +119,30 @@ def test_a_full_disk_is_named(tmp_path):
             fill()
         with contextlib.suppress(WriteFailed):
             writers.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+def test_curves_that_a_full_disk_cut_short_are_taken_up_again(tmp_path):
+    with disks.tmpfs(tmp_path / "run", "1m") as run, disks.tmpfs(run / "tb", "64k") as disk:
+        writers = Writers(run, "rgrl", rank=0)
+        writers.open(Clock())
+        writers.scalars(Clock(step=1), {"train/loss": 0.5})
+        writers.flush()
+        (disk / "others").write_bytes(bytes((os.statvfs(disk).f_bavail - 1) * os.statvfs(disk).f_frsize))
+
+        def fill():
+            for step in range(2, 500):
+                writers.scalars(Clock(step=step), {"train/loss": 0.5})
+            writers.flush()
+
+        with pytest.warns(UserWarning, match=r"tb/rgrl: TensorBoard's curves cannot be written \(No space") as said:
+            fill()
+        assert len(said) == 1
+        (disk / "others").unlink()
+        writers.flush()
+        writers.scalars(Clock(step=500), {"train/loss": 0.5})
+        writers.close()
+        assert steps_on_board(disk / "rgrl") == list(range(1, 501))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
