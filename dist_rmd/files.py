@@ -80,6 +80,9 @@ def write_failed(path: Path, error: Exception) -> WriteFailed:
     """The one line for an output, a file or folder, that broke while it was written."""
     # torch.save raises a RuntimeError about positions when the disk is full; what the system said is its context.
     cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
+    if named and Path(os.fsdecode(named)).parent not in (path, path.parent):
+        path = Path(os.fsdecode(named))  # another file, perhaps on another disk, than the one that was to be written
     reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
     disk = next(place for place in (path, *path.absolute().parents) if place.is_dir())
     return WriteFailed(

@@ -5,6 +5,14 @@ from pathlib import Path
 from dist_rmd.errors import ConfigError
 
 
+def home() -> Path | None:
+    """The user's home folder; None for users who have none, as in many containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def user_path(text: str) -> Path:
     """The path that `text` means.  Raises ConfigError for the home folder of nobody known."""
     try:

@@ -44,7 +44,7 @@ ROOMS = {
     "data.metadata": "",
     "data.pictures": "data.metadata",
     "data.trees": "",
-    "data.datasets": "data.datasets data.look_alikes data.noise data.pictures data.trees texts",
+    "data.datasets": "data.datasets data.look_alikes data.noise data.pictures data.trees paths texts",
     "data.kernels": "",
     "data.beton": "data.ahead data.datasets.base data.noise data.pictures data.repeats data.scratch files",
     "data.ahead": "",
@@ -90,7 +90,7 @@ ROOMS = {
     "reports.table": "files published sweep.comparison sweep.results typeset",
     "sweep": "artefacts config data.beton engine files key_types paths plain_yaml plan run_folder sections sweep "
     "trained",
-    "cluster": "cluster command_line config engine.launcher engine.rendezvous engine.signals files key_types "
+    "cluster": "cluster command_line config engine.launcher engine.rendezvous engine.signals files key_types paths "
     "plain_yaml sections sweep train",
     "prepare": "*",
     "train": "*",

@@ -1,10 +1,12 @@
 """A dry run finds what would go wrong, says what would be done, and leaves no trace."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from support import small
-from support.torchrun import torchrun
+from support.torchrun import child_environment, torchrun
 from support.whole_runs import stopped, tree
 
 from dist_rmd.train import main
@@ -26,6 +28,14 @@ def rows(output: str) -> dict[str, list[str]]:
     """Of the table: stage -> the other columns."""
     cells = [re.split(r"\s{2,}", line.strip()) for line in output.splitlines()]
     return {row[0]: row[1:] for row in cells if len(row) == 7 and row[0] != "stage"}
+
+
+def test_readers_fit_themselves_to_what_numba_allows(command):
+    words = [word for word in command if not word.startswith("data.reader=")]
+    environment = child_environment(NUMBA_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    arguments = [sys.executable, "-m", "dist_rmd.train", "--dry-run", *words, "data.reader=ffcv"]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_says_what_would_be_done_and_writes_nothing(command, tmp_path, capsys):

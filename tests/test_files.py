@@ -88,6 +88,17 @@ def test_a_folder_of_another_user_is_not_writable(tmp_path):
     assert "Permission denied" in done.stderr
 
 
+def test_the_file_that_broke_is_named_and_not_the_one_it_was_for(tmp_path):
+    (tmp_path / "large").write_bytes(bytes(1 << 20))
+    with tmpfs(tmp_path / "scratch", "64k") as scratch:
+
+        def write(file):
+            shutil.copyfile(tmp_path / "large", scratch / "part")
+
+        with pytest.raises(WriteFailed, match=r"scratch.*part: cannot be written \(No space left.*; 0 MB free"):
+            write_atomically(tmp_path / "whole", write)
+
+
 def test_leftovers_of_the_dead_are_removed_and_nothing_else(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

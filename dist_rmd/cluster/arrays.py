@@ -1,8 +1,8 @@
 """A sweep as job arrays of SLURM: what many cells start from first, then the cells."""
 
-import getpass
 import itertools
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class Queue:
         """
         if not self.jobs:
             return {}
-        command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T (%r)"]
+        command = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i %T (%r)"]
         try:
             listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         except subprocess.CalledProcessError as error:

@@ -11,6 +11,7 @@ from dist_rmd import plain_yaml
 from dist_rmd.command_line import Parser
 from dist_rmd.errors import ConfigError
 from dist_rmd.key_types import fit
+from dist_rmd.paths import home
 
 SITE = ".config/dist_rmd/slurm.yaml"
 """options that hold for all jobs of a user, below the home folder"""
@@ -60,7 +61,7 @@ class JobParser(Parser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The options of a command line, which win over those of the site.  Raises ConfigError."""
-        return super().parse([*self._site(Path.home() / SITE), *argv])
+        return super().parse([*(self._site(folder / SITE) if (folder := home()) else []), *argv])
 
     def _site(self, path: Path) -> list[str]:
         """The options in a file, as words of a command line."""

@@ -38,6 +38,11 @@ with _torch_threads_kept(), uncompiled():
 Compiler.set_enabled(False)
 
 
+def most_workers() -> int:
+    """How many threads numba, which reads, allows: the machine's cores, or what NUMBA_NUM_THREADS says."""
+    return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
+
 class BetonReader:
     """Serves batches of the beton at `path` through FFCV, decoded ahead of use by `workers` threads.
 
@@ -46,9 +51,8 @@ class BetonReader:
     """
 
     def __init__(self, path: Path, workers: int, device: torch.device):
-        most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        if not 1 <= workers <= most:
-            raise ConfigError(f"data.workers={workers}: this machine allows 1 to {most}")
+        if not 1 <= workers <= most_workers():
+            raise ConfigError(f"data.workers={workers}: numba allows 1 to {most_workers()} threads here")
         self.path, self.device = path, device
         samples, _ = read_table(path)
         self._count, self._bytes = len(samples), path.stat().st_size

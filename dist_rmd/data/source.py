@@ -63,11 +63,13 @@ class Source:
             else:
                 # Only where it is used: importing FFCV takes seconds.
                 try:
-                    from dist_rmd.data.beton_reader import BetonReader
+                    from dist_rmd.data.beton_reader import BetonReader, most_workers
                 except ImportError as error:
                     raise ConfigError(
                         f"data.reader=ffcv, but FFCV cannot be imported here ({error}): use data.reader=memory"
                     ) from None
 
-                self._readers[split] = BetonReader(path, self.config.workers or self.cores, self.device)
+                self._readers[split] = BetonReader(
+                    path, self.config.workers or min(self.cores, most_workers()), self.device
+                )
         return self._readers[split]

@@ -168,7 +168,7 @@ def test_truncated_after_opening(tmp_path, write_beton):
 
 
 def test_more_workers_than_the_machine_has(beton):
-    with pytest.raises(ConfigError, match=r"data.workers=1000: this machine allows 1 to \d+"):
+    with pytest.raises(ConfigError, match=r"data.workers=1000: numba allows 1 to \d+"):
         BetonReader(beton[0], 1000, CPU)
 
 

@@ -14,7 +14,8 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 
 from dist_rmd.data.datasets.base import Source, Split, needs_folder
 from dist_rmd.data.pictures import fit
-from dist_rmd.errors import DataError
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.paths import home
 
 __all__ = ["cifar10"]
 
@@ -48,7 +49,10 @@ def _both(kind: type[CIFAR10], root: Path, download: bool = False) -> tuple[CIFA
 
 
 def _download(kind: type[CIFAR10]) -> tuple[CIFAR10, CIFAR10]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_rmd"
+    folder = home()
+    if not folder and not os.environ.get("XDG_CACHE_HOME"):
+        raise ConfigError("this user has no home folder to download to: fetch the archive, and give --from its folder")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{folder}/.cache") / "dist_rmd"
     try:
         return _both(kind, cache, download=True)
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors
