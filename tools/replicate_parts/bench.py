@@ -1,9 +1,12 @@
 """Sections of tools/bench as parts of a step: their tables are taken over as they are done."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from tools.bench_parts.tables import Table
+from tools.replicate_parts.command import ROOT
 from tools.replicate_parts.step import Work
 
 SIDE = 32
@@ -26,11 +29,14 @@ def bench(work: Work, *arguments: Any) -> None:
             take(work, json.loads(result.read_text()))
         return False
 
+    peers = ROOT / ".bench-venv"  # which tools/bench makes for what it compares with, and which sees all of .venv
+    own = Path(sys.prefix) == ROOT / ".venv" and (peers / "done").exists()
     # Without images of its size it makes some; those that are there spare it the time.
     data = ["--data", work.images] if prepared_side(work) == SIDE else []
     work.python(
-        "-m", "tools.bench_parts", *words, "--device", work.device, *data, "--out", out, look=look, codes=(0, 1)
-    )
+        "-m", "tools.bench_parts", *words, "--device", work.device, *data, "--out", out, look=look, codes=(0, 1),
+        interpreter=str(peers / "bin" / "python") if own else sys.executable,
+    )  # fmt: skip
 
 
 def take(work: Work, result: dict[str, Any]) -> None:

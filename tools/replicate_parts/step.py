@@ -106,6 +106,7 @@ class Work:
         look: Callable[[], bool] = lambda: False,
         codes: Sequence[int] = (0,),
         tell: bool = True,
+        interpreter: str = sys.executable,
     ) -> command.Ended:
         """Run `python ARGUMENTS`, for as long as the step may run, or `limit` seconds if that is less.
 
@@ -120,7 +121,7 @@ class Work:
         log = self.folder / "logs" / f"{self.entry.name}.log"
         own = limit is not None and limit < room
         start = log.stat().st_size if log.exists() else 0
-        ended = command.run([sys.executable, *words], log, limit if own else room, look, self.stopped)  # type: ignore[arg-type]
+        ended = command.run([interpreter, *words], log, limit if own else room, look, self.stopped)  # type: ignore[arg-type]
         if ended.why == "stopped":
             raise StopAsked
         if ended.why == "limit" and not own:

@@ -16,8 +16,8 @@ PARTS = {
     ),
     "cpu": (
         ("step", "--alone", "--rounds", 2),
-        ("input", "--rounds", 2),
         ("step", "--rounds", 2),
+        ("input", "--rounds", 2),
         ("rgrl", "--rounds", 2),
     ),
 }
