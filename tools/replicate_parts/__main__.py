@@ -127,6 +127,7 @@ def take(step: Step, work: Work, seconds: float) -> None:
     except Exception as error:
         entry.status, entry.why = "failed", f"{type(error).__name__}: {error}"[:200]
         entry.error = traceback.format_exc()
+    entry.load = f"{os.getloadavg()[0]:.1f}"
     entry.seconds = round(entry.seconds + time.monotonic() - began, 1)
     say(f"{step.name}: {entry.status} after {time.monotonic() - began:.0f} s{f' ({entry.why})' if entry.why else ''}")
     if entry.figure:

@@ -32,6 +32,8 @@ class Entry:
     """over all calls"""
     commit: str = ""
     machine: str = ""
+    load: str = ""
+    """load average when the step ended: above the number of cores, others were at work, too"""
     commands: list[str] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

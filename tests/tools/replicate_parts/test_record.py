@@ -46,7 +46,7 @@ def test_the_page_says_what_was_done_and_what_was_not(record, tmp_path):
     skipped.status, skipped.why = "skipped", "needs about 60 s, 5 s were left"
     record.write()
     page = (tmp_path / "replicate.md").read_text()
-    assert page.startswith("# What a CPU shows in 1 minutes\n")
+    assert page.startswith("# tools/replicate, 1 minutes on a CPU\n")
     for said in (
         "    python -m one\n    python -m two\n",
         "today, commit abc",

@@ -3,13 +3,13 @@
 from tools.replicate_parts.bench import bench
 from tools.replicate_parts.step import Step, Work
 
-ROUNDS = {"cuda": 2, "cpu": 1}
+ROUNDS = 2
 
 
 def run(work: Work) -> None:
     batches = ["--batches", 512] if work.gpu else []
     try:
-        bench(work, "profile", *batches, "--rounds", ROUNDS[work.device])
+        bench(work, "profile", *batches, "--rounds", ROUNDS)
     finally:
         work.say(headline(work))
 
