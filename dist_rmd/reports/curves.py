@@ -168,7 +168,7 @@ def draw(lines: Mapping[Line, Sequence[Seed]]) -> Figure:
         if group:
             row[0].set_ylabel(textwrap.fill(group, 40))
     handles = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for style, colour in looks.values()]
-    figure.legend(handles, methods, loc="outside lower center", ncols=min(4, len(methods)), frameon=False)
+    figure.legend(handles, methods, loc="outside lower center", ncols=min(2 * len(tags), len(methods)), frameon=False)
     plt.close(figure)
     return figure
 
@@ -202,7 +202,10 @@ def _table(lines: Mapping[Line, Sequence[Seed]]) -> str:
         accuracy = [seed.curves[ACCURACY] for seed in seeds]
         best = spread([max(curve.values()) for curve in accuracy])
         at = ", ".join(str(max(curve, key=lambda epoch: curve[epoch])) for curve in accuracy)
-        ends = [spread([curve[max(curve)] for curve in of_seeds]) for of_seeds in (accuracy, *_fitted(seeds))]
+        ends = [
+            spread([curve[max(curve)] for curve in of_seeds]) if of_seeds else "-"
+            for of_seeds in (accuracy, *_fitted(seeds))
+        ]
         rows.append((line.group, line.method, ends[0], f"{best} at epoch {at}", *ends[1:], str(len(seeds))))
     columns = ("last epoch", "best epoch (by test)", "wrong labels fitted", "right labels fitted", "seeds")
     return typeset.markdown(typeset.Table(("on", "method"), tuple((name,) for name in columns), (tuple(rows),)))

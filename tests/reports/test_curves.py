@@ -74,6 +74,13 @@ def test_a_point_of_training_counts_for_its_epoch_by_its_steps(sweep):
     assert float(rows(sweep)[0]["train/fitted_wrong"]) == pytest.approx(100 * (4 * 0.0 + 4 * 0.5 + 2 * 1.0) / 10)
 
 
+def test_what_nobody_knows_to_be_wrong_has_no_number(tmp_path):
+    sweep = SweepFolder(tmp_path / "pets", {"method": ["CE"]}, seeds=(0,))
+    sweep.finish("CE", curve=[80.0, 90.0])
+    row = [cell.strip() for cell in curves([sweep.folder]).splitlines()[2].split("|")[1:-1]]
+    assert row == ["", "CE", "90.00", "90.00 at epoch 2", "-", "-", "1"]
+
+
 def test_a_line_ends_where_the_first_of_its_seeds_does():
     whole = Seed("a", {"test/top1": {1: 10.0, 2: 20.0, 3: 30.0}})
     begun = Seed("b", {"test/top1": {1: 12.0, 2: 22.0}})
