@@ -22,8 +22,8 @@ def page(tree: Tree) -> str:
         f"# tools/replicate, {spent:.0f} minutes on {tree['machine'] or tree['device']}",
         "\n".join(f"    {call['command']}    # {call['began']}" for call in calls),
         f"Images: {tree['images']}. {' | '.join(dict.fromkeys(call['versions'] for call in calls))}. In commands, "
-        "DATA is the folder of the images, OUT this one, WORK that of large files. What was cut short or skipped had no "
-        "time left: a later call goes on with it.",
+        "DATA is the folder of the images, OUT this one, WORK that of large files. What was cut short or skipped had "
+        "no time left: a later call goes on with it.",
     ]
     if tree["device"] == "cpu":
         parts.append(SMALL)
