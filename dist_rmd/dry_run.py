@@ -86,7 +86,8 @@ def _print(plan: Plan, ranks: list[str], stages: Table, disk: int) -> None:
     for rank, where in enumerate(ranks):
         console.print(f"rank {rank} of {len(ranks)}: {where}")
     print_table(console, stages)
-    parent = next(folder for folder in (plan.folder.absolute(), *plan.folder.absolute().parents) if folder.exists())
+    path = plan.folder.path.absolute()
+    parent = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     console.print(f"disk for checkpoints: {disk / 1e6:,.1f} MB, of {free / 1e6:,.0f} MB free")
     console.print("* finished before, would be reused; loss: of two samples a rank.  Nothing was written.")

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -49,6 +50,16 @@ def check_writable(folder: Path) -> None:
     else:
         return
     raise CannotCreate(f"{folder}: cannot be written ({'' if place == folder else f'{place}: '}{reason})")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, as `write_atomically` does."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, as `write_atomically` does."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def remove_leftovers(folder: Path) -> None:

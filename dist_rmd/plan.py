@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dist_rmd import artefacts, run_folder
+from dist_rmd import artefacts
 from dist_rmd import config as configuration
 from dist_rmd.config import Config, Optimization, determinants
 from dist_rmd.data.beton import Dataset, open_dataset
@@ -24,6 +24,8 @@ from dist_rmd.engine.updater import parameter_dtype, resolve_precision
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.notes import notes
 from dist_rmd.registry import lookup
+from dist_rmd.run import start
+from dist_rmd.run.folder import RunFolder
 from dist_rmd.stages.base import DataShape, Stage, Training
 
 METHODS_VERSION = "0.1.0"
@@ -49,9 +51,9 @@ class Plan:
     """stages that another run has trained, and where"""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RunFolder:
         """The run folder."""
-        return Path(self.config.out) / self.config.name
+        return RunFolder.of(self.config)
 
     @property
     def shape(self) -> DataShape:
@@ -199,7 +201,7 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
             f"{world.device.type}: set it to false"
         )
     precision = resolve_precision(config.precision, world.device)
-    changes = run_folder.changes(Path(config.out) / config.name, config, force)
+    changes = start.changes(RunFolder.of(config), config, force)
     plan = Plan(config, world, dataset, labels, stages, precision, force, changes, inputs)
     if config.data.holdout and not len(plan._split[1]):
         raise ConfigError(f"data.holdout={config.data.holdout:g} holds out none of the {len(labels)} labels: raise it")
@@ -229,7 +231,7 @@ def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset)
             why = "this run trains it itself" if name in stages else "no stage of this run starts from it"
             raise ConfigError(f"inputs.{name}={where}: {why}; stages={list(stages)}")
         path = Path(where)
-        origin = artefacts.origin(path / name / "artefact.pt" if path.is_dir() else path)
+        origin = artefacts.origin(RunFolder(path).artefact(name) if path.is_dir() else path)
         if origin.stage != name:
             raise ConfigError(f"inputs.{name}: {origin.path} is of stage {origin.stage}")
         if (origin.classes, origin.side) != (dataset.classes, dataset.side):

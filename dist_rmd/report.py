@@ -15,6 +15,7 @@ from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.key_types import fit, from_words
 from dist_rmd.paths import user_path
 from dist_rmd.registry import available, lookup
+from dist_rmd.run.folder import RunFolder, runs_in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +40,8 @@ def _runs(paths: Sequence[Path]) -> list[Path]:
     """The run folders meant: those in a folder that is none itself, such as runs/, without what runs share there."""
     found: list[Path] = []
     for path in paths:
-        inside = sorted(file.parent for file in path.glob("*/config.yaml"))
-        if (path / "config.yaml").exists() or (path / "sweep.json").exists() or not (inside or _is_shared(path)):
+        inside = runs_in(path)
+        if RunFolder(path).config.exists() or (path / "sweep.json").exists() or not (inside or _is_shared(path)):
             found.append(path)
         else:
             found += inside

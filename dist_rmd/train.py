@@ -11,13 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dist_rmd import artefacts, command_line, run_folder, sections, terminal
+from dist_rmd import artefacts, command_line, sections, terminal
 from dist_rmd import config as configuration
 from dist_rmd.command_line import Parser
 from dist_rmd.data.labels import LabelView
@@ -33,7 +33,9 @@ from dist_rmd.files import check_writable
 from dist_rmd.pipeline.recorded import RecordedSession, compute
 from dist_rmd.pipeline.session import placed
 from dist_rmd.plan import Plan, check
-from dist_rmd.run_lock import run_lock
+from dist_rmd.run import start
+from dist_rmd.run.folder import Exit
+from dist_rmd.run.lock import run_lock
 from dist_rmd.stages.base import Computation, Training
 
 
@@ -74,7 +76,7 @@ def _start(given: argparse.Namespace) -> int:
             _check_places(plan, peers)
             dry_run(plan, peers)
             return 0
-        if peers.gather(plan.world.leads and run_folder.finished(plan.folder, plan.keys))[0]:
+        if peers.gather(plan.world.leads and start.finished(plan.folder, plan.keys))[0]:
             if plan.world.leads:
                 print(f"{plan.folder}: finished before, nothing to do")
             return 0
@@ -95,8 +97,8 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
     config, world = plan.config, plan.world
     console = Console(world.rank, config.log.console_every, plan.folder)
     if world.leads:
-        run_folder.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
-        plan.labels.save(plan.folder / "labels.npz")
+        start.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
+        plan.labels.save(plan.folder.labels)
     source = plan.source()
     began = time.monotonic()
     console.say(_headline(plan))
@@ -108,7 +110,7 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
     for name, stage_class in plan.stages.items():
         position.stage, position.clock = name, Clock()
         keys[name] = plan.key(name, keys)
-        own = plan.folder / name / "artefact.pt"
+        own = plan.folder.artefact(name)
         shared = artefacts.shared_path(Path(config.out), name, keys[name])
         found = world.leads and artefacts.find(own, shared, keys[name])
         if peers.gather(found)[0]:  # what each rank sees for itself may differ for a moment
@@ -117,9 +119,7 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
                 artefacts.adopt(own, shared)
         else:
             needs = [needed for needed in stage_class.needs(stage_class.scope(config)) if needed in keys]
-            stage = placed(
-                plan, name, {needed: artefacts.load(plan.folder / needed / "artefact.pt") for needed in needs}
-            )
+            stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
             if isinstance(stage, Computation):
                 artefact = compute(plan, stage, source, request, console, keys[name])
             else:
@@ -159,7 +159,7 @@ def _check_places(plan: Plan, peers: Peers) -> None:
     def look() -> None:
         shared = {name: artefacts.shared_path(Path(plan.config.out), name, key) for name, key in plan.keys.items()}
         made = [path.parent for name, path in shared.items() if not artefacts.is_whole(path, plan.keys[name])]
-        for place in (*run_folder.places(plan.folder, plan.stages), *made):
+        for place in (*plan.folder.places(plan.stages), *made):
             check_writable(place)
 
     _led(plan, peers, look)
@@ -187,18 +187,18 @@ def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> int:
             raise RuntimeError(f"{left!r} was to end the process") from left
     except Exception as raised:
         error = peers.explain(raised)
-        where = {"stage": position.stage, "step": position.clock.step}
+        ended = Exit(1, repr(error), plan.world.rank, stage=position.stage, step=position.clock.step)
         if isinstance(error, UserError):
-            run_folder.outcome(plan.folder, error.code, str(error), plan.world.rank, **where, **error.facts)
+            plan.folder.write_exit(replace(ended, code=error.code, reason=str(error), facts=error.facts))
             logger.error(error)
             _report(error, plan)
             return error.code
-        run_folder.outcome(plan.folder, 1, repr(error), plan.world.rank, **where)
+        plan.folder.write_exit(ended)
         logger.exception("a bug")
         raise
     if plan.world.leads:
-        forced = [name for name, key in plan.keys.items() if keys[name] != key]
-        run_folder.outcome(plan.folder, 0, "done", plan.world.rank, keys=plan.keys, forced=forced)
+        forced = tuple(name for name, key in plan.keys.items() if keys[name] != key)
+        plan.folder.write_exit(Exit(0, "done", plan.world.rank, keys=plan.keys, forced=forced))
     return 0
 
 

@@ -1,7 +1,5 @@
 """A finished run, read back: its configuration, labels and trained networks."""
 
-import contextlib
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,20 +20,26 @@ from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.files import check_writable
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
+from dist_rmd.run.folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The run in `folder`."""
+    """The run in the folder `path`."""
 
-    folder: Path
+    path: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where each of its files is."""
+        return RunFolder(self.path)
 
     @cached_property
     def config(self) -> Config:
         """Its configuration.  Raises ConfigError when the folder holds no run."""
-        path = self.folder / "config.yaml"
+        path = self.folder.config
         if not path.exists():
-            raise ConfigError(f"{self.folder}: no run here (no config.yaml)")
+            raise ConfigError(f"{self.folder}: no run here (no {path.name})")
         return sections.parse(path)
 
     @property
@@ -44,37 +48,38 @@ class Trained:
 
         A run of an older version has not written it down: its paths stand for what lies there.
         """
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return json.loads((self.folder / "env.json").read_text())["resolved"]
+        environment = self.folder.read_environment()
+        if "resolved" in environment:
+            return environment["resolved"]
         return {key: leaf.value for key, leaf in self.config.leaves.items() if leaf.role is Role.PLACE}
 
     @cached_property
     def labels(self) -> LabelView:
         """The labels of its images; those held out by data.holdout are among them."""
-        return LabelView.load(self.folder / "labels.npz")
+        return LabelView.load(self.folder.labels)
 
     @property
     def stages(self) -> list[str]:
         """Its finished stages, in order.  Raises DataError when there is none."""
-        finished = [name for name in self.config.stages if (self.folder / name / "artefact.pt").exists()]
+        finished = [name for name in self.config.stages if self.folder.finished(name)]
         if not finished:
             raise DataError(f"{self.folder}: no stage of this run is finished")
         return finished
 
     def key(self, stage: str) -> str:
         """What the finished stage's artefact goes by: runs that have the same key have the same network."""
-        return artefacts.load(self.folder / stage / "artefact.pt")["key"]
+        return artefacts.load(self.folder.artefact(stage))["key"]
 
     def has_best(self, stage: str) -> bool:
         """The best epoch's network is here: not where the stage was reused, and trained by another run."""
-        return Checkpoints(self.folder / stage / "checkpoints", keep=1).best() is not None
+        return Checkpoints(self.folder.checkpoints(stage), keep=1).best() is not None
 
     def scores(self, stage: str) -> list[dict[str, Any]]:
         """What was measured as the stage trained, by whichever run did: {"epoch": 1, "step": 78, "test/top1": 31.2}.
 
         One for each evaluation so far.  Of a stage that is not finished, all points of its curves.
         """
-        artefact, metrics = self.folder / stage / "artefact.pt", self.folder / "metrics.jsonl"
+        artefact, metrics = self.folder.artefact(stage), self.folder.metrics
         if artefact.exists():
             return artefacts.load(artefact)["scores"]
         if not metrics.exists():
@@ -84,17 +89,15 @@ class Trained:
     @property
     def forced(self) -> list[str]:
         """Stages that were forced to go on under another configuration than they had begun with."""
-        try:
-            return json.loads((self.folder / "exit.json").read_text()).get("forced", [])
-        except (OSError, ValueError):
-            return []
+        ended = self.folder.read_exit()
+        return list(ended.forced) if ended else []
 
     @property
     def figures(self) -> Path:
         """The folder for pictures.  Raises CannotCreate where they, or TensorBoard's, could not be written."""
-        for place in (self.folder / "figures", self.folder / "tb" / "figures"):
+        for place in (self.folder.figures, self.folder.board("figures")):
             check_writable(place)
-        return self.folder / "figures"
+        return self.folder.figures
 
     def dataset(self, path: Path | None = None) -> Dataset:
         """The images it was trained on, or those in `path`, on the scale that its networks know."""
@@ -107,10 +110,10 @@ class Trained:
                 f"{error}; {self.folder} was trained on {self.config.data.path}, as seen from where it was started: "
                 "evaluate takes --data DIR"
             ) from None
-        finished = [path for name in self.config.stages if (path := self.folder / name / "artefact.pt").exists()]
+        finished = [name for name in self.config.stages if self.folder.finished(name)]
         if not finished:
             return dataset
-        known = artefacts.origin(finished[0])
+        known = artefacts.origin(self.folder.artefact(finished[0]))
         return replace(dataset, mean=known.mean, std=known.std)
 
     def source(self, dataset: Dataset, world: World) -> Source:
@@ -124,11 +127,11 @@ class Trained:
         It is that of the last epoch, or with `best` that of the best one.  Raises DataError when it was trained for
         other classes or another image size than `dataset` has, or no checkpoint of the best epoch is here.
         """
-        artefact = artefacts.load(self.folder / stage / "artefact.pt")
-        _check(self.folder / stage / "artefact.pt", artefact, dataset)
+        artefact = artefacts.load(self.folder.artefact(stage))
+        _check(self.folder.artefact(stage), artefact, dataset)
         weights = {part: artefact[part] for part in ("encoder", "head") if part in artefact}
         if best:
-            state = Checkpoints(self.folder / stage / "checkpoints", keep=1).load_best()["net"]
+            state = Checkpoints(self.folder.checkpoints(stage), keep=1).load_best()["net"]
             weights = {part: _below(state, part) for part in weights}
         body = encoder(artefact["model"]["name"], artefact["model"]["width"])
         body.load_state_dict(weights["encoder"])

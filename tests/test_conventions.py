@@ -32,12 +32,14 @@ ROOMS = {
     "config": "config key_types plain_yaml",
     "sections": "config registry shipped",
     "student": "collectives config data.labels data.source models",
-    "run_folder": "artefacts config files sections",
+    "run.folder": "config files",
+    "run.lock": "run.folder",
+    "run.start": "artefacts config files run.folder sections",
     "artefacts": "engine.checkpoint files",
-    "run_lock": "",
-    "trained": "artefacts config data engine.checkpoint engine.distributed engine.writers files models sections",
+    "trained": "artefacts config data engine.checkpoint engine.distributed engine.writers files models run.folder "
+    "sections",
     "notes": "config data.labels registry stages.base",
-    "plan": "artefacts config data engine notes registry run_folder stages.base",
+    "plan": "artefacts config data engine notes registry run stages.base",
     "dry_run": "artefacts data engine pipeline plan stages.base",
     "pipeline": "pipeline artefacts data engine evaluation plan registry stages.base",
     "data.look_alikes": "",
@@ -77,21 +79,20 @@ ROOMS = {
     "distill.mixup": "collectives data.keyed",
     "stages": "stages data.batch data.labels data.paired data.source models losses distill "
     "config registry student collectives",
-    "engine": "engine config collectives files",
+    "engine": "engine config collectives files run.folder",
     "evaluation": "evaluation data.batch data.labels data.source models collectives",
     "published": "",
     "typeset": "",
-    "sweep.results": "config sweep.record trained",
+    "sweep.results": "config run.folder sweep.record trained",
     "sweep.comparison": "published sweep.results",
     "reports": "reports config data evaluation files registry trained engine.distributed",
-    "reports.curves": "engine.writers files reports.summary sweep.comparison sweep.results trained typeset",
+    "reports.curves": "engine.writers files reports.summary run.folder sweep.comparison sweep.results trained typeset",
     "reports.division": "artefacts data distill.division files stages.division trained",
     "reports.tsne": "data engine.distributed evaluation files losses._build stages.rgrl trained",
-    "reports.table": "files published sweep.comparison sweep.results typeset",
-    "sweep": "artefacts config data.beton engine files key_types paths plain_yaml plan run_folder sections sweep "
-    "trained",
+    "reports.table": "files published run.folder sweep.comparison sweep.results typeset",
+    "sweep": "artefacts config data.beton engine files key_types paths plain_yaml plan run sections sweep trained",
     "cluster": "cluster command_line config engine.launcher engine.rendezvous engine.signals files key_types paths "
-    "plain_yaml sections sweep train",
+    "plain_yaml run.folder sections sweep train",
     "prepare": "*",
     "train": "*",
     "evaluate": "*",
@@ -333,6 +334,90 @@ def test_rank_is_known_in_few_files():
 )
 def test_a_planted_rank_is_found(code, found):
     assert compares_rank(list(ast.walk(ast.parse(code)))) is found
+
+
+def ours() -> list[Path]:
+    return [path for folder in ("dist_rmd", "launch") for path in sources(ROOT / folder)]
+
+
+FILES_OF_A_RUN = (
+    "config.yaml", "env.json", "run.lock", "status.json", "exit.json", "labels.npz", "metrics.jsonl", "artefact.pt",
+)  # fmt: skip
+FOLDERS_OF_A_RUN = ("checkpoints", "tb", "figures")
+
+
+def names_a_file_of_a_run(nodes: list[ast.AST]) -> bool:
+    """The code spells a path that dist_rmd/run/folder.py names; words to a reader do not count."""
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    paths = [text.rpartition("/")[2] for text in texts if " " not in text]
+    joined = [child for node in nodes if isinstance(node, ast.BinOp) for child in (node.left, node.right)]
+    parts = [child.value for child in joined if isinstance(child, ast.Constant)]
+    return bool({*FILES_OF_A_RUN} & {*paths} or {*FOLDERS_OF_A_RUN} & {*parts})
+
+
+def test_the_files_of_a_run_are_named_in_one_module():
+    own = ROOT / "dist_rmd" / "run" / "folder.py"
+    assert [path for path in ours() if names_a_file_of_a_run(tree(path))] == [own]
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("path = folder / stage / 'artefact.pt'", True),
+        ("path = f'{folder}/exit.json'", True),
+        ("path = folder / 'checkpoints'", True),
+        ("board.add_figure('figures', picture)", False),
+        ("print(f'{folder}: all of them are in exit.json')", False),
+        ("path = folder.exit", False),
+    ],
+)
+def test_a_planted_file_of_a_run_is_found(code, found):
+    assert names_a_file_of_a_run(list(ast.walk(ast.parse(code)))) is found
+
+
+EXIT_CODES = {65, 70, 73, 74, 75}
+
+
+def operands(node: ast.AST) -> list[ast.AST | None]:
+    """What an exit code is where the code does something with it: what is returned, compared, passed on, looked up."""
+    if isinstance(node, ast.Return):
+        return [node.value]
+    if isinstance(node, ast.IfExp):
+        return [node.body, node.orelse]
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        return [*sides, *(item for side in sides for item in ast.iter_child_nodes(side))]
+    if isinstance(node, ast.Call):
+        return [*node.args, *(keyword.value for keyword in node.keywords)]
+    return [*node.keys] if isinstance(node, ast.Dict) else []
+
+
+def has_a_bare_exit_code(nodes: list[ast.AST]) -> bool:
+    """The code does something with the number of an error that dist_rmd/errors.py names."""
+    numbers = [operand.value for node in nodes for operand in operands(node) if isinstance(operand, ast.Constant)]
+    return any(type(number) is int and number in EXIT_CODES for number in numbers)
+
+
+def test_exit_codes_are_named_in_one_module():
+    assert [path for path in ours() if has_a_bare_exit_code(tree(path))] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def f():\n    return 75", True),
+        ("if code in (0, 75): pass", True),
+        ("if ended['code'] == 70: pass", True),
+        ("sys.exit(65)", True),
+        ("words = {0: 'done', 75: 'stopped'}", True),
+        ("code = content.get('code', 75)", True),
+        ("code = Stopped.code", False),
+        ("milestones = (70, 75)", False),
+        ("def f():\n    return 0.75", False),
+    ],
+)
+def test_a_planted_exit_code_is_found(code, found):
+    assert has_a_bare_exit_code(list(ast.walk(ast.parse(code)))) is found
 
 
 def can_run_code(nodes: list[ast.AST]) -> bool:

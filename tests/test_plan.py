@@ -7,11 +7,12 @@ import pytest
 import torch
 from support import small
 
-from dist_rmd import artefacts, plan, run_folder, sections
+from dist_rmd import artefacts, plan, sections
 from dist_rmd.engine.distributed import World
 from dist_rmd.errors import ConfigError, DataError, UserError
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
+from dist_rmd.run import start
 
 STAGES = ("simsiam", "classifier", "rgrl", "teacher")
 STUDENTS = STAGES[:3]
@@ -43,7 +44,7 @@ def planned(data, tmp_path):
 
 def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
     made = planned("name=b")
-    assert made.folder == tmp_path / "b"
+    assert made.folder.path == tmp_path / "b"
     assert tuple(made.stages) == STAGES
     assert (made.shape.classes, made.shape.side, len(made.labels)) == (10, 8, 150)
     assert made.precision == "fp32"
@@ -268,7 +269,7 @@ def test_every_rank_needs_two_samples(planned, monkeypatch):
 
 def test_a_folder_of_another_run_is_refused_or_forced(planned):
     made = planned()
-    run_folder.describe(made.folder, made.config, 1, "cpu")
+    start.describe(made.folder, made.config, 1, "cpu")
     with pytest.raises(ConfigError, match=r"seed: 0 -> 3"):
         planned("seed=3")
     forced = planned("seed=3", force=True)
@@ -321,7 +322,7 @@ def test_a_stage_may_start_from_what_another_run_has_trained(planned, teacher):
 
 def test_a_run_goes_on_with_a_teacher_that_has_moved_to_another_folder(planned, teacher, tmp_path):
     made = planned("stages=[vkd]", f"inputs.teacher={teacher}")
-    run_folder.describe(made.folder, made.config, 1, "cpu", made.resolved)
+    start.describe(made.folder, made.config, 1, "cpu", made.resolved)
     shutil.copytree(teacher, tmp_path / "moved")
     again = planned("stages=[vkd]", f"inputs.teacher={tmp_path / 'moved'}")
     assert (again.keys, again.resolved) == (made.keys, made.resolved)

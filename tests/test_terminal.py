@@ -17,13 +17,14 @@ from pathlib import Path
 from dist_rmd import terminal
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
+from dist_rmd.run.folder import RunFolder
 terminal.PATIENCE = 0.2
 def main():
     folder = Path(sys.argv[1])
     with terminal.lasting():
         {LINES}
         warnings.warn("all the same")
-        console = Console(0, 0, folder)
+        console = Console(0, 0, RunFolder(folder))
         console.say("caf\\udce9")
         console.start("rgrl", 0, 10)
         console.step(Clock(step=5))

@@ -3,10 +3,12 @@ import json
 import pytest
 import torch
 
-from dist_rmd import artefacts, run_folder, sections
+from dist_rmd import artefacts, sections
 from dist_rmd.data.beton import Dataset
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.encoder import encoder
+from dist_rmd.run import start
+from dist_rmd.run.folder import RunFolder
 from dist_rmd.trained import Trained
 
 SCORES = [{"epoch": 1, "step": 2, "test/top1": 40.0}, {"epoch": 2, "step": 4, "test/top1": 60.0}]
@@ -16,7 +18,7 @@ SCORES = [{"epoch": 1, "step": 2, "test/top1": 40.0}, {"epoch": 2, "step": 4, "t
 def run(tmp_path):
     """A run folder with one finished stage, a classifier of the classes a and b at side 8."""
     config = sections.parse(None, ["stages=[classifier,rgrl]", "model.width=8", "model.name=resnet10"])
-    run_folder.describe(tmp_path, config, world=1, device="cpu")
+    start.describe(RunFolder(tmp_path), config, world=1, device="cpu")
     artefact = {
         "classes": ["a", "b"],
         "side": 8,

@@ -5,17 +5,16 @@
 is what launch/train.sbatch runs: PROCESSES ranks on each node, and a job that was stopped is requeued.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dist_rmd import sections, train
 from dist_rmd.cluster.requeue import end
 from dist_rmd.engine import signals
 from dist_rmd.engine.launcher import SHUTDOWN_TIMEOUT, torchrun_command
 from dist_rmd.engine.rendezvous import HERE, rendezvous_from_slurm
+from dist_rmd.run.folder import RunFolder
 
 
 def main(words: Sequence[str], processes: int) -> int:
@@ -28,7 +27,7 @@ def main(words: Sequence[str], processes: int) -> int:
 
     given = train.arguments(words)
     config = sections.parse(given.config, given.overrides)
-    outcome = Path(config.out) / config.name / "exit.json"
+    folder = RunFolder.of(config)
     nodes = os.environ["SLURM_STEP_NUM_TASKS"]
     rendezvous_from_slurm()
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_TIMEOUT))
@@ -40,24 +39,17 @@ def main(words: Sequence[str], processes: int) -> int:
         f"--rdzv-id={os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', 0)}",
     ]
     options += [f"--local-addr={HERE}"] if nodes == "1" else []  # whose name need not mean anything to itself
-    before = _read(outcome)
+    before = folder.read_exit()
     try:
         run.main(torchrun_command(words, *options))
         return 0
     except Exception as error:  # a rank failed or was stopped
         signals.ignore()  # the outcome is settled
-        after = _read(outcome)
-        if after and after != before:
-            return int(json.loads(after)["code"])
+        ended = folder.read_exit()
+        if ended and ended != before:
+            return ended.code
         print(error, file=sys.stderr)
         return 1
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
 
 
 def job() -> str:

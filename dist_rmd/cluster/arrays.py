@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dist_rmd.cluster.state import in_slurms_words
 from dist_rmd.errors import DataError, UserError
-from dist_rmd.files import write_atomically
+from dist_rmd.files import write_json
 from dist_rmd.sweep.tasks import Task
 
 if TYPE_CHECKING:  # they need submitit, which looking at a sweep does not
@@ -104,6 +104,5 @@ class Queue:
             submitted = [executor.submit(bundle(tasks)) for tasks in array.bundles]
         for job, tasks in zip(submitted, array.bundles, strict=True):
             self.jobs |= {task.name: job.job_id for task in tasks}
-        kept = {"device": self.device, "jobs": self.jobs}
-        write_atomically(self._path, lambda file: file.write(json.dumps(kept, indent=1).encode()))
+        write_json(self._path, {"device": self.device, "jobs": self.jobs})
         return [job.job_id for job in submitted], before

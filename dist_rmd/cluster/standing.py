@@ -58,7 +58,7 @@ def _standing(task: Task, queue: Queue, queued: str) -> Standing:
 def _progress(task: Task) -> str:
     if not (status := task.status):
         return ""
-    return f"{status['stage']}, epoch {status['epoch'] + 1}, {100 * status['step'] / max(1, status['steps']):.0f} %"
+    return f"{status.stage}, epoch {status.epoch + 1}, {100 * status.step / max(1, status.steps):.0f} %"
 
 
 def runs(count: int) -> str:

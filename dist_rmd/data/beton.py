@@ -29,7 +29,7 @@ from dist_rmd.data.pictures import UnreadableImage
 from dist_rmd.data.repeats import in_both, picture_hash, under_two_labels
 from dist_rmd.data.scratch import scratch
 from dist_rmd.errors import CannotCreate, DataError
-from dist_rmd.files import remove_leftovers, sha256, sync, write_atomically, write_failed
+from dist_rmd.files import remove_leftovers, sha256, sync, write_failed, write_json
 
 FORMAT = 2  # of the folder; raise it when an older reader would misread what is written
 READABLE = (1, FORMAT)  # 1 has neither images of none of the classes nor labels that nobody has verified
@@ -143,7 +143,7 @@ def write(source: Source, out: Path, skip_bad: bool = False, track: Track | None
         "std": [spread or 1.0 for spread in colours.std],
         "splits": {name: split.part for name, split in written.items()},
     }
-    write_atomically(out / "manifest.json", lambda file: file.write(json.dumps(manifest, indent=1).encode()))
+    write_json(out / "manifest.json", manifest)
     return open_dataset(out)
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from dist_rmd.errors import DataError
-from dist_rmd.files import remove_leftovers, sha256, write_atomically
+from dist_rmd.files import remove_leftovers, sha256, write_atomically, write_json
 
 NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?\.(?:pt|json)")
 
@@ -109,7 +109,7 @@ class Checkpoints:
         save_tensors(path, state)
         # A second reading: the file is in the page cache, and hashing while writing was measured to take as long.
         sidecar = facts | {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        write_atomically(path.with_suffix(".json"), lambda file: file.write(json.dumps(sidecar, indent=1).encode()))
+        write_json(path.with_suffix(".json"), sidecar)
         self._prune(step)
 
     def _prune(self, step: int) -> None:

@@ -1,10 +1,8 @@
 """What a run says while it works: a live bar on a terminal, one plain line every N seconds elsewhere, status.json."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
@@ -14,16 +12,16 @@ from rich.table import Table
 
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.logs import logger
-from dist_rmd.files import write_atomically
+from dist_rmd.run.folder import RunFolder, Status
 
 
 class Console:
     """Speaks on rank 0; on the others it only fills the rank's log.  status.json goes into `folder`."""
 
-    def __init__(self, rank: int, every: float, folder: Path):
+    def __init__(self, rank: int, every: float, folder: RunFolder):
         self.active = rank == 0
         self.every = every
-        self.status = folder / "status.json"
+        self.folder = folder
         self.rich = RichConsole(highlight=False, soft_wrap=True)
         self.progress: Progress | None = None
         self.task = TaskID(0)
@@ -86,12 +84,10 @@ class Console:
         return "  ".join(part for part in (self.loss, self.score) if part)
 
     def _write_status(self, clock: Clock) -> float:
-        """Write status.json, for programs that watch many runs; returns the seconds left."""
+        """Write down how far the run is; returns the seconds left."""
         done = clock.step - self._done_before
         left = (time.monotonic() - self._began) / max(done, 1) * (self.steps - clock.step)
-        status = {"stage": self.stage, "epoch": clock.epoch, "step": clock.step, "steps": self.steps}
-        status |= {"seconds_left": round(left), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_atomically(self.status, lambda file: file.write(json.dumps(status).encode()))
+        self.folder.write_status(Status(self.stage, clock.epoch, clock.step, self.steps, round(left)))
         return left
 
 

@@ -4,18 +4,18 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from dist_rmd.errors import CannotCreate
+from dist_rmd.run.folder import RunFolder
 
 logger = logging.getLogger("dist_rmd")
 
 
 @contextlib.contextmanager
-def rank_log(folder: Path, rank: int) -> Iterator[None]:
+def rank_log(folder: RunFolder, rank: int) -> Iterator[None]:
     """Append what is logged and warned meanwhile to this rank's file."""
-    path = folder / "logs" / f"rank{rank}.log"
+    path = folder.log(rank)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path)

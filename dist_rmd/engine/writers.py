@@ -12,7 +12,8 @@ from torch import Tensor
 from dist_rmd.engine.board import Board
 from dist_rmd.engine.clock import Clock
 from dist_rmd.errors import CannotCreate, WriteFailed
-from dist_rmd.files import write_atomically
+from dist_rmd.files import write_text
+from dist_rmd.run.folder import RunFolder
 
 
 class Writers:
@@ -21,10 +22,10 @@ class Writers:
     `open` comes first, `close` last.
     """
 
-    def __init__(self, folder: Path, stage: str, rank: int):
+    def __init__(self, folder: RunFolder, stage: str, rank: int):
         self.folder, self.stage = folder, stage
         self.active = rank == 0
-        self.path = folder / "metrics.jsonl"
+        self.path = folder.metrics
 
     def open(self, resumed_at: Clock) -> None:
         """Remove what an earlier attempt wrote after `resumed_at`, so that each step stands there once, and go on."""
@@ -33,7 +34,7 @@ class Writers:
         self._forget_after(resumed_at)
         try:
             self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 (by the line; closed in close)
-            self.board = Board(self.folder / "tb" / self.stage, resumed_at.step, self._since)
+            self.board = Board(self.folder.board(self.stage), resumed_at.step, self._since)
         except OSError as error:
             raise CannotCreate(f"{self.folder}: cannot write metrics ({error.strerror})") from None
         self._step = resumed_at.step
@@ -87,7 +88,7 @@ class Writers:
         now = (clock.epoch, clock.step)
         kept = [r for r in read_metrics(self.path) if r["stage"] != self.stage or (r["epoch"], r["step"]) <= now]
         text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_text(self.path, text)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

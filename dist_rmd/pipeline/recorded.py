@@ -46,7 +46,7 @@ class RecordedSession(StageSession):
         self.observer = Observer(
             stage.name, self.writers, console, config.log.every, recipe.batch_size, self.updater.readings, stage.warning
         )
-        self.checkpoints = Checkpoints(plan.folder / stage.name / "checkpoints", config.checkpoint.keep)
+        self.checkpoints = Checkpoints(plan.folder.checkpoints(stage.name), config.checkpoint.keep)
         self.check = StepCheck(stage.name, peers, request, config.checkpoint.minutes)
         self.measure = lookup("evaluation", str(stage.evaluation))
         self.splits = splits(source, plan.labels, plan.validation(type(stage)))

@@ -20,8 +20,9 @@ from matplotlib.lines import Line2D
 from dist_rmd import typeset
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import DataError
-from dist_rmd.files import check_writable, write_atomically
+from dist_rmd.files import check_writable, write_atomically, write_text
 from dist_rmd.reports.summary import measured, spread
+from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Comparison, named
 from dist_rmd.sweep.results import read
 from dist_rmd.trained import Trained
@@ -69,11 +70,11 @@ def curves(runs: Sequence[Path]) -> str:
     lines = _of_sweep(runs) if all((folder / "sweep.json").exists() for folder in runs) else _of_runs(runs)
     if not lines:
         raise DataError(f"{runs[0]}: no run here has measured {ACCURACY} yet")
-    path = runs[0] / "figures" / "curves.png"
+    path = picture_path(runs[0], "curves")
     check_writable(path.parent)
     figure = draw(lines)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
-    write_atomically(path.with_suffix(".csv"), lambda file: file.write(_csv(lines).encode()))
+    write_text(path.with_suffix(".csv"), _csv(lines))
     return "\n\n".join([_table(lines), f"{path}\n{path.with_suffix('.csv')}"])
 
 
@@ -98,7 +99,7 @@ def _of_runs(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
     """The stages of these runs; those of one recipe are seeds of one line."""
     by_row = defaultdict(list)
     for network in measured(folders):
-        if seed := _seed(network.run.folder, network.stage):
+        if seed := _seed(network.run.path, network.stage):
             by_row[network.row].append(seed)
     names = [Line(f"{row.data}, {row.noise}", row.method) for row in by_row]
     return {
@@ -116,7 +117,7 @@ def _seed(folder: Path, stage: str | None = None) -> Seed | None:
         return None
     found: dict[str, Curve] = {ACCURACY: {record["epoch"]: record[ACCURACY] for record in scores}}
     steps = scores[-1]["step"] // scores[-1]["epoch"]
-    metrics = folder / "metrics.jsonl"
+    metrics = run.folder.metrics
     records = [record for record in read_metrics(metrics) if record["stage"] == stage] if metrics.exists() else []
     for tag in (WRONG, RIGHT):
         if points := [(record["step"], record[tag]) for record in records if tag in record]:

@@ -73,7 +73,8 @@ class Divided:
     @classmethod
     def of(cls, folder: Path) -> "Divided":
         """Read a run's division.  Raises DataError where it has none, or one of other labels than it has now."""
-        run, path = Trained(folder), folder / "division" / "artefact.pt"
+        run = Trained(folder)
+        path = run.folder.artefact("division")
         if "division" not in run.config.stages:
             raise DataError(
                 f"{folder}: a run without stage division; name one that has it, as with stages=[teacher,division]"
@@ -85,7 +86,7 @@ class Divided:
         order = np.argsort(labels.indices)
         rows = order[np.searchsorted(labels.indices, indices, sorter=order).clip(max=len(order) - 1)]
         if (labels.indices[rows] != indices).any() or (labels.given[rows] != given).any():
-            raise DataError(f"{path}: a division of other images or labels than {folder}/labels.npz has; train it anew")
+            raise DataError(f"{path}: a division of other images or labels than {run.folder.labels} has; train it anew")
         mixture = {name: values.numpy() for name, values in artefact["mixture"].items()}
         return cls(
             run=run,
@@ -128,7 +129,7 @@ def division(runs: Sequence[Path], *, examples: int = 10) -> str:
         folder = divided.run.figures
         figures = {"division": draw(divided), "divided": draw_examples(divided, examples)}
         paths = []
-        with SummaryWriter(str(divided.run.folder / "tb" / "figures")) as board:
+        with SummaryWriter(str(divided.run.folder.board("figures"))) as board:
             for name, figure in figures.items():
                 path = folder / f"{name}.png"
                 write_atomically(path, figure.savefig)

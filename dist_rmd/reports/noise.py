@@ -43,7 +43,7 @@ def noise(runs: Sequence[Path]) -> str:
         path = run.figures / "noise.png"
         figure = draw(run.labels, classes)
         write_atomically(path, functools.partial(figure.savefig, format="png"))  # drawn once, which takes seconds
-        with SummaryWriter(str(folder / "tb" / "figures")) as board, Image.open(path) as picture:
+        with SummaryWriter(str(run.folder.board("figures"))) as board, Image.open(path) as picture:
             board.add_image("figures/noise", np.asarray(picture.convert("RGB")), dataformats="HWC")
         pages.append(f"{_table(folder, run.labels, classes)}\n{path}")
     return "\n\n".join(pages)

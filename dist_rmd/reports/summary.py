@@ -97,8 +97,8 @@ def measured(runs: Sequence[Path]) -> list[Measured]:
             if first is not network:
                 first.copies.append(folder)
                 continue
-            own = folder / network.stage
-            found.setdefault(network.run.key(network.stage) if (own / "artefact.pt").exists() else str(own), network)
+            run, stage = network.run, network.stage
+            found.setdefault(run.key(stage) if run.folder.finished(stage) else f"{folder}/{stage}", network)
     return list(found.values())
 
 
@@ -140,7 +140,7 @@ def _noise(run: Trained, config: dict[str, Any]) -> str:
         return " ".join(filter(None, (Path(noise["file"]).name, noise["column"])))
     if noise["kind"] == "openset":
         return f"openset {noise['rho1']:g}, {noise['rho2']:g}"
-    if (run.folder / "labels.npz").exists() and run.labels.true is None:
+    if run.folder.labels.exists() and run.labels.true is None:
         return "unknown"
     return f"{noise['kind']} {noise['rate']:g}"
 

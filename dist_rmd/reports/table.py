@@ -7,9 +7,8 @@ import statistics
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import matplotlib
 
@@ -22,7 +21,8 @@ from matplotlib.lines import Line2D
 
 from dist_rmd import typeset
 from dist_rmd.errors import DataError
-from dist_rmd.files import write_atomically
+from dist_rmd.files import write_atomically, write_text
+from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Block, Comparison, named
 from dist_rmd.sweep.results import STATUSES, Cell, Outcome, Sweep, read
 
@@ -49,14 +49,10 @@ def table(runs: Sequence[Path], *, grid: str | None = None) -> str:
     page = _markdown(results) + "\n"
     contents = {"table.md": page, "table.csv": _csv(results), "table.tex": _latex(results) + "\n"}
     for name, text in contents.items():
-        write_atomically(folder / name, partial(_write, text=text))
-    picture, figure = folder / "figures" / "table.png", draw(results)
+        write_text(folder / name, text)
+    picture, figure = picture_path(folder, "table"), draw(results)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=150))
     return "\n".join([page, *(str(path) for path in [*(folder / name for name in contents), picture])])
-
-
-def _write(file: BinaryIO, text: str) -> None:
-    file.write(text.encode())
 
 
 # The page

@@ -28,7 +28,7 @@ from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluation.features import extract_all
 from dist_rmd.evaluation.separation import Separation, separation
-from dist_rmd.files import write_atomically
+from dist_rmd.files import write_atomically, write_text
 from dist_rmd.losses._build import LossConfig
 from dist_rmd.stages.rgrl import RelationConfig
 from dist_rmd.trained import Trained
@@ -82,9 +82,9 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
     figure = draw(panels, drawn, pair, names)
     folder = found[0].folder
     write_atomically(path, lambda file: figure.savefig(file, dpi=150))
-    write_atomically(path.with_suffix(".csv"), lambda file: file.write(_csv(networks, panels).encode()))
+    write_text(path.with_suffix(".csv"), _csv(networks, panels))
     table = _table(networks, panels)
-    with SummaryWriter(str(folder / "tb" / "figures")) as board:
+    with SummaryWriter(str(folder.board("figures"))) as board:
         board.add_figure("figures/tsne", figure)
         board.add_text("figures/tsne", table)
         for title, panel in panels.items():

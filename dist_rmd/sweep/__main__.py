@@ -18,7 +18,7 @@ from dist_rmd.cluster.arrays import Queue
 from dist_rmd.cluster.options import JobParser, positive
 from dist_rmd.cluster.standing import Standing, counts, runs, standings
 from dist_rmd.engine.console import print_table
-from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.errors import ConfigError, Stopped, UserError
 from dist_rmd.files import check_writable
 from dist_rmd.paths import user_path
 from dist_rmd.sweep import grid as grids
@@ -93,7 +93,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         trials = search.trials(whole.search, tracked([cell for cell in others if cell.place in places]), planner.task)
         found = [task for values in trials.values() for tasks in values.values() for task in tasks]
         code = run(found)
-        if looks or code == 75:
+        if looks or code == Stopped.code:
             return code
         if arguments.slurm and any(one.alive for one in standings(with_needs(found), Queue(folder))):
             console.print("the search is under way: when it has ended, the same command chooses and runs the cells")
@@ -125,8 +125,8 @@ class Bars:
             if name not in self.bars:
                 self.bars[name] = self.progress.add_task(name, total=None, text="")
             if status := task.status:
-                text = f"{status['stage']}, epoch {status['epoch'] + 1}"
-                self.progress.update(self.bars[name], completed=status["step"], total=status["steps"], text=text)
+                text = f"{status.stage}, epoch {status.epoch + 1}"
+                self.progress.update(self.bars[name], completed=status.step, total=status.steps, text=text)
 
 
 def _run(tasks: Sequence[Task], arguments: argparse.Namespace, console: Console) -> int:
@@ -139,7 +139,7 @@ def _run(tasks: Sequence[Task], arguments: argparse.Namespace, console: Console)
     console.print(f"{sum(task.state == 'done' for task in tasks)} of {len(tasks)} runs are finished")
     if stopped_by:
         console.print(f"stopped by {signal.Signals(stopped_by).name}: the same command goes on")
-        return 75
+        return Stopped.code
     for task in missing:
         console.print(f"missing  {task.name}: {task.reason}")
     return 1 if missing else 0

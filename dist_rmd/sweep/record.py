@@ -8,7 +8,7 @@ from typing import Any
 
 from dist_rmd import sections
 from dist_rmd.config import Config, differences, to_dict
-from dist_rmd.files import write_atomically
+from dist_rmd.files import write_json
 from dist_rmd.sweep.grid import Cell, Grid
 
 
@@ -41,7 +41,7 @@ def write(
         "search": grid.search and asdict(grid.search),
         "cells": list(cells.values()),
     }
-    write_atomically(folder / "sweep.json", lambda file: file.write(json.dumps(content, indent=1).encode()))
+    write_json(folder / "sweep.json", content)
 
 
 def read(folder: Path) -> dict[str, Any]:

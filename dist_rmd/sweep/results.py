@@ -8,6 +8,7 @@ from typing import Any
 
 from dist_rmd.config import read_yaml
 from dist_rmd.errors import DataError
+from dist_rmd.run.folder import Exit
 from dist_rmd.sweep.record import value_at
 from dist_rmd.trained import Trained
 
@@ -162,14 +163,15 @@ def _further(one: Outcome, other: Outcome) -> Outcome:
 
 
 def _outcome(folder: Path, planned: Mapping[str, Any]) -> Outcome:
-    if not (folder / "config.yaml").exists():
+    run = Trained(folder)
+    if not run.folder.config.exists():
         return Outcome(folder, "not begun")
-    config = read_yaml(folder / "config.yaml")  # a check of all of it takes 0.3 s
+    config = read_yaml(run.folder.config)  # a check of all of it takes 0.3 s
     if other := _other(config, planned):
         return Outcome(folder, "failed", f"its folder holds another run ({'; '.join(other)})")
-    run, stage = Trained(folder), config["stages"][-1]
-    if not (folder / stage / "artefact.pt").exists():
-        return _without_result(folder)
+    stage = config["stages"][-1]
+    if not run.folder.finished(stage):
+        return _without_result(folder, run.folder.read_exit())
     try:
         curve = [record for record in run.scores(stage) if METRIC in record]
     except DataError as error:
@@ -202,11 +204,7 @@ def _plain(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _without_result(folder: Path) -> Outcome:
-    try:
-        ended = json.loads((folder / "exit.json").read_text())
-    except (OSError, ValueError):  # it is running, or was killed
+def _without_result(folder: Path, ended: Exit | None) -> Outcome:
+    if ended is None or ended.status != "failed":  # None: it is running, or was killed
         return Outcome(folder, "unfinished")
-    if ended["status"] != "failed":
-        return Outcome(folder, "unfinished")
-    return Outcome(folder, "diverged" if ended["code"] == 70 else "failed", ended["reason"])
+    return Outcome(folder, "diverged" if ended.is_diverged else "failed", ended.reason)

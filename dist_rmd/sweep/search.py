@@ -1,12 +1,11 @@
 """Which value of a key does best on labels held out of training; test images are not looked at."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dist_rmd.files import write_atomically
+from dist_rmd.files import write_json
 from dist_rmd.sweep.grid import Cell, Search, folder_name
 from dist_rmd.sweep.tasks import Task
 from dist_rmd.trained import Trained
@@ -42,9 +41,9 @@ def best(made: Trials, key: str, folder: Path, say: Callable[[str], None]) -> di
         value = max(scores, key=lambda value: scores[value])
         say(f"{place}: {key}={value}  (val/top1 {', '.join(f'{v}: {score:.2f}' for v, score in scores.items())})")
         found[place] = {"key": key, "value": value, "val/top1": {str(v): score for v, score in scores.items()}}
-    write_atomically(folder / "search.json", lambda file: file.write(json.dumps(found, indent=1).encode()))
+    write_json(folder / "search.json", found)
     return {place: choice["value"] for place, choice in found.items()}
 
 
 def _score(task: Task) -> float:
-    return Trained(task.folder).scores(task.config.stages[-1])[-1]["val/top1"]
+    return Trained(task.folder.path).scores(task.config.stages[-1])[-1]["val/top1"]

@@ -1,7 +1,6 @@
 """What a sweep has to do: a run for each cell, and before it the stages that several cells start from, once."""
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,12 +9,15 @@ from typing import Literal
 
 import torch
 
-from dist_rmd import artefacts, plan, run_folder, sections
+from dist_rmd import artefacts, plan, sections
 from dist_rmd.config import Config
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.engine.distributed import World, detect
 from dist_rmd.errors import UserError
 from dist_rmd.plan import Plan
+from dist_rmd.run import start
+from dist_rmd.run.folder import RunFolder, Status
+from dist_rmd.run.lock import is_locked
 from dist_rmd.sweep.grid import Cell
 
 State = Literal["done", "failed", "diverged", "busy", "open"]
@@ -39,9 +41,9 @@ class Task:
     """it is there for the artefacts that others take up, wherever they come from"""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RunFolder:
         """Its run folder."""
-        return Path(self.config.out) / self.config.name
+        return RunFolder.of(self.config)
 
     @property
     def name(self) -> str:
@@ -59,20 +61,23 @@ class Task:
         """What the disk says of it now."""
         if self._is_done:
             return "done"
-        if _locked(self.folder / "run.lock"):
+        if is_locked(self.folder):
             return "busy"
-        code = self._outcome.get("code", 75)
-        return "diverged" if code == 70 else "open" if code in (0, 75) else "failed"
+        ended = self.folder.read_exit()  # none: not begun, running, or killed
+        if ended and ended.status == "failed":
+            return "diverged" if ended.is_diverged else "failed"
+        return "open"
 
     @property
-    def status(self) -> dict:
-        """How far it is (status.json), empty before its first word."""
-        return _read(self.folder / "status.json")
+    def status(self) -> Status | None:
+        """How far it is; None before its first word."""
+        return self.folder.read_status()
 
     @property
     def stopped(self) -> bool:
         """It was asked to stop, and has saved."""
-        return self._outcome.get("code") == 75
+        ended = self.folder.read_exit()
+        return ended is not None and ended.is_stopped
 
     @property
     def reason(self) -> str:
@@ -84,19 +89,15 @@ class Task:
             last = next((line for line in reversed(self.log.read_text(errors="replace").splitlines()) if line), "")
         if last.startswith("error: "):  # refused before there was a run folder
             return last.removeprefix("error: ")
-        without = f"it ended without an outcome; its last words: {last or 'none'} ({self.log})"
-        return str(self._outcome.get("reason", without))
+        ended = self.folder.read_exit()
+        return ended.reason if ended else f"it ended without an outcome; its last words: {last or 'none'} ({self.log})"
 
     @property
     def _is_done(self) -> bool:
         if self.serves:
             out = Path(self.config.out)
             return all(artefacts.is_whole(artefacts.shared_path(out, *pair), pair[1]) for pair in self.keys.items())
-        return run_folder.finished(self.folder, dict(self.keys))
-
-    @property
-    def _outcome(self) -> dict:
-        return _read(self.folder / "exit.json")  # empty: not begun, running, or killed
+        return start.finished(self.folder, self.keys)
 
 
 def with_needs(tasks: Iterable[Task]) -> list[Task]:
@@ -153,22 +154,3 @@ class Planner:
             return plan.check(config, dataset=self.datasets[path], world=World(0, self.ranks, 0, self.ranks, device))
         except UserError as error:
             raise type(error)(f"{cell.name}: {error}") from None
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _locked(path: Path) -> bool:
-    """Another process holds the run's lock."""
-    try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, or no locks on this file system
-        return False
-    return False

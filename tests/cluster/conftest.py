@@ -37,11 +37,11 @@ def ended():
     """A function that leaves what a run leaves when it ends."""
 
     def ended(task, code, reason=""):
-        task.folder.mkdir(parents=True, exist_ok=True)
+        task.folder.path.mkdir(parents=True, exist_ok=True)
         content = {"status": "", "code": code, "reason": reason, "keys": dict(task.keys)}
-        (task.folder / "exit.json").write_text(json.dumps(content))
+        task.folder.exit.write_text(json.dumps(content))
         for stage, key in task.keys.items():
-            small.artefact(task.folder / stage / "artefact.pt", key)
+            small.artefact(task.folder.artefact(stage), key)
 
     return ended
 

@@ -28,9 +28,9 @@ def test_how_runs_stand_on_disk_and_in_the_queue(tasks, stand, ended):
     ended(tasks["CE-seed1"], 70, "loss not finite")
     ended(tasks["VKD-seed0"], 65, "no such image")
     vkd, modul, last = (tasks[name] for name in ("VKD-seed1", "MODUL-seed0", "MODUL-seed1"))
-    vkd.folder.mkdir(parents=True)
-    (vkd.folder / "status.json").write_text(json.dumps({"stage": "vkd", "epoch": 2, "step": 7, "steps": 10}))
-    with open(vkd.folder / "run.lock", "w") as lock:
+    vkd.folder.path.mkdir(parents=True)
+    vkd.folder.status.write_text(json.dumps({"stage": "vkd", "epoch": 2, "step": 7, "steps": 10}))
+    with open(vkd.folder.lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = stand({modul.name: "5_0", last.name: "5_1"}, "5_0 PENDING (Priority)\n5_1 RUNNING (None)")
     assert found == {

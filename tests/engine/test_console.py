@@ -6,12 +6,13 @@ from rich.table import Column, Table
 
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration, print_table
+from dist_rmd.run.folder import RunFolder
 
 METRICS = {"train/loss": 0.5, "perf/images_per_s": 1234.5}
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys, tmp_path):
-    console = Console(rank=0, every=0, folder=tmp_path)
+    console = Console(rank=0, every=0, folder=RunFolder(tmp_path))
     console.start("rgrl", done=10, steps=30)
     console.evaluated({"test/top1": 87.654})
     console.step(Clock(step=20, epoch=1), METRICS)
@@ -24,7 +25,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys, tmp_path):
 
 
 def test_the_status_is_there_for_programs(tmp_path):
-    console = Console(rank=0, every=0, folder=tmp_path)
+    console = Console(rank=0, every=0, folder=RunFolder(tmp_path))
     console.start("rgrl", done=10, steps=30)
     console.step(Clock(step=20, epoch=1), METRICS)
     status = json.loads((tmp_path / "status.json").read_text())
@@ -35,7 +36,7 @@ def test_the_status_is_there_for_programs(tmp_path):
 
 
 def test_lines_keep_their_distance(capsys, tmp_path):
-    console = Console(rank=0, every=3600, folder=tmp_path)
+    console = Console(rank=0, every=3600, folder=RunFolder(tmp_path))
     console.start("rgrl", done=0, steps=30)
     for step in range(30):
         console.step(Clock(step=step), METRICS)
@@ -43,7 +44,7 @@ def test_lines_keep_their_distance(capsys, tmp_path):
 
 
 def test_other_ranks_are_silent(capsys, tmp_path):
-    console = Console(rank=1, every=0, folder=tmp_path)
+    console = Console(rank=1, every=0, folder=RunFolder(tmp_path))
     console.start("rgrl", done=0, steps=30)
     console.step(Clock(step=1), METRICS)
     console.say("hello")
@@ -68,7 +69,7 @@ def test_duration(seconds, text):
 
 def test_a_live_bar_on_a_terminal(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich's own switch: behave as on a terminal
-    console = Console(rank=0, every=3600, folder=tmp_path)
+    console = Console(rank=0, every=3600, folder=RunFolder(tmp_path))
     assert console.rich.is_terminal
     console.start("simsiam", done=0, steps=4)
     console.step(Clock(step=2, epoch=0), METRICS)

@@ -5,6 +5,7 @@ import pytest
 
 from dist_rmd.engine.logs import logger, rank_log
 from dist_rmd.errors import CannotCreate
+from dist_rmd.run.folder import RunFolder
 
 
 def lines(folder, rank):
@@ -12,7 +13,7 @@ def lines(folder, rank):
 
 
 def test_what_is_said_warned_and_died_of(tmp_path):
-    with warnings.catch_warnings(record=True) as shown, rank_log(tmp_path, 3):
+    with warnings.catch_warnings(record=True) as shown, rank_log(RunFolder(tmp_path), 3):
         logger.info("going on from step 8")
         warnings.warn("step-8.pt: broken; skipped", stacklevel=1)
         try:
@@ -29,7 +30,7 @@ def test_what_is_said_warned_and_died_of(tmp_path):
 
 def test_another_start_appends(tmp_path):
     for line in ("first", "second"):
-        with rank_log(tmp_path, 0):
+        with rank_log(RunFolder(tmp_path), 0):
             logger.info(line)
     logger.warning("after the run")
     assert [line.rpartition(": ")[2] for line in lines(tmp_path, 0)] == ["first", "second"]
@@ -37,7 +38,7 @@ def test_another_start_appends(tmp_path):
 
 def test_everything_is_put_back(tmp_path):
     before, show = list(logger.handlers), warnings.showwarning
-    with pytest.raises(ValueError, match="x"), rank_log(tmp_path, 0):
+    with pytest.raises(ValueError, match="x"), rank_log(RunFolder(tmp_path), 0):
         raise ValueError("x")
     assert logger.handlers == before
     assert warnings.showwarning is show
@@ -45,5 +46,5 @@ def test_everything_is_put_back(tmp_path):
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "logs").write_text("")
-    with pytest.raises(CannotCreate, match=r"rank0\.log: cannot be created"), rank_log(tmp_path, 0):
+    with pytest.raises(CannotCreate, match=r"rank0\.log: cannot be created"), rank_log(RunFolder(tmp_path), 0):
         pass

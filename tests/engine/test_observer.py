@@ -6,14 +6,15 @@ from dist_rmd.engine.console import Console
 from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.writers import Writers, read_metrics
 from dist_rmd.errors import NonFiniteLoss
+from dist_rmd.run.folder import RunFolder
 
 
 @pytest.fixture
 def observed(tmp_path):
     warn = lambda metrics: "too large" if metrics.get("train/loss", 0) > 5 else None  # noqa: E731
-    writers = Writers(tmp_path, "rgrl", rank=0)
+    writers = Writers(RunFolder(tmp_path), "rgrl", rank=0)
     writers.open(Clock())
-    console = Console(rank=0, every=3600, folder=tmp_path)
+    console = Console(rank=0, every=3600, folder=RunFolder(tmp_path))
     console.start("rgrl", done=0, steps=4)
     readings = lambda: {"train/lr": 0.1}  # noqa: E731
     observer = Observer("rgrl", writers, console, every=2, batch_size=8, readings=readings, warn=warn)
@@ -74,8 +75,8 @@ def test_another_observer_goes_on_with_the_same_means_and_record(observed, tmp_p
 
 
 def test_an_evaluation_may_be_warned_of_too(tmp_path, capsys):
-    console = Console(rank=0, every=3600, folder=tmp_path)
-    writers = Writers(tmp_path, "rgrl", rank=1)  # which writes nothing
+    console = Console(rank=0, every=3600, folder=RunFolder(tmp_path))
+    writers = Writers(RunFolder(tmp_path), "rgrl", rank=1)  # which writes nothing
     warn = lambda metrics: f"only {metrics['test/other']:g}" if metrics["test/other"] < 2 else None  # noqa: E731
     observer = Observer("rgrl", writers, console, every=2, batch_size=8, readings=dict, warn=warn)
     for other in (3.0, 1.0):

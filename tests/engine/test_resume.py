@@ -11,6 +11,7 @@ from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError
+from dist_rmd.run.folder import RunFolder
 
 
 class Stage:
@@ -30,7 +31,7 @@ class Stage:
 def parts(folder, seed, inputs=3):
     stage = Stage(seed, inputs)
     updater = Updater([{"params": list(stage.net.parameters())}], Optimization(), 5, torch.device("cpu"), "fp16")
-    writers, console = Writers(folder, "stage", 0), Console(0, 3600, folder)
+    writers, console = Writers(RunFolder(folder), "stage", 0), Console(0, 3600, RunFolder(folder))
     observer = Observer("stage", writers, console, 50, 4, updater.readings, lambda metrics: None)
     return stage, updater, Clock(), observer
 

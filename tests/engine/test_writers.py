@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.writers import Writers, read_metrics
 from dist_rmd.errors import CannotCreate, WriteFailed
+from dist_rmd.run.folder import RunFolder
 
 
 def steps_on_board(folder, tag="train/loss"):
@@ -23,7 +24,7 @@ def steps_on_board(folder, tag="train/loss"):
 
 
 def write(folder, steps, resumed_at=0, stage="rgrl"):
-    writers = Writers(folder, stage, rank=0)
+    writers = Writers(RunFolder(folder), stage, rank=0)
     writers.open(Clock(step=resumed_at))
     for step in steps:
         writers.scalars(Clock(step=step), {"train/loss": step / 10})
@@ -49,13 +50,13 @@ def test_each_step_stands_once_after_a_resume(tmp_path):
 
 def test_an_evaluation_that_is_still_due_is_forgotten(tmp_path):
     """It has its epoch's last step, like the curve's point before it, which stays."""
-    writers = Writers(tmp_path, "rgrl", rank=0)
+    writers = Writers(RunFolder(tmp_path), "rgrl", rank=0)
     writers.open(Clock())
     writers.scalars(Clock(step=4, epoch=0, batch=4), {"train/loss": 0.5})
     writers.scalars(Clock(step=4, epoch=1), {"test/top1": 90.0})
     writers.close()
     time.sleep(1.1)
-    again = Writers(tmp_path, "rgrl", rank=0)
+    again = Writers(RunFolder(tmp_path), "rgrl", rank=0)
     again.open(Clock(step=4, epoch=0, batch=4))
     again.scalars(Clock(step=4, epoch=1), {"test/top1": 80.0})
     again.close()
@@ -68,7 +69,8 @@ def test_what_was_flushed_survives_a_kill(tmp_path):
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from dist_rmd.engine.clock import Clock; from dist_rmd.engine.writers import Writers\n"
-        "writers = Writers(Path(sys.argv[1]), 'rgrl', rank=0); writers.open(Clock())\n"
+        "from dist_rmd.run.folder import RunFolder\n"
+        "writers = Writers(RunFolder(Path(sys.argv[1])), 'rgrl', rank=0); writers.open(Clock())\n"
         "writers.scalars(Clock(step=1), {'train/loss': 0.5}); writers.flush()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -86,7 +88,7 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 
 
 def test_pictures_reach_tensorboard(tmp_path):
-    writers = Writers(tmp_path, "simsiam", rank=0)
+    writers = Writers(RunFolder(tmp_path), "simsiam", rank=0)
     writers.open(Clock())
     writers.images(Clock(), "train/views", torch.rand(20, 3, 10, 20))
     writers.close()
@@ -97,7 +99,7 @@ def test_pictures_reach_tensorboard(tmp_path):
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    writers = Writers(tmp_path, "rgrl", rank=1)
+    writers = Writers(RunFolder(tmp_path), "rgrl", rank=1)
     writers.open(Clock())
     writers.scalars(Clock(step=1), {"train/loss": 1.0})
     writers.images(Clock(), "train/views", torch.rand(1, 3, 2, 2))
@@ -108,7 +110,7 @@ def test_other_ranks_write_nothing(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_full_disk_is_named(tmp_path):
     with disks.tmpfs(tmp_path / "disk", "256k") as disk:
-        writers = Writers(disk, "rgrl", rank=0)
+        writers = Writers(RunFolder(disk), "rgrl", rank=0)
         writers.open(Clock())
 
         def fill():
@@ -124,7 +126,7 @@ def test_a_full_disk_is_named(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_curves_that_a_full_disk_cut_short_are_taken_up_again(tmp_path):
     with disks.tmpfs(tmp_path / "run", "1m") as run, disks.tmpfs(run / "tb", "64k") as disk:
-        writers = Writers(run, "rgrl", rank=0)
+        writers = Writers(RunFolder(run), "rgrl", rank=0)
         writers.open(Clock())
         writers.scalars(Clock(step=1), {"train/loss": 0.5})
         writers.flush()
@@ -148,4 +150,4 @@ def test_curves_that_a_full_disk_cut_short_are_taken_up_again(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "run").write_text("a file in the way")
     with pytest.raises(CannotCreate, match="run"):
-        Writers(tmp_path / "run", "rgrl", rank=0).open(Clock())
+        Writers(RunFolder(tmp_path / "run"), "rgrl", rank=0).open(Clock())

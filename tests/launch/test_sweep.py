@@ -174,9 +174,9 @@ def test_runs_of_gpus_are_known_where_there_is_none(folder, capsys):
     for device, said in (("cuda", "1 run: 1 done"), ("cpu", "1 run: 1 open")):
         planner = Planner("small", tuple(command[1:]), 1, torch.device("cuda"))
         task = planner.task(grid.cells[0], grid.cells[0].name)
-        small.artefact(task.folder / "classifier" / "artefact.pt", task.keys["classifier"])
+        small.artefact(task.folder.artefact("classifier"), task.keys["classifier"])
         outcome = {"code": 0, "reason": "done", "keys": dict(task.keys)}
-        (task.folder / "exit.json").write_text(json.dumps(outcome))
+        task.folder.exit.write_text(json.dumps(outcome))
         kept = folder / "gpus" / "small" / "slurm" / "jobs.json"
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps({"device": device, "jobs": {}}))

@@ -6,10 +6,12 @@ import pytest
 from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dist_rmd import report, run_folder, sections
+from dist_rmd import report, sections
 from dist_rmd.data.labels import TYPES, LabelView, noisy_view, openset_view
 from dist_rmd.data.noise import OPEN
 from dist_rmd.reports.noise import draw
+from dist_rmd.run import start
+from dist_rmd.run.folder import RunFolder
 from dist_rmd.train import main
 
 
@@ -91,7 +93,7 @@ def run(data, tmp_path):
     """run(view) -> a run folder that has got as far as its labels."""
 
     def run(view):
-        run_folder.describe(tmp_path, sections.parse(None, [f"data.path={data}"]), world=1, device="cpu")
+        start.describe(RunFolder(tmp_path), sections.parse(None, [f"data.path={data}"]), world=1, device="cpu")
         view.save(tmp_path / "labels.npz")
         return tmp_path
 

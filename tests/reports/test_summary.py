@@ -3,9 +3,11 @@ import shutil
 
 import pytest
 
-from dist_rmd import run_folder, sections
+from dist_rmd import sections
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.reports.summary import summary
+from dist_rmd.run import start
+from dist_rmd.run.folder import RunFolder
 
 
 def run(folder, accuracies, *overrides, resolved=None):
@@ -13,7 +15,7 @@ def run(folder, accuracies, *overrides, resolved=None):
     config = ["stages=[classifier]", "data.path=data/pets", "noise.rate=0.4"]
     overrides = [f"task.epochs={len(accuracies)}", *overrides]
     config = sections.parse(None, [*config, *overrides])
-    run_folder.describe(folder, config, world=1, device="cpu", resolved=resolved or {})
+    start.describe(RunFolder(folder), config, world=1, device="cpu", resolved=resolved or {})
     records = [
         {"stage": "classifier", "epoch": epoch, "step": 10 * epoch, "test/top1": accuracy}
         for epoch, accuracy in enumerate(accuracies, start=1)

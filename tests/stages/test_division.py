@@ -42,7 +42,7 @@ def run(recipe, tmp_path_factory) -> Trained:
 
 
 def divided(run: Trained) -> dict:
-    return artefacts.load(run.folder / "division" / "artefact.pt")
+    return artefacts.load(run.folder.artefact("division"))
 
 
 def test_it_is_the_division_of_the_teachers_losses(run):
@@ -72,13 +72,13 @@ def test_images_that_the_teacher_has_not_seen_are_told_apart(run):
     metrics = run.scores("division")[-1]
     assert metrics["division/recall_clean"] > 70
     assert metrics["division/recall_closed"] > 70
-    seen = sections.parse(run.folder / "config.yaml").section(TeacherConfig).per_class
+    seen = sections.parse(run.folder.config).section(TeacherConfig).per_class
     first = [np.flatnonzero(run.dataset().labels("train") == label)[:seen] for label in range(10)]
     assert not set(np.concatenate(first)) & set(run.labels.indices)
 
 
 def test_it_is_measured_and_told(run, capsys):
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
     (record,) = [record for record in records if record["stage"] == "division"]
     counts = divided(run)["counts"]
     assert [record[f"division/{name}"] for name in ("clean", "closed", "open")] == list(counts.values())
@@ -103,7 +103,7 @@ def test_any_number_of_ranks_divides_alike_to_the_bit(run, recipe, ranks, tmp_pa
 
 
 def test_what_is_the_same_is_not_divided_twice(run, recipe, capsys):
-    out = run.folder.parent
+    out = run.path.parent
     assert main([*recipe, f"out={out}", "name=again"]) == 0
     assert "division: finished before, reusing" in capsys.readouterr().out
     assert main([*recipe, f"out={out}", "name=other", "division.clean=0.2"]) == 0
@@ -131,7 +131,7 @@ def test_asked_to_stop_it_begins_anew(run, recipe, tmp_path, monkeypatch):
 
 def test_a_teacher_that_tells_nothing_apart_is_a_clear_end(run, recipe, tmp_path, capsys):
     """All logits 0: all losses are equal."""
-    artefact = artefacts.load(run.folder / "teacher" / "artefact.pt")
+    artefact = artefacts.load(run.folder.artefact("teacher"))
     artefact["head"] = {name: torch.zeros_like(value) for name, value in artefact["head"].items()}
     artefacts.save(tmp_path / "dull.pt", tmp_path / "shared.pt", artefact)
     arguments = [*recipe, "stages=[division]", f"inputs.teacher={tmp_path / 'dull.pt'}", f"out={tmp_path}"]
@@ -157,6 +157,6 @@ def test_a_dry_run_divides_nothing(recipe, tmp_path, capsys):
 
 
 def test_summary_has_no_row_for_it(run):
-    page = summary([run.folder])
+    page = summary([run.path])
     assert "| teacher |" in page
     assert "division" not in page

@@ -23,9 +23,9 @@ def planned(cells, overrides):
 
 def ended(task, code, reason="", keys=None):
     """Leave what a run leaves when it ends."""
-    task.folder.mkdir(parents=True, exist_ok=True)
+    task.folder.path.mkdir(parents=True, exist_ok=True)
     content = {"status": "", "code": code, "reason": reason, "keys": keys or {}}
-    (task.folder / "exit.json").write_text(json.dumps(content))
+    task.folder.exit.write_text(json.dumps(content))
 
 
 def test_one_teacher_serves_all_cells_and_seeds(planned, tmp_path):
@@ -37,7 +37,7 @@ def test_one_teacher_serves_all_cells_and_seeds(planned, tmp_path):
     assert (teacher.config.stages, list(teacher.keys)) == (("simsiam",), ["simsiam"])
     assert teacher.keys["simsiam"] == tasks["CE+RMDNet_K=2-seed1"].keys["simsiam"]
     assert teacher.name == f"simsiam-{teacher.keys['simsiam'][:8]}"
-    assert teacher.folder == tmp_path / "small" / teacher.name
+    assert teacher.folder.path == tmp_path / "small" / teacher.name
     assert with_needs(tasks.values()) == [
         tasks["CE-seed0"], tasks["CE-seed1"], teacher, *[task for task in tasks.values() if task.needs],
     ]  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_grid_may_name_its_folder(cells):
 def test_overrides_win_and_the_sweep_names_the_runs(planned, tmp_path):
     task = planned("relation.k=7")["CE+RMDNet_K=2-seed1"]
     assert (task.config.section(RelationConfig).k, task.config.seed, task.config.noise.seed) == (7, 1, 1)
-    assert task.folder == tmp_path / "small" / "CE+RMDNet_K=2-seed1"
+    assert task.folder.path == tmp_path / "small" / "CE+RMDNet_K=2-seed1"
     assert task.log == tmp_path / "small" / "logs" / "CE+RMDNet_K=2-seed1.log"
 
 
@@ -99,12 +99,12 @@ def test_states(planned):
     assert (task.state, task.reason, task.stopped) == ("diverged", "classifier: train/loss is nan", False)
     ended(task, 65, "broken")
     assert (task.state, task.reason) == ("failed", "broken")
-    with open(task.folder / "run.lock", "w") as lock:
+    with open(task.folder.lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert task.state == "busy"
     ended(task, 0, keys=dict(task.keys))
     assert task.state == "open"  # what it left is gone
-    small.artefact(task.folder / "classifier" / "artefact.pt", task.keys["classifier"])
+    small.artefact(task.folder.artefact("classifier"), task.keys["classifier"])
     assert task.state == "done"
     ended(task, 0, keys={"classifier": "of other settings"})
     assert task.state == "open"

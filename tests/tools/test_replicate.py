@@ -9,9 +9,9 @@ import sys
 
 import pytest
 import torch
+from dist_rmd.run_lock import run_lock
 from support.torchrun import ROOT, child_environment, wait_for
 
-from dist_rmd.run_lock import run_lock
 from tools.replicate_parts.__main__ import main
 from tools.replicate_parts.steps import STEPS
 

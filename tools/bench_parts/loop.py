@@ -21,6 +21,7 @@ from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
 from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.plan import check
+from dist_rmd.run.folder import RunFolder
 from dist_rmd.stages.base import Training
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.timing import Stopwatch
@@ -64,9 +65,9 @@ class Epochs(StageSession):
         self.updater = _Updater(
             built.param_groups(), built.optimization, len(self.batches), plan.world.device, plan.precision
         )
-        writers = Writers(settings.scratch, stage, plan.world.rank)
+        writers = Writers(RunFolder(settings.scratch), stage, plan.world.rank)
         self.observer = _Observer(
-            stage, writers, Console(plan.world.rank, SILENCE, settings.scratch), plan.config.log.every,
+            stage, writers, Console(plan.world.rank, SILENCE, RunFolder(settings.scratch)), plan.config.log.every,
             batch, self.updater.readings, lambda metrics: None,
         )  # fmt: skip
         self.check = _StepCheck(stage, peers, StopRequest(), minutes=1e6)

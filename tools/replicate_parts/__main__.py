@@ -24,10 +24,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dist_rmd.run_lock import run_lock
+
 from dist_rmd import terminal
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
-from dist_rmd.run_lock import run_lock
 from tools.bench_parts.host import cpu
 from tools.replicate_parts.budget import allowed
 from tools.replicate_parts.command import ROOT

@@ -9,20 +9,19 @@ import fcntl
 import json
 import os
 import platform
-import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 from dist_rmd.errors import CannotCreate
+from dist_rmd.run.folder import RunFolder, now
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold <folder>/run.lock.  Raises CannotCreate, naming its holder, while another process does."""
-    path = folder / "run.lock"
+def run_lock(folder: RunFolder) -> Iterator[None]:
+    """Hold the run folder's lock.  Raises CannotCreate, naming its holder, while another process does."""
+    path = folder.lock
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 (closed by the `with` below)
     except OSError as error:
         raise CannotCreate(f"{path}: cannot be created ({error.strerror})") from None
@@ -38,6 +37,18 @@ def run_lock(folder: Path) -> Iterator[None]:
             warnings.warn(f"{path}: no locks here ({error.strerror}): see that no other run writes there", stacklevel=2)
         file.truncate(0)
         owner = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
-        json.dump(owner | {"since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, file)
+        json.dump(owner | {"since": now()}, file)
         file.flush()
         yield
+
+
+def is_locked(folder: RunFolder) -> bool:
+    """Another process holds the lock."""
+    try:
+        with open(folder.lock) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or no locks on this file system
+        return False
+    return False
