@@ -19,7 +19,9 @@ Raises ValueError.
 2
 
 The end."""
-    assert markdown(doc) == """What it does.
+    assert (
+        markdown(doc)
+        == """What it does.
 
     kept = as it is
 
@@ -35,6 +37,7 @@ Raises ValueError.
 ```
 
 The end."""
+    )
 
 
 def test_a_signature_has_defaults_and_no_types():

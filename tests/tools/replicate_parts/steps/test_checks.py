@@ -1,0 +1,27 @@
+"""The tests that the step names are there: those that have moved would be left out."""
+
+import subprocess
+import sys
+
+import pytest
+from support.torchrun import ROOT, child_environment
+
+from tools.replicate_parts.steps.checks import CHOSEN, FILES
+
+
+def test_the_files_are_there():
+    assert [file for file in FILES if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("device", "least"),
+    [("cpu", {"fused_cpu", "fused_gpu", "lesson", "relation", "batchnorm", "base"}),
+     ("cuda", {"fused_gpu", "loader", "lesson", "relation", "batchnorm", "base", "compilation"})],
+)  # fmt: skip
+def test_something_of_each_is_chosen(device, least):
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "--import-mode=importlib"]
+    done = subprocess.run(
+        [*command, *CHOSEN[device], *FILES], cwd=ROOT, env=child_environment(), capture_output=True, text=True
+    )
+    files = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert {file.rpartition("/test_")[2].removesuffix(".py") for file in files} == least
