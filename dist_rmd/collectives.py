@@ -70,6 +70,25 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(gathered.split(most), sizes, strict=True)])
 
 
+def write_rows(memory: Tensor, rows: Tensor, values: Tensor, sizes: Sequence[int]) -> None:
+    """memory[row] = value on every rank, for the rows and values of all ranks: so the memory stays the same on all.
+
+    memory: N x ..., the same on all ranks.  rows: this rank's b_r int64, in 0..N-1; no row is written twice, by any
+    rank.  values: b_r x ..., without gradient.  sizes: the b_r of all ranks.  Two gatherings, of what is written alone.
+    """
+    memory[all_gather_rows(rows, sizes)] = all_gather_rows(values.to(memory.dtype), sizes)
+
+
+def first_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What the first rank holds in the place of each of `tensors`, which are of one dtype: one broadcast."""
+    if world_size() == 1 or not tensors:
+        return list(tensors)
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    dist.broadcast(flat, src=0)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """`all_gather_rows` with gradient: a rank's rows get the sum of what the losses of all ranks ask of them.
 

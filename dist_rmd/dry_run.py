@@ -45,7 +45,7 @@ def dry_run(plan: Plan, peers: Peers) -> None:
         assert isinstance(stage, Training)
         recipe, session = stage.optimization, StageSession(plan, stage, source)
         loss, size = _try(session)
-        chance = {"epoch": 0, "step": 0, "test/top1": 100 / plan.shape.classes}  # what nobody has trained is right by
+        chance = {"epoch": 0, "step": 0, "test/top1": 100 / plan.classes}  # what nobody has trained is right by
         made[name] = plan.artefact(stage, plan.keys[name], [chance])
         parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
         disk += 0 if done else size * (config.checkpoint.keep + 2)  # the newest, the best, and the one being written
@@ -69,16 +69,19 @@ def _try(session: StageSession) -> tuple[float, int]:
     batch = next(session.batches.epoch(0)).first(2)
     with updater.autocast():
         loss = stage.losses(session.net, batch)["loss"]
-    updater.backward(loss, session.clock)
+    updater.backward(loss, session.clock, stage.trained(batch))
     updater.step()
+    session.clock.tick()
+    stage.after_step(session.clock)
     file = io.BytesIO()
-    torch.save({"net": stage.net.state_dict(), "updater": updater.state_dict(), "memory": stage.memory()}, file)
+    averages = [net.state_dict() for net in stage.averages.values()]
+    torch.save([stage.net.state_dict(), averages, updater.state_dict(), dict(stage.memory)], file)
     return loss.item(), file.tell()
 
 
 def _print(plan: Plan, ranks: list[str], stages: Table, disk: int) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{plan.folder}: {len(plan.labels)} images, {plan.shape.classes} classes, {plan.precision}")
+    console.print(f"{plan.folder}: {len(plan.labels)} images, {plan.classes} classes, {plan.precision}")
     for change in plan.changes:
         console.print(f"changed since the last start: {change}")
     for note in plan.notes:

@@ -11,6 +11,7 @@ from dist_rmd.engine import distributed
 from dist_rmd.errors import UserError
 from dist_rmd.evaluation.splits import splits
 from dist_rmd.paths import user_path
+from dist_rmd.pipeline.measured import measured
 from dist_rmd.registry import lookup
 from dist_rmd.trained import Trained
 
@@ -57,8 +58,8 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
         if best and not run.has_best(stage):
             lines.append(f"{stage}  no checkpoint of its best epoch here: another run trained it")
             continue
-        measure = lookup("evaluation", lookup("stages", stage).evaluation)
-        metrics = measure(run.network(stage, dataset, world.device, best), looked_at)
+        nets = {name: run.network(stage, dataset, world.device, best, name) for name in run.networks(stage)}
+        metrics = measured(lookup("stages", stage).evaluation, nets, looked_at)
         which = "  (best epoch)" if best else ""
         lines += [f"{stage}  {tag} {value:.2f}{which}" for tag, value in metrics.items()]
     return lines if world.leads else []

@@ -26,7 +26,7 @@ from dist_rmd.notes import notes
 from dist_rmd.registry import lookup
 from dist_rmd.run import start
 from dist_rmd.run.folder import RunFolder
-from dist_rmd.stages.base import DataShape, Stage, Training
+from dist_rmd.stages.base import DataInfo, Stage, Training
 
 METHODS_VERSION = "0.1.0"
 """raised when the same configuration learns something else than before, so that older artefacts are not taken for it;
@@ -56,8 +56,9 @@ class Plan:
         return RunFolder.of(self.config)
 
     @property
-    def shape(self) -> DataShape:
-        return DataShape(len(self.dataset.classes), self.dataset.side)
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.dataset.classes)
 
     @cached_property
     def _split(self) -> tuple[LabelView, LabelView]:
@@ -65,7 +66,7 @@ class Plan:
 
     @cached_property
     def _true(self) -> LabelView:
-        return LabelView.of(self.dataset.labels("train"), self.shape.classes)
+        return LabelView.of(self.dataset.labels("train"), self.classes)
 
     @cached_property
     def notes(self) -> list[str]:
@@ -145,7 +146,7 @@ class Plan:
         brought = {needed: artefacts.load(origin.path) for needed, origin in self.inputs.items()}
         inputs = {needed: (brought | dict(inputs))[needed] for needed in stage.needs(config)}
         torch.manual_seed(config.seed)  # the only use of torch's generator
-        return stage(config, self.shape, inputs)
+        return stage(config, DataInfo(self.classes, self.dataset.side, len(self.training(stage))), inputs)
 
     def source(self) -> Source:
         """All loaders of the run on this rank."""
@@ -214,10 +215,10 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
         recipe = config.sections[stage.recipe]
         assert isinstance(recipe, Optimization)
         size, images = recipe.batch_size, len(plan.training(stage))
-        if not 2 * world.size <= size <= images:
+        if size < 2 * world.size or (stage.views and size > images):
+            most = f", and at most the {images} training images" if stage.views else ""
             raise ConfigError(
-                f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s), "
-                f"and at most the {images} training images"
+                f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s){most}"
             )
     return plan
 

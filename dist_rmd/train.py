@@ -258,7 +258,7 @@ def _headline(plan: Plan) -> str:
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     return (
         f"{plan.folder}: {' -> '.join(config.stages)} on {world.size} x {device} ({plan.precision}); "
-        f"{len(labels)} images, {plan.shape.classes} classes{_wrong(labels)}"
+        f"{len(labels)} images, {plan.classes} classes{_wrong(labels)}"
     )
 
 

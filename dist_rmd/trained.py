@@ -13,6 +13,7 @@ from dist_rmd.config import Config, Role
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.labels import LabelView
 from dist_rmd.data.source import Source
+from dist_rmd.engine import resume
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.distributed import World
 from dist_rmd.engine.writers import read_metrics
@@ -121,17 +122,25 @@ class Trained:
         config = self.config
         return Source(dataset, config.data, config.augment, world.rank, world.size, world.device, world.cores)
 
-    def network(self, stage: str, dataset: Dataset, device: torch.device, best: bool = False) -> nn.Module:
+    def networks(self, stage: str) -> list[str]:
+        """Names of the stage's evaluated networks: "" is the one that its accuracy is of."""
+        return ["", *artefacts.load(self.folder.artefact(stage)).get("others", {})]
+
+    def network(
+        self, stage: str, dataset: Dataset, device: torch.device, best: bool = False, name: str = ""
+    ) -> nn.Module:
         """The stage's network in evaluation mode, with `.encoder`, and a classifier where the stage trained a head.
 
-        It is that of the last epoch, or with `best` that of the best one.  Raises DataError when it was trained for
-        other classes or another image size than `dataset` has, or no checkpoint of the best epoch is here.
+        It is that of the last epoch, or with `best` that of the best one; `name`: another of `networks`.  Raises
+        DataError when it was trained for other classes or another image size than `dataset` has, or no checkpoint of
+        the best epoch is here.
         """
         artefact = artefacts.load(self.folder.artefact(stage))
         _check(self.folder.artefact(stage), artefact, dataset)
-        weights = {part: artefact[part] for part in ("encoder", "head") if part in artefact}
+        saved = artefact["others"][name] if name else artefact
+        weights = {part: saved[part] for part in ("encoder", "head") if part in saved}
         if best:
-            state = Checkpoints(self.folder.checkpoints(stage), keep=1).load_best()["net"]
+            state = resume.evaluated(Checkpoints(self.folder.checkpoints(stage), keep=1).load_best(), name)
             weights = {part: _below(state, part) for part in weights}
         body = encoder(artefact["model"]["name"], artefact["model"]["width"])
         body.load_state_dict(weights["encoder"])

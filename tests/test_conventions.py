@@ -36,7 +36,8 @@ ROOMS = {
     "run.lock": "run.folder",
     "run.start": "artefacts config files run.folder sections",
     "artefacts": "engine.checkpoint files",
-    "trained": "artefacts config data engine.checkpoint engine.distributed engine.writers files models run.folder "
+    "trained": "artefacts config data engine.checkpoint engine.distributed engine.resume engine.writers files models "
+    "run.folder "
     "sections",
     "notes": "config data.labels registry stages.base",
     "plan": "artefacts config data engine notes registry run stages.base",
@@ -71,8 +72,10 @@ ROOMS = {
     "data.memory": "data.beton",
     "data.loader": "data.batch data.keyed data.labels data.memory data.views",
     "data.paired": "data.batch data.loader",
-    "data.source": "config data.beton data.beton_reader data.labels data.loader data.memory data.views",
+    "data.latents": "data.batch data.keyed",
+    "data.source": "config data.beton data.beton_reader data.labels data.latents data.loader data.memory data.views",
     "models": "models",
+    "models.average": "collectives",
     "losses": "",
     "losses._build": "registry",
     "distill": "distill collectives precision",
@@ -108,7 +111,9 @@ RANK_AWARE = {
 }  # fmt: skip
 VAGUE = {"utils", "util", "misc", "common", "helpers", "helper"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
-MIRROR_NOTHING = {Path(f"test_{name}.py") for name in ("conventions", "disturbed_runs", "elastic", "exact_resume")}
+MIRROR_NOTHING = {
+    Path(f"test_{name}.py") for name in ("conventions", "disturbed_runs", "elastic", "exact_resume", "stage_seam")
+}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -6,15 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from support import small
 from support.torchrun import ROOT
 from support.whole_runs import assert_same, fault, stopped
 
-from dist_rmd import plan
 from dist_rmd.engine.checkpoint import Checkpoints
-from dist_rmd.stages.base import batch_mean
-from dist_rmd.stages.classifier import Classifier
 from dist_rmd.train import main
 
 STAGES = ("simsiam", "classifier", "rgrl")
@@ -112,36 +108,3 @@ def test_killed_between_checkpoints_within_an_epoch(command, straight, tmp_path)
     assert state["clock"]["step"] in (5, 6)  # the last one may not have been written yet
     assert main(arguments) == 0
     assert_same(tmp_path / "a", straight, "simsiam")
-
-
-class Remembering(Classifier):
-    """Weighs every sample by what its loss was when it was last seen."""
-
-    name = "classifier"
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.last, self.seen = torch.ones(1437), torch.zeros(1437, dtype=torch.int64)
-
-    def memory(self):
-        return {"last": self.last, "seen": self.seen}
-
-    def losses(self, net, batch):
-        logits, _ = net(batch.views[0])
-        values = self.loss(logits, batch.labels)
-        weights = self.last[batch.indices] / (1 + self.last[batch.indices])
-        self.last[batch.indices] = values.detach()
-        self.seen[batch.indices] += 1
-        return {"loss": batch_mean(weights * values, batch)}
-
-
-def test_a_stages_memory_of_every_sample_goes_on(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "lookup", lambda kind, name: Remembering)
-    arguments = [*command, "stages=[classifier]"]
-    straight = finished(arguments, tmp_path / "straight")
-    arguments.append(f"out={tmp_path}")
-    assert [stopped(arguments, "classifier", step) for step in (2, 5)] == [75, 75]
-    memory = Checkpoints(tmp_path / "a" / "classifier" / "checkpoints", 2).load_newest()["memory"]
-    assert memory["seen"].sum() == 5 * 32
-    assert main(arguments) == 0
-    assert_same(tmp_path / "a", straight, "classifier")

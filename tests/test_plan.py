@@ -46,7 +46,7 @@ def test_a_plan_names_everything_and_writes_nothing(planned, tmp_path):
     made = planned("name=b")
     assert made.folder.path == tmp_path / "b"
     assert tuple(made.stages) == STAGES
-    assert (made.shape.classes, made.shape.side, len(made.labels)) == (10, 8, 150)
+    assert (made.classes, made.dataset.side, len(made.labels)) == (10, 8, 150)
     assert made.precision == "fp32"
     assert made.changes == []
     assert list(tmp_path.iterdir()) == []

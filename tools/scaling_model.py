@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from dist_rmd import sections  # noqa: E402
 from dist_rmd.data.batch import Batch  # noqa: E402
 from dist_rmd.registry import lookup  # noqa: E402
-from dist_rmd.stages.base import DataShape  # noqa: E402
+from dist_rmd.stages.base import DataInfo  # noqa: E402
 
 COUNTED = 8
 """images in the batch that is counted"""
@@ -149,7 +149,7 @@ def count(name: str, batch: int, *overrides: str) -> Work:
     """Take one step of a stage on a few images and count."""
     config = sections.parse(None, ["relation.teacher=random", *overrides])
     kind = lookup("stages", name)
-    stage = kind(kind.scope(config), DataShape(10, 32), {})
+    stage = kind(kind.scope(config), DataInfo(10, 32, 50000), {})
     views = [torch.randn(COUNTED, 3, 32, 32) for _ in stage.views]
     labels = torch.arange(COUNTED) % 10
     norms = [module for module in stage.net.modules() if isinstance(module, _BatchNorm)]
@@ -164,7 +164,7 @@ def count(name: str, batch: int, *overrides: str) -> Work:
     parameters = [p for p in stage.net.parameters() if p.requires_grad]
     flops, kernels = FlopCounterMode(display=False), Kernels()
     with flops, kernels:
-        loss = stage.losses(stage.net, Batch(tuple(views), labels, labels, (COUNTED,), 0, 0))["loss"]
+        loss = stage.losses(stage.net, Batch(tuple(views), labels, labels, labels, (COUNTED,), 0, 0))["loss"]
         loss.backward()
     return Work(
         name,

@@ -32,6 +32,7 @@ class LabelView:
     true: M correct labels where they are known, else None; OPEN (-1) for an image of none of the classes.  Only
         measurements may look at them.
     origin: how the given labels came about, as JSON can say it; empty where that is not known.
+    rows: M numbers, those that the images have in the view that this one is a `part` of; 0..M-1 in any other view.
 
     Raises ValueError when the arrays contradict this.
 
@@ -52,9 +53,12 @@ class LabelView:
     true: NDArray[np.int64] | None
     num_classes: int
     origin: Mapping[str, Any] = field(default_factory=dict)
+    rows: NDArray[np.int64] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name in ("indices", "given", "true"):
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(len(self.indices)))
+        for name in ("indices", "given", "true", "rows"):
             values = getattr(self, name)
             if values is None and name == "true":
                 continue
@@ -62,7 +66,7 @@ class LabelView:
             if len(values) != len(self.indices):
                 raise ValueError(f"{len(values)} {name} labels for {len(self.indices)} indices")
             least, last = OPEN if name == "true" else 0, self.num_classes - 1
-            if name != "indices" and values.size and not least <= values.min() <= values.max() <= last:
+            if name in ("given", "true") and values.size and not least <= values.min() <= values.max() <= last:
                 raise ValueError(f"{name} labels are {values.min()}..{values.max()}, which is outside {least}..{last}")
             object.__setattr__(self, name, values)
         if self.indices.size and self.indices.min() < 0:
@@ -120,7 +124,22 @@ class LabelView:
 
     def _only(self, chosen: NDArray[Any]) -> "LabelView":
         true = None if self.true is None else self.true[chosen]
-        return replace(self, indices=self.indices[chosen], given=self.given[chosen], true=true)
+        indices = self.indices[chosen]
+        return replace(self, indices=indices, given=self.given[chosen], true=true, rows=np.arange(len(indices)))
+
+    def part(self, rows: NDArray[np.int64], given: NDArray[np.int64] | None = None) -> "LabelView":
+        """The images of some rows, in this order, which keep their numbers; `given`: under other labels than here."""
+        chosen = self._only(rows)
+        return replace(chosen, rows=self.rows[rows], given=chosen.given if given is None else given)
+
+    def rows_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The place in this view of each image, given by its position in the beton.  Raises KeyError for another."""
+        row = np.full(max(self.indices.max(initial=-1), indices.max(initial=-1)) + 1, -1)
+        row[self.indices] = np.arange(len(self))
+        rows = row[indices]
+        if (rows < 0).any():
+            raise KeyError(f"image {indices[rows < 0][0]} is not in the view")
+        return rows
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -68,9 +68,10 @@ class Loader:
         # Of this loader's own: on a GPU, batches are made while the network is busy with earlier ones.
         self._stream = torch.cuda.Stream(reader.device) if reader.device.type == "cuda" else None
         self._batches = samples // batch_size if drop_last else -(-samples // batch_size)
-        by_position = np.full(labels.indices.max(initial=-1) + 1, -1)
-        by_position[labels.indices] = labels.given
-        self._labels = send(torch.from_numpy(by_position), reader.device)
+        columns = [labels.given, labels.rows] + ([] if labels.true is None else [labels.given == labels.true])
+        by_position = np.full((len(columns), labels.indices.max(initial=-1) + 1), -1)
+        by_position[:, labels.indices] = columns
+        self._known = send(torch.from_numpy(by_position), reader.device)  # of the image at each position of the beton
 
     def __len__(self) -> int:
         """Global batches in an epoch."""
@@ -96,7 +97,9 @@ class Loader:
         with closing(self._reader.read(own)) as read:
             for number, shard_sizes, (images, indices) in zip(numbers, sizes, read, strict=True):
                 views = self._views(images, indices, epoch, number)
-                yield Batch(views, self._labels[indices], indices, shard_sizes, epoch, number)
+                given, rows, *truth = self._known[:, indices].unbind()
+                right = truth[0] == 1 if truth else None
+                yield Batch(views, given, indices, rows, shard_sizes, epoch, number, right)
 
     def _part(self, size: int, rank: int) -> slice:
         """The part of a global batch of `size` samples that rank `rank` takes."""
@@ -117,6 +120,6 @@ def beside(batches: Generator[Batch], stream: torch.cuda.Stream) -> Generator[Ba
                 return
             current = torch.cuda.current_stream()
             current.wait_stream(stream)
-            for tensor in (*batch.views, batch.labels, batch.indices):
+            for tensor in batch.tensors:
                 tensor.record_stream(current)  # or its memory would be the next batch's as soon as Python drops it
             yield batch

@@ -7,6 +7,7 @@ import torch
 from dist_rmd.config import Augment, Data
 from dist_rmd.data.beton import Dataset
 from dist_rmd.data.labels import LabelView
+from dist_rmd.data.latents import Latents
 from dist_rmd.data.loader import ImageReader, Loader
 from dist_rmd.data.memory import MemoryReader
 from dist_rmd.data.views import Views
@@ -48,6 +49,10 @@ class Source:
             self._reader(split), labels, self._views(("plain",), seed, compiled=False), EVALUATION_BATCH * self.world,
             seed, self.rank, self.world, shuffle=False, drop_last=False, aligned=aligned,
         )  # fmt: skip
+
+    def latents(self, dims: int, batch_size: int, steps: int, seed: int) -> Latents:
+        """Noise in place of images: epochs of `steps` global batches of `batch_size` vectors in `dims` dimensions."""
+        return Latents(dims, batch_size, steps, seed, self.rank, self.world, self.device, self.dtype)
 
     def _views(self, kinds: Sequence[str], seed: int, compiled: bool) -> Views:
         return Views(

@@ -15,10 +15,12 @@ def compiled(net: nn.Module, frozen: Iterable[nn.Module], cuda_graphs: bool) -> 
 
     Parameters are shared with `net`, which itself stays as it is: evaluations call that, with batches of other sizes.
     cuda_graphs: launch forward and backward pass of `net` as one CUDA graph each.  Frozen networks are not: what a
-    graph returns is overwritten when the next one begins.
+    graph returns is overwritten when the next one begins.  Of an nn.ModuleDict, each network is compiled by itself.
     """
     for network in frozen:
         network.compile(dynamic=False)
+    if isinstance(net, nn.ModuleDict):
+        return nn.ModuleDict({name: compiled(part, (), cuda_graphs) for name, part in net.items()})
     return cast(nn.Module, torch.compile(net, dynamic=False, mode="reduce-overhead" if cuda_graphs else None))
 
 

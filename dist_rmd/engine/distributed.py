@@ -105,9 +105,14 @@ def place(
 
 
 def parallel(net: nn.Module, world: World, config: Distributed) -> nn.Module:
-    """Wrap a placed `net` so that gradients are averaged over ranks, and all hold the first rank's buffers."""
+    """Wrap a placed `net` so that gradients are averaged over ranks, and all hold the first rank's buffers.
+
+    Of an nn.ModuleDict, each network is wrapped by itself.
+    """
     if world.size == 1:
         return net
+    if isinstance(net, nn.ModuleDict):
+        return nn.ModuleDict({name: parallel(part, world, config) for name, part in net.items()})
     wrapped = DistributedDataParallel(
         net,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,

@@ -60,11 +60,12 @@ def fit(session: Session) -> None:
             with updater.autocast():
                 terms = faults.inject(stage.losses(net, batch), clock, stage.name)
             check.note(terms, batch.indices)  # does not wait for the device
-            updater.backward(terms["loss"], clock)
+            updater.backward(terms["loss"], clock, stage.trained(batch))
             batches.prefetch()  # while a GPU is busy with the backward pass
             check.agree(clock)  # all ranks: raises where a term is not finite
             moved = updater.step()
             clock.tick()
+            stage.after_step(clock)
             observer.step(clock, {**terms, **moved})
             if check.save_due or check.stop_signal:
                 session.save(None)
@@ -77,7 +78,6 @@ def fit(session: Session) -> None:
         record = None
         if evaluates:
             observer.flush(clock)
-            net.eval()
             record = observer.evaluated(clock, session.evaluate())
         if saves or record is not None:
             session.save(record)

@@ -1,7 +1,8 @@
 """Means of loss terms between two log points, kept on the device."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,17 +14,27 @@ T = TypeVar("T")
 
 
 class Meters:
-    """Sums terms without a device synchronisation at each step; `reduce` does one, and one all_reduce."""
+    """Sums terms without a device synchronisation at each step; `reduce` does one, and one all_reduce.
+
+    A term is a number (0-d), of which the mean over steps and ranks is asked for, or two numbers (part, whole), of
+    which it is the sum of all parts over the sum of all wholes.  Steps may have different terms.
+    """
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
-        self._sums: Tensor | None = None
-        self._names: list[str] = []
-        self.steps = self._images = 0
+        # Of each kind of steps, which have the same terms: their names, with 1 or 2 for how many numbers each is.
+        self._sums: dict[tuple[tuple[str, int], ...], Tensor] = {}
+        self._counts: dict[tuple[tuple[str, int], ...], int] = {}
+        self._images = 0
         self._waited = self._trained = 0.0
         self.resume_timer()
+
+    @property
+    def steps(self) -> int:
+        """How many have been counted since the last `reduce`."""
+        return sum(self._counts.values())
 
     def resume_timer(self) -> None:
         """Time passed since the last `add` was not training (an evaluation, a checkpoint)."""
@@ -41,42 +52,63 @@ class Meters:
             yield batch
 
     def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """Count one step: `terms` are 0-d, `images` the size of the global batch."""
-        values = torch.stack([term.detach().double() for term in terms.values()])
-        self._names = list(terms)
-        self._sums = values if self._sums is None else self._sums + values
-        self.steps += 1
+        """Count one step of these terms; `images`: the size of the global batch."""
+        kind = tuple((name, term.numel()) for name, term in terms.items())
+        values = torch.cat([term.detach().double().reshape(-1) for term in terms.values()])
+        self._sums[kind] = self._sums[kind] + values if kind in self._sums else values
+        self._counts[kind] = self._counts.get(kind, 0) + 1
         self._images += images
         self._trained += time.perf_counter() - self._since
         self.resume_timer()
 
     def reduce(self) -> dict[str, float]:
-        """Means over steps and ranks since the last call, and the speed.  Every rank must call it, after an `add`.
+        """What the terms come to over steps and ranks since the last call, and the speed.
 
-        {"train/<term>": mean, "perf/images_per_s": of all ranks together, "perf/data_wait_frac": share of the time in
-        which this rank waited for data}
+        Every rank must call it, after an `add`.  {"train/<term>": value, "perf/images_per_s": of all ranks together,
+        "perf/data_wait_frac": share of the time in which this rank waited for data}; a term whose wholes are 0 is left
+        out.
         """
-        assert self._sums is not None
-        means = (all_reduce_sum(self._sums) / (self.steps * world_size())).tolist()  # waits for the device
+        totals = all_reduce_sum(torch.cat([*self._sums.values()])).tolist()  # waits for the device
+        parts, wholes = self._taken_apart(totals, world_size())
         seconds = self._trained + time.perf_counter() - self._since
-        result = {f"train/{name}": mean for name, mean in zip(self._names, means, strict=True)}
+        result = {f"train/{name}": part / wholes[name] for name, part in parts.items() if wholes[name]}
         result["perf/images_per_s"] = self._images / seconds
         result["perf/data_wait_frac"] = self._waited / seconds
         self._clear()
         return result
 
+    def _taken_apart(self, totals: Sequence[float], ranks: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Each term's sum and what it is to be divided by."""
+        parts: dict[str, float] = defaultdict(float)
+        wholes: dict[str, float] = defaultdict(float)
+        numbers = iter(totals)
+        for kind, count in self._counts.items():
+            for name, size in kind:
+                parts[name] += next(numbers)
+                wholes[name] += next(numbers) if size == 2 else count * ranks
+        return parts, wholes
+
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, one row a rank; times are not part of it.  Every rank must call it."""
-        if self._sums is None:
-            return {"steps": 0}
-        sums = all_gather_rows(self._sums[None], [1] * world_size()).cpu()
-        return {"steps": self.steps, "names": list(self._names), "sums": sums}
+        kinds = []
+        for kind, sums in self._sums.items():
+            rows = all_gather_rows(sums[None], [1] * world_size()).cpu()
+            kinds.append({"terms": [list(term) for term in kind], "steps": self._counts[kind], "sums": rows})
+        return {"kinds": kinds}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Go on with the sums of `state_dict`, also on another number of ranks."""
         self._clear()
-        if not state["steps"]:
-            return
-        self.steps, self._names, sums = state["steps"], list(state["names"]), state["sums"]
-        own = sums[rank()] if len(sums) == world_size() else sums.mean(0)
-        self._sums = own.to(device)
+        for saved in state["kinds"] if "kinds" in state else _of_one_kind(state):
+            kind = tuple((name, size) for name, size in saved["terms"])
+            sums = saved["sums"]
+            # Where other ranks go on, each has the mean of those before as its number, and an even share of the counts.
+            ranks = [len(sums) if size == 1 else world_size() for _, size in kind for _ in range(size)]
+            own = sums[rank()] if len(sums) == world_size() else sums.sum(0) / torch.tensor(ranks)
+            self._counts[kind], self._sums[kind] = saved["steps"], own.to(device)
+
+
+def _of_one_kind(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an older version saved."""
+    terms = [[name, 1] for name in state.get("names", [])]
+    return [{"terms": terms, "steps": state["steps"], "sums": state["sums"]}] if state["steps"] else []

@@ -87,8 +87,9 @@ class Observer:
         Raises NonFiniteLoss as `step` does: whatever is saved has been looked at.
         """
         meters = self.meters.state_dict()
-        if meters["steps"]:
-            self._check(clock, dict(zip(meters["names"], meters["sums"].sum(0).tolist(), strict=True)))
+        for kind in meters["kinds"]:
+            names = [name for name, size in kind["terms"] for _ in range(size)]
+            self._check(clock, dict(zip(names, kind["sums"].sum(0).tolist(), strict=True)))
         return {"meters": meters, "best": self.best, "scores": self.scores}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor, nn
+
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.observer import Observer
@@ -18,7 +20,9 @@ def capture(lineage: list[str], stage: Any, updater: Updater, clock: Clock, obse
     return {
         "lineage": lineage,
         "net": stage.net.state_dict(),
-        "memory": stage.memory(),
+        "averages": {name: net.state_dict() for name, net in stage.averages.items()},
+        "evaluated": {name: _place(stage, net) for name, net in stage.eval_nets().items()},
+        "memory": dict(stage.memory),
         "updater": updater.state_dict(),
         "clock": clock.state_dict(),
         "observer": observer.state_dict(clock),
@@ -62,8 +66,29 @@ def restore(
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{checkpoints.folder}: made for another {what} ({reason}): choose another name=") from None
-    for name, tensor in stage.memory().items():
+    for name, net in stage.averages.items():
+        net.load_state_dict(state["averages"][name])
+    for name, tensor in stage.memory.items():
         tensor.copy_(state["memory"][name])
     clock.load_state_dict(state["clock"])
     observer.load_state_dict(state["observer"], updater.device)
     return lineage
+
+
+def evaluated(state: dict[str, Any], name: str = "") -> dict[str, Tensor]:
+    """The state_dict of the network that was evaluated as `name` (see Training.eval_nets), from a checkpoint's state.
+
+    Raises KeyError where none was.
+    """
+    kind, _, place = state.get("evaluated", {"": "net"})[name].partition(".")  # older ones evaluated `net`
+    if kind == "averages":
+        return state["averages"][place]
+    prefix = f"{place}." if place else ""
+    return {key.removeprefix(prefix): value for key, value in state["net"].items() if key.startswith(prefix)}
+
+
+def _place(stage: Any, net: nn.Module) -> str:
+    """Where an evaluated network is in the state: net, net.student, averages.teacher."""
+    places = [(f"net.{name}" if name else "net", module) for name, module in stage.net.named_modules()]
+    places += [(f"averages.{name}", module) for name, module in stage.averages.items()]
+    return next(place for place, module in places if module is net)

@@ -40,12 +40,13 @@ class StepCheck:
         self._next = time.monotonic() + 60 * self.minutes
 
     def note(self, terms: Mapping[str, Tensor], indices: Tensor) -> None:
-        """Note which of this rank's loss terms (0-d) are not finite, without waiting for the device.
+        """Note which of this rank's 0-d loss terms are not finite, without waiting for the device.
 
         `indices` are those of this rank's samples.
         """
-        self._names, self._indices = list(terms), indices
-        bad = ~torch.stack([term.detach().double() for term in terms.values()]).isfinite()
+        losses = {name: term.detach().double() for name, term in terms.items() if not term.dim()}
+        self._names, self._indices = list(losses), indices
+        bad = ~torch.stack([*losses.values()]).isfinite()
         self._copied = None
         if bad.is_cuda:  # the copy is done when the forward pass is; the backward pass is queued behind it
             bad = torch.empty_like(bad, device="cpu", pin_memory=True).copy_(bad, non_blocking=True)

@@ -1,11 +1,11 @@
-"""One optimizer step: learning rate, backward, gradient scaling, clipping, SGD (and Adam where a stage asks for it)."""
+"""One optimizer step: learning rate, backward, gradient scaling, clipping, SGD and Adam."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dist_rmd.config import Optimization
@@ -28,9 +28,10 @@ def parameter_dtype(precision: str) -> torch.dtype:
 
 
 class Updater:
-    """SGD with everything around it.  `precision` is bf16, fp16 (with a GradScaler), fp32 or fp64.
+    """The optimizers of a stage's parameter groups (see Training.param_groups), with everything around them.
 
-    A parameter group with `adam` is left to Adam at this learning rate, which no schedule or weight decay is for.
+    precision: bf16, fp16 (with a GradScaler), fp32 or fp64.  Learning rate, momentum and weight decay are those of
+    `config` where a group has none of its own.
     """
 
     def __init__(
@@ -46,28 +47,32 @@ class Updater:
         self.device = device
         self.dtype = AUTOCAST.get(precision)
         self.base_lr = schedule.initial_lr(config)
-        self.optimizer = torch.optim.SGD(
-            [group for group in groups if "adam" not in group],
-            lr=self.base_lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True,
-        )  # fmt: skip
-        if config.momentum:
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        of = {kind: [_own(group, self.base_lr) for group in groups if _kind(group) == kind] for kind in ("sgd", "adam")}
+        if of["sgd"]:
+            sgd = torch.optim.SGD(of["sgd"], momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
             # torch would allocate them in the first step, and leave them unwritten when that step moves nothing.
-            for parameter in _parameters(self.optimizer):
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
-        if adaptive := [{"params": group["params"], "lr": group["adam"]} for group in groups if "adam" in group]:
-            self.optimizers["adam"] = torch.optim.Adam(adaptive, fused=True)
+            for group in sgd.param_groups:
+                for parameter in group["params"] if group["momentum"] else ():
+                    sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            self.optimizers["optimizer"] = sgd
+        if of["adam"]:
+            self.optimizers["adam"] = torch.optim.Adam(of["adam"], fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the forward pass runs."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
-    def backward(self, loss: Tensor, clock: Clock) -> None:
-        """Differentiate `loss` (0-d), for the optimizer step after `clock.step` others: queued on the device."""
+    def backward(self, loss: Tensor, clock: Clock, moved: nn.Module | None = None) -> None:
+        """Differentiate `loss` (0-d), for the optimizer step after `clock.step` others: queued on the device.
+
+        moved: the network that is to move, all when None.  Parameters of others get no gradient, and an optimizer
+        leaves such a parameter alone: neither momentum nor weight decay moves it.
+        """
         self._set_lr(clock)
         parameters = [parameter for optimizer in self._all for parameter in _parameters(optimizer)]
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward(inputs=None if moved is None else list(moved.parameters()))
         for optimizer in self._all:
             self.scaler.unscale_(optimizer)
         self._norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -100,13 +105,14 @@ class Updater:
 
     def readings(self) -> dict[str, float]:
         """What a curve should show of the optimizer as it stands.  Waits for the device with fp16."""
-        lr = {"train/lr": self.optimizer.param_groups[0]["lr"]}
+        lr = {"train/lr": next(iter(self._all)).param_groups[0]["lr"]}
         return lr | {"train/amp_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else lr
 
     def _set_lr(self, clock: Clock) -> None:
-        scaled = self.base_lr * schedule.factor(self.config, clock.step, self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.base_lr if group.get("constant_lr") else scaled
+        factor = schedule.factor(self.config, clock.step, self.steps_per_epoch)
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * (1 if group.get("constant_lr") else factor)
 
     def state_dict(self) -> dict[str, Any]:
         states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
@@ -120,6 +126,16 @@ class Updater:
             for group, settings in zip(optimizer.param_groups, configured, strict=True):
                 group.update(settings)
         self.scaler.load_state_dict(state["scaler"])
+
+
+def _kind(group: Mapping[str, Any]) -> str:
+    return group.get("optimizer", "sgd")
+
+
+def _own(group: Mapping[str, Any], lr: float) -> dict[str, Any]:
+    """The group as torch is to have it, with the learning rate `lr` unless it has one of its own."""
+    initial = group.get("lr", lr)
+    return {**{key: value for key, value in group.items() if key != "optimizer"}, "lr": initial, "initial_lr": initial}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

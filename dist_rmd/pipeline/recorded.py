@@ -24,9 +24,9 @@ from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError, Stopped, UserError
 from dist_rmd.evaluation.splits import splits
+from dist_rmd.pipeline.measured import measured
 from dist_rmd.pipeline.session import StageSession
 from dist_rmd.plan import Plan
-from dist_rmd.registry import lookup
 from dist_rmd.stages.base import Computation, Training
 
 VIEWS_SHOWN = 64
@@ -48,7 +48,6 @@ class RecordedSession(StageSession):
         )
         self.checkpoints = Checkpoints(plan.folder.checkpoints(stage.name), config.checkpoint.keep)
         self.check = StepCheck(stage.name, peers, request, config.checkpoint.minutes)
-        self.measure = lookup("evaluation", str(stage.evaluation))
         self.splits = splits(source, plan.labels, plan.validation(type(stage)))
 
     def train(self, key: str) -> dict[str, Any]:
@@ -74,9 +73,11 @@ class RecordedSession(StageSession):
         return self.plan.artefact(stage, key, self.observer.scores)
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the network as it stands, the score first.  Every rank must call it."""
-        distributed.share_buffers(self.stage.net)
-        return self.measure(self.stage.net, self.splits)
+        """Metrics of the evaluated networks as they stand, the score first.  Every rank must call it."""
+        nets = self.stage.eval_nets()
+        for net in nets.values():
+            distributed.share_buffers(net)
+        return measured(str(self.stage.evaluation), nets, self.splits)
 
     def save(self, score: float | None) -> None:
         """Write a checkpoint; `score` where it is the best so far.  Every rank must call it."""
@@ -99,7 +100,7 @@ class RecordedSession(StageSession):
         if clock.step:
             self.console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
         self.writers.open(resumed_at=clock)
-        if clock.step == 0 and plan.world.leads:
+        if clock.step == 0 and plan.world.leads and stage.views:
             self.writers.images(clock, "train/views", picture(plan, next(self.batches.epoch(0))))
 
 

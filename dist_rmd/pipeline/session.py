@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from dist_rmd.data.source import Source
 from dist_rmd.engine import compilation, distributed
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.distributed import World
 from dist_rmd.engine.updater import Updater, parameter_dtype
 from dist_rmd.plan import Plan
 from dist_rmd.stages.base import Stage, Training
@@ -19,14 +21,22 @@ def placed(plan: Plan, name: str, inputs: Mapping[str, Any]) -> Stage:
     inputs: artefacts of this run's earlier stages, by name.
     """
     stage, config = plan.build(name, inputs), plan.config
-    dtype = parameter_dtype(plan.precision)
-    if isinstance(stage, Training):
-        stage.net = distributed.place(
-            stage.net, plan.world, config.dist.sync_batchnorm, dtype, compiled=config.speed.compile
-        )
-    for frozen in stage.frozen():
-        distributed.place(frozen, plan.world, sync_batchnorm=False, dtype=dtype)
+    place(stage, plan.world, parameter_dtype(plan.precision), config.dist.sync_batchnorm, config.speed.compile)
     return stage
+
+
+def place(stage: Stage, world: World, dtype: torch.dtype, sync_batchnorm: bool = True, compiled: bool = False) -> None:
+    """Move all networks and the memory of `stage` to this rank's device; `dtype` is that of parameters."""
+    if isinstance(stage, Training):
+        stage.net = distributed.place(stage.net, world, sync_batchnorm, dtype, compiled)
+        for average in stage.averages.values():
+            distributed.place(average, world, sync_batchnorm, dtype)
+        stage.memory = {
+            name: tensor.to(world.device, dtype if tensor.dtype == torch.float32 else None)
+            for name, tensor in stage.memory.items()
+        }
+    for frozen in stage.frozen():
+        distributed.place(frozen, world, sync_batchnorm=False, dtype=dtype)
 
 
 class StageSession:
@@ -38,7 +48,9 @@ class StageSession:
     def __init__(self, plan: Plan, stage: Training, source: Source):
         config, world, kind = plan.config, plan.world, type(stage)
         self.plan, self.stage, self.source = plan, stage, source
-        self.batches = stage.batches(source, plan.training(kind), kind.scope(config).seed)
+        labels = plan.training(kind)
+        stage.prepare(source, labels)
+        self.batches = stage.batches(source, labels, kind.scope(config).seed)
         self.updater = Updater(
             stage.param_groups(), stage.optimization, len(self.batches), world.device, plan.precision
         )

@@ -5,6 +5,7 @@ Stages meet only through artefacts: plain dictionaries of tensors, strings and n
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
@@ -16,19 +17,36 @@ from dist_rmd.data.source import Source
 
 
 @dataclass(frozen=True)
-class DataShape:
-    """All that a network must know of the data."""
+class DataInfo:
+    """What a stage is told of its images before it sees any."""
 
     classes: int
+    """C: labels are 0..C-1"""
     side: int
+    """S: images are 3 x S x S"""
+    images: int
+    """N, how many images the stage works on: `Batch.rows` are 0..N-1"""
+
+
+class Clock(Protocol):
+    """Where the training stands (dist_rmd.engine.clock)."""
+
+    step: int
+    """optimizer steps made"""
+    epoch: int
+    """whole epochs done"""
 
 
 class Batches(Protocol):
-    """What a training goes through: a Loader, or something that puts several together."""
+    """What a training goes through: a Loader, or something that puts several together, or makes batches of noise."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Optimizer steps in an epoch."""
+        ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Any: ...
+    def epoch(self, epoch: int, start: int = 0) -> Any:
+        """A generator of the batches of epoch `epoch` from global batch `start` on."""
+        ...
 
 
 class Stage:
@@ -48,7 +66,7 @@ class Stage:
     evaluation: ClassVar[str | None] = None
     """what is measured on the test images: the public function of dist_rmd/evaluation/<evaluation>.py, if anything"""
 
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         raise NotImplementedError
 
     @classmethod
@@ -88,7 +106,7 @@ class Stage:
         return type(self).__module__.rpartition(".")[2]
 
     def frozen(self) -> list[nn.Module]:
-        """Networks that are not trained; they are moved to the device and stay in evaluation mode."""
+        """Networks that never change; they are moved to the device and stay in evaluation mode."""
         return []
 
     def artefact(self) -> dict[str, Any]:
@@ -97,50 +115,107 @@ class Stage:
 
 
 class Training(Stage):
-    """A stage that the engine trains: what is trained, on which batches, with which loss."""
+    """A stage that the engine trains: what is trained, on which batches, with which loss.
+
+    `net`, `optimization`, `losses` and `artefact` are all that a stage must give.  What else there is:
+
+    several networks    `net` is an nn.ModuleDict; `param_groups` gives each its optimizer, `trained` says which of them
+                        a step moves
+    a moving average    `averages`, moved in `after_step`; `eval_nets` hands it to the evaluation
+    a value per image   `memory`, N rows, read at `batch.rows` and written by collectives.write_rows
+    a look at images    `prepare`, before the first batch: scores, prototypes, a choice of images
+    no images           `views = ()`, and `batches` are source.latents: noise
+    """
 
     recipe: ClassVar[str]
     """the section that is an Optimization"""
     evaluation = "accuracy"
     views: tuple[str, ...] = ("weak",)
-    """the kinds of augmented views in each batch (dist_rmd.data.views)"""
+    """the kinds of augmented views in each batch (dist_rmd.data.views); of the class: () where it needs no images"""
 
     net: nn.Module
-    """exactly what is trained and wrapped by DDP; frozen networks are other attributes"""
+    """exactly what is trained and wrapped by DDP.  An nn.ModuleDict holds several networks, each wrapped by itself"""
+    averages: Mapping[str, nn.Module] = MappingProxyType({})
+    """networks without gradient that the stage itself changes (models/average.py), by name: in evaluation mode, saved
+    with `net`"""
+    memory: Mapping[str, Tensor] = MappingProxyType({})
+    """tensors that the stage itself changes in place as it trains (a value for each image, a queue), by name: the same
+    on all ranks.  Set once, in __init__: the engine moves them to the device (float32 becomes float64 where the
+    networks are), saves them, and writes them back in place when a run goes on"""
     optimization: Optimization
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for SGD.  A group with `constant_lr=True` keeps the initial learning rate.
+        """Parameter groups, as torch's optimizers take them.
 
-        One with `adam=RATE` is Adam's, at this constant learning rate.
+        `optimizer` is "sgd" (default) or "adam".  `lr` is the initial learning rate, that of the section when left out;
+        it follows the section's schedule unless `constant_lr` is True.  SGD also takes momentum and weight decay of the
+        section where a group has none of its own; Adam takes torch's defaults.
         """
         return [{"params": list(self.net.parameters())}]
 
-    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
-        """What it is trained on.  Called once its networks are on the device."""
-        return source.training(labels, self.views, self.optimization.batch_size, seed)
+    def prepare(self, source: Source, labels: LabelView) -> None:
+        """Look at the images of `labels` before training begins: score them, make prototypes, choose among them.
 
-    def memory(self) -> dict[str, Tensor]:
-        """Tensors that the stage itself changes as it trains (a value for each sample, a queue): the same on all ranks.
-
-        They are saved with the network, and written back in place when a run goes on.
+        Called once at every start on all ranks, when networks and memory are on the device, before `batches`.
         """
-        return {}
+
+    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+        """What it is trained on: by default all images of `labels`."""
+        return source.training(labels, self.views, self.optimization.batch_size, seed)
 
     def start_epoch(self) -> None:
         """Called on all ranks before the first batch of every epoch, and not where a run goes on within one."""
 
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms of this rank (0-d): "loss" is differentiated, every other is logged under its name.
+    def trained(self, batch: Batch) -> nn.Module | None:
+        """The one of several networks of `net` that this step moves; None: all.  The others get no gradient."""
+        return None
 
-        Forward through `net` alone, and once, never through `self.net`: DDP synchronises gradients of `net`'s forward
-        only.  The mean over ranks of each term is its value for the global batch (see Batch.share).
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms of this rank: "loss" (0-d) is differentiated, every other is logged under its name.
+
+        A network that the step moves is called through `net`, and once, never through `self.net`: DDP synchronises
+        gradients of `net`'s forward only.  Any other is called through `self.net`.
+
+        0-d: the mean over ranks is the term's value for the global batch (see Batch.share), and what is logged is the
+        mean over steps.  Two numbers (part, whole) of this rank's samples: the sum of all parts over the sum of all
+        wholes is logged, and nothing where the latter is 0.
         """
         raise NotImplementedError
+
+    def after_step(self, clock: Clock) -> None:
+        """Called on all ranks after every optimizer step, the `clock.step`-th."""
+
+    def eval_nets(self) -> dict[str, nn.Module]:
+        """What is evaluated: the network whose accuracy is the stage's under "", others under names of their own.
+
+        Tags of the latter end in _<name>, as in test/top1_student.
+        """
+        return {"": self.net}
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
         """One line for the user when logged means, or what an evaluation has measured, look wrong, else None."""
         return None
+
+
+class ClassifierStage(Training):
+    """A training of an encoder with a linear head, or of several."""
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics.get("test/predicted_classes") != 1:
+            return None
+        return (
+            "the network has collapsed: it takes all test images for one class; "
+            f"{self.recipe}.grad_clip=5 or a smaller {self.recipe}.lr may cure it"
+        )
+
+    def artefact(self) -> dict[str, Any]:
+        """Encoder and head of the evaluated network; others: the same of those with names of their own."""
+        parts = {
+            name: {part: net.get_submodule(part).state_dict() for part in ("encoder", "head")}
+            for name, net in self.eval_nets().items()
+        }
+        main = parts.pop("")
+        return {**main, "others": parts} if parts else main
 
 
 class Computation(Stage):

@@ -12,7 +12,7 @@ from dist_rmd.data.batch import Batch
 from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.stages.base import DataShape, Training, batch_mean
+from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean
 
 __all__ = ["Classifier"]
 
@@ -31,7 +31,7 @@ class TaskConfig(Optimization):
     """epochs after which schedule=step lowers the learning rate"""
 
 
-class Classifier(Training):
+class Classifier(ClassifierStage):
     """Mean robust loss between the logits and the given labels."""
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig, "loss": LossConfig}
@@ -42,23 +42,12 @@ class Classifier(Training):
     def check(cls, config: StageConfig) -> None:
         configured(config.section(LossConfig))
 
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.optimization = config.section(TaskConfig)
-        self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
+        self.net = Network(encoder(config.model.name, config.model.width), data.classes)
         self.loss = configured(config.section(LossConfig))
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views
         logits, _ = net(view)
         return {"loss": batch_mean(self.loss(logits, batch.labels), batch)}
-
-    def warning(self, metrics: Mapping[str, float]) -> str | None:
-        if metrics.get("test/predicted_classes") != 1:
-            return None
-        return (
-            "the network has collapsed: it takes all test images for one class; "
-            f"{self.recipe}.grad_clip=5 or a smaller {self.recipe}.lr may cure it"
-        )
-
-    def artefact(self) -> dict[str, Any]:
-        return {part: getattr(self.net, part).state_dict() for part in ("encoder", "head")}

@@ -22,8 +22,7 @@ from dist_rmd.distill.lesson import Lesson
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.stages.base import Batches, DataShape, batch_mean
-from dist_rmd.stages.classifier import Classifier
+from dist_rmd.stages.base import Batches, ClassifierStage, DataInfo, batch_mean
 from dist_rmd.student import StudentConfig, frozen_teacher, survey
 
 __all__ = ["DFND"]
@@ -60,7 +59,7 @@ class Adapted(Network):
         return logits, self.adaptation(logits)
 
 
-class DFND(Classifier):
+class DFND(ClassifierStage):
     """L = T^2 KL(teacher || student) + NLL of the teacher's class under log(softmax(student) Q).
 
     The frozen teacher sees the student's view, and its class there is the label.  Q is learned (NoiseAdaptation).
@@ -75,15 +74,11 @@ class DFND(Classifier):
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher",)
 
-    @classmethod
-    def check(cls, config: StageConfig) -> None:
-        """Nothing: section `loss` is not for this stage."""
-
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = config.section(DFNDConfig)
         self.optimization = config.section(StudentConfig)
         accuracy = measured_accuracy(inputs["teacher"]["scores"]) if c.accuracy is None else c.accuracy
-        self.net = Adapted(encoder(config.model.name, config.model.width), shape.classes, accuracy)
+        self.net = Adapted(encoder(config.model.name, config.model.width), data.classes, accuracy)
         self.teacher = frozen_teacher(inputs["teacher"])
 
     def frozen(self) -> list[nn.Module]:
@@ -93,11 +88,16 @@ class DFND(Classifier):
         net = self.net
         return [
             {"params": [*net.encoder.parameters(), *net.head.parameters()]},
-            {"params": list(net.adaptation.parameters()), "adam": ADAPTATION_LR},
+            {
+                "params": list(net.adaptation.parameters()),
+                "optimizer": "adam",
+                "lr": ADAPTATION_LR,
+                "constant_lr": True,
+            },
         ]
 
-    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
-        """Views of the images that the teacher is most certain of, in the plain view of them."""
+    def prepare(self, source: Source, labels: LabelView) -> None:
+        """Choose the images that the teacher is most certain of, in the plain view of them."""
         count = round(self.config.keep * len(labels))
         if count < self.optimization.batch_size:
             raise ConfigError(
@@ -107,9 +107,12 @@ class DFND(Classifier):
             )
         if count < len(labels):
             entropy = survey(source, labels, self._uncertainty, lambda share: None).cpu().numpy()
-            chosen = np.sort(entropy.argsort(kind="stable")[:count])
-            labels = LabelView(labels.indices[chosen], labels.given[chosen], None, labels.num_classes)
-        return super().batches(source, labels, seed)
+            labels = labels.part(np.sort(entropy.argsort(kind="stable")[:count]))
+        self.chosen = labels
+
+    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+        """Views of the chosen images."""
+        return super().batches(source, self.chosen, seed)
 
     def _uncertainty(self, images: Tensor, given: Tensor) -> Tensor:
         """Cross entropy between the teacher's output and its own argmax -> b values >= 0."""

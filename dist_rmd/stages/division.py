@@ -15,7 +15,7 @@ from dist_rmd.data.source import Source
 from dist_rmd.distill import division as division_of
 from dist_rmd.distill.division import CLOSED, SETS, refined_labels, subjective_logic_loss
 from dist_rmd.errors import ConfigError
-from dist_rmd.stages.base import Computation, DataShape
+from dist_rmd.stages.base import Computation, DataInfo
 from dist_rmd.student import frozen_teacher, survey
 
 __all__ = ["Division"]
@@ -73,7 +73,7 @@ class Division(Computation):
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher",)
 
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = config.section(DivisionConfig)
         self.mixture_seed = config.seed
         self.teacher = frozen_teacher(inputs["teacher"])

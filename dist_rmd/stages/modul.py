@@ -26,7 +26,7 @@ from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.statistics import statistics_kept
-from dist_rmd.stages.base import Batches, DataShape, Training, batch_mean
+from dist_rmd.stages.base import Batches, DataInfo, Training, batch_mean
 from dist_rmd.student import StudentConfig, frozen_teacher, own_share
 
 __all__ = ["Modul"]
@@ -161,10 +161,10 @@ class Modul(Training):
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher", "division")
 
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = config.section(ModulConfig)
         self.optimization = config.section(StudentConfig)
-        self.classes = shape.classes
+        self.classes = data.classes
         self.divided = inputs["division"]
         self.weights = {
             "ce": c.alpha,
@@ -183,40 +183,45 @@ class Modul(Training):
                 f"modul.hint=map: the last maps of {config.model.name} and of the teacher differ in size; "
                 "choose modul.hint=pooled"
             )
-        self.net = Student(body, shape.classes, taught.out_features, c, self.weights)
+        self.net = Student(body, data.classes, taught.out_features, c, self.weights)
         self.ce = CE()
         self.draws = config.seed
-        self.prototypes = torch.zeros(shape.classes, c.embedding, dtype=torch.float64)
+        self.memory = {"prototypes": torch.zeros(data.classes, c.embedding, dtype=torch.float64)}
 
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]
 
-    def memory(self) -> dict[str, Tensor]:
-        return {"prototypes": self.prototypes}
+    @property
+    def prototypes(self) -> Tensor:
+        """Of each class a unit vector, or zeros where it has no image: C x D float64."""
+        return self.memory["prototypes"]
 
-    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
-        """Labelled images, the clean and the closed set in one pool; with each batch one of the open set."""
-        divided, batch_size = self.divided, self.optimization.batch_size
+    def prepare(self, source: Source, labels: LabelView) -> None:
+        """Part the images by the division, and look at the labelled ones as the teacher does."""
+        divided = self.divided
         kept = torch.isin(divided["indices"], torch.from_numpy(labels.indices))
         if not kept.all() or len(kept) != len(labels):
             raise DataError(
                 "the division is of other images than this run's: divide these (stages=[..., division, modul])"
             )
-        is_open = divided["sets"] == OPEN
-        labelled = self._view(~is_open, "labels")
-        if not len(labelled):
+        rows, is_open = labels.rows_of(divided["indices"].numpy()), (divided["sets"] == OPEN).numpy()
+        self.opened = labels.part(rows[is_open], divided["given"].numpy()[is_open])
+        self.labelled = labels.part(rows[~is_open], divided["labels"].numpy()[~is_open])
+        if not len(self.labelled):
             raise DataError(
                 "the division has put all images into the open set, so there is none to learn a class from: look at "
                 "`python -m dist_rmd.report division` and at division.evidence, division.scaling and the thresholds"
             )
-        self.prototypes = self.prototypes.to(source.device)
         if self.weights["category"]:
-            self._look(source, labelled)
-        loader = source.training(labelled, self.views, batch_size, seed)
+            self._look(source, self.labelled)
+
+    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+        """Labelled images, the clean and the closed set in one pool; with each batch one of the open set."""
+        loader = source.training(self.labelled, self.views, self.optimization.batch_size, seed)
         if not self.weights["rotation"]:
             return loader
-        opened = self._view(is_open, "given")
-        return Paired(loader, source.training(opened, self.views, min(self.config.open_batch_size, len(opened)), seed))
+        size = min(self.config.open_batch_size, len(self.opened))
+        return Paired(loader, source.training(self.opened, self.views, size, seed))
 
     def start_epoch(self) -> None:
         """Eq. 9, with the teacher's projection as it has become."""
@@ -242,7 +247,7 @@ class Modul(Training):
         if weights["category"] and c.mixup:
             mix = mixup.draw(self.draws, batch.epoch, batch.number, sum(batch.sizes), c.mixup)
             mixed = mixup.mixed(view, mixup.partners(view, mix, batch.sizes, rank()), mix.weight)
-        opened = batch.open_set if weights["rotation"] else None
+        opened = batch.extra if weights["rotation"] else None
         if opened is not None:
             turned, turns = rotated(opened.views[0])
         with torch.no_grad():
@@ -279,11 +284,6 @@ class Modul(Training):
 
     def artefact(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.net.named_children()}
-
-    def _view(self, rows: Tensor, labels: str) -> LabelView:
-        """Some of the divided images under their targets, or their given labels."""
-        indices, given = (self.divided[name][rows].numpy() for name in ("indices", labels))
-        return LabelView(indices, given, None, self.classes)
 
     def _look(self, source: Source, labelled: LabelView) -> None:
         """Keep the teacher's features of this rank's share of the labelled images: it sees them the same every time."""

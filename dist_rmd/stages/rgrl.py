@@ -13,7 +13,7 @@ from dist_rmd.distill.lesson import Lesson
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
-from dist_rmd.stages.base import DataShape, batch_mean
+from dist_rmd.stages.base import DataInfo, batch_mean
 from dist_rmd.stages.classifier import Classifier
 
 __all__ = ["RGRL"]
@@ -72,8 +72,8 @@ class RGRL(Classifier):
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("simsiam",) if config.section(RelationConfig).teacher == "simsiam" else ()
 
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
-        super().__init__(config, shape, inputs)  # the student's weights are drawn first: the same as the baseline's
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
+        super().__init__(config, data, inputs)  # the student's weights are drawn first: the same as the baseline's
         c = config.section(RelationConfig)
         self.views = VIEWS[c.teacher_view]
         self.k = c.k

@@ -14,7 +14,7 @@ from dist_rmd.config import Optimization, Role, StageConfig, leaf
 from dist_rmd.data.batch import Batch
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import predictor, projector
-from dist_rmd.stages.base import DataShape, Training, batch_mean
+from dist_rmd.stages.base import DataInfo, Training, batch_mean
 
 __all__ = ["SimSiam"]
 
@@ -68,7 +68,7 @@ class SimSiam(Training):
     evaluation = "knn"
     net: Siamese
 
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.optimization = config.section(SimSiamConfig)
         self.views = (c.views, c.views)
         backbone = encoder(config.model.name, config.model.width)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
 
 from dist_rmd.config import EncoderName, Model, Optimization, Role, StageConfig, Width, leaf
+from dist_rmd.data.batch import Batch
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.stages.base import DataShape
-from dist_rmd.stages.classifier import Classifier
+from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean
 
 __all__ = ["Teacher"]
 
@@ -35,7 +36,7 @@ class TeacherConfig(Optimization):
     """epochs after which schedule=step lowers the learning rate"""
 
 
-class Teacher(Classifier):
+class Teacher(ClassifierStage):
     """Mean cross entropy between the logits and the true labels of all original images, whatever the run's noise."""
 
     sections: ClassVar[Mapping[str, type]] = {"teacher": TeacherConfig}
@@ -51,11 +52,12 @@ class Teacher(Classifier):
     def per_class(cls, config: StageConfig) -> int | None:
         return config.section(TeacherConfig).per_class
 
-    @classmethod
-    def check(cls, config: StageConfig) -> None:
-        """Nothing: section `loss` is not for the teacher."""
-
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.optimization = config.section(TeacherConfig)
-        self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
+        self.net = Network(encoder(config.model.name, config.model.width), data.classes)
         self.loss = CE()
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        (view,) = batch.views
+        logits, _ = net(view)
+        return {"loss": batch_mean(self.loss(logits, batch.labels), batch)}

@@ -14,8 +14,7 @@ from dist_rmd.distill.lesson import Lesson
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.stages.base import DataShape, batch_mean
-from dist_rmd.stages.classifier import Classifier
+from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean
 from dist_rmd.student import StudentConfig, frozen_teacher
 
 __all__ = ["VKD"]
@@ -31,7 +30,7 @@ class VKDConfig:
     """T of the distillation"""
 
 
-class VKD(Classifier):
+class VKD(ClassifierStage):
     """L = alpha CE(student, given label) + (1 - alpha) T^2 KL(teacher || student), over all images.
 
     The frozen teacher sees the student's view.
@@ -44,13 +43,9 @@ class VKD(Classifier):
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher",)
 
-    @classmethod
-    def check(cls, config: StageConfig) -> None:
-        """Nothing: section `loss` is not for this stage."""
-
-    def __init__(self, config: StageConfig, shape: DataShape, inputs: Mapping[str, Any]):
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config, self.optimization = config.section(VKDConfig), config.section(StudentConfig)
-        self.net = Network(encoder(config.model.name, config.model.width), shape.classes)
+        self.net = Network(encoder(config.model.name, config.model.width), data.classes)
         self.teacher = frozen_teacher(inputs["teacher"])
         self.loss = CE()
 

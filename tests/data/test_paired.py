@@ -27,7 +27,7 @@ def paired(reader, rank=0, world=1) -> Paired:
 
 
 def indices(batches) -> list[tuple[list[int], list[int]]]:
-    return [(batch.indices.tolist(), batch.open_set.indices.tolist()) for batch in batches]
+    return [(batch.indices.tolist(), batch.extra.indices.tolist()) for batch in batches]
 
 
 def test_an_epoch_is_one_of_the_first_loader_and_the_other_goes_on_at_its_own_pace(reader):
@@ -35,7 +35,7 @@ def test_an_epoch_is_one_of_the_first_loader_and_the_other_goes_on_at_its_own_pa
     assert len(loader) == 4
     found = indices(itertools.chain.from_iterable(loader.epoch(epoch) for epoch in range(EPOCHS)))
     first = [batch.indices.tolist() for epoch in range(EPOCHS) for batch in loader.loader.epoch(epoch)]
-    second = [batch.indices.tolist() for epoch in range(2 * EPOCHS) for batch in loader.open_set.epoch(epoch)]
+    second = [batch.indices.tolist() for epoch in range(2 * EPOCHS) for batch in loader.extra.epoch(epoch)]
     assert found == list(zip(first, second, strict=False))
     assert len(found) == 4 * EPOCHS
     assert all(min(other) >= 130 for _, other in found)
@@ -48,7 +48,7 @@ def test_from_any_batch_on_it_is_the_same(reader, start):
     assert indices(part) == indices(whole[start:])
     for ours, theirs in zip(part, whole[start:], strict=True):
         assert torch.equal(ours.views[0], theirs.views[0])
-        assert torch.equal(ours.open_set.views[0], theirs.open_set.views[0])
+        assert torch.equal(ours.extra.views[0], theirs.extra.views[0])
 
 
 def test_ranks_share_the_same_batches(reader):

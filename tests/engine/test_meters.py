@@ -18,6 +18,27 @@ def test_means_since_the_last_call():
     assert meters.reduce()["train/loss"] == 5
 
 
+def test_a_pair_is_the_sum_of_parts_over_the_sum_of_wholes():
+    meters = Meters()
+    for part, whole in ((1, 2), (0, 0), (3, 10)):
+        meters.add({"loss": torch.tensor(1.0), "wrong": torch.tensor([part, whole])}, images=8)
+    assert meters.reduce()["train/wrong"] == 4 / 12
+    meters.add({"loss": torch.tensor(1.0), "wrong": torch.tensor([0, 0])}, images=8)
+    assert "train/wrong" not in meters.reduce(), "neither 0 nor NaN: there was nothing to count"
+
+
+def test_steps_may_have_terms_of_their_own():
+    meters, other = Meters(), Meters()
+    for value in (1.0, 2.0):
+        meters.add({"loss": torch.tensor(value), "loss_student": torch.tensor(value)}, images=8)
+    other.load_state_dict(meters.state_dict(), torch.device("cpu"))
+    for each in (meters, other):
+        each.add({"loss": torch.tensor(-6.0), "loss_generator": torch.tensor(-6.0)}, images=8)
+        assert each.steps == 3
+        result = each.reduce()
+        assert (result["train/loss"], result["train/loss_student"], result["train/loss_generator"]) == (-1, 1.5, -6)
+
+
 def test_speed_counts_training_and_waiting_but_not_evaluation():
     meters = Meters()
     slow = (time.sleep(0.05) or step for step in range(4))

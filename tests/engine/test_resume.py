@@ -11,6 +11,7 @@ from dist_rmd.engine.observer import Observer
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError
+from dist_rmd.models.average import average_of
 from dist_rmd.run.folder import RunFolder
 
 
@@ -23,9 +24,10 @@ class Stage:
         torch.manual_seed(seed)
         self.net = nn.Linear(inputs, 2)
         self.seen = torch.zeros(5)
+        self.memory, self.averages = {"seen": self.seen}, {"mean": average_of(self.net)}
 
-    def memory(self):
-        return {"seen": self.seen}
+    def eval_nets(self):
+        return {"": self.net, "mean": self.averages["mean"]}
 
 
 def parts(folder, seed, inputs=3):

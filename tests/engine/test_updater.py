@@ -7,6 +7,7 @@ from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater, resolve_precision
 
 CPU = torch.device("cpu")
+ADAM = {"optimizer": "adam", "lr": 0.03, "constant_lr": True}
 
 
 def move(updater, loss, clock):
@@ -41,7 +42,7 @@ def test_a_group_of_adams_is_adam_at_its_own_rate_and_the_rest_is_sgd():
     """Written out as in Kingma & Ba 2015, algorithm 1; neither the schedule nor weight decay is for it."""
     plain, adaptive = nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.tensor([1.0, -2.0]))
     config = Optimization(epochs=2, lr=0.1, momentum=0, weight_decay=0.01, schedule="cosine")
-    groups = [{"params": [plain]}, {"params": [adaptive], "adam": 0.03}]
+    groups = [{"params": [plain]}, {"params": [adaptive], **ADAM}]
     updater, clock = Updater(groups, config, 2, CPU, "fp32"), Clock()
     sgd, adam, m, v = plain.detach().clone(), adaptive.detach().clone(), torch.zeros(2), torch.zeros(2)
     for step in range(1, 5):
@@ -63,7 +64,7 @@ def test_a_bad_gradient_of_either_optimizer_moves_neither_and_leaves_no_trace(pr
         return {"plain": nn.Parameter(torch.ones(4)), "adaptive": nn.Parameter(torch.ones(4))}
 
     def made(weights):
-        groups = [{"params": [weights["plain"]]}, {"params": [weights["adaptive"]], "adam": 0.03}]
+        groups = [{"params": [weights["plain"]]}, {"params": [weights["adaptive"]], **ADAM}]
         return Updater(groups, Optimization(schedule="constant", momentum=0.9), 1, CPU, precision)
 
     def step(updater, weights, **factors):
@@ -88,7 +89,7 @@ def test_a_bad_gradient_of_either_optimizer_moves_neither_and_leaves_no_trace(pr
 def test_clipping_bounds_gradients_of_both_optimizers(precision):
     plain, adaptive = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     config = Optimization(lr=1.0, momentum=0, weight_decay=0, schedule="constant", grad_clip=0.5)
-    updater = Updater([{"params": [plain]}, {"params": [adaptive], "adam": 0.03}], config, 1, CPU, precision)
+    updater = Updater([{"params": [plain]}, {"params": [adaptive], **ADAM}], config, 1, CPU, precision)
     assert move(updater, (3 * plain + 4 * adaptive).sum(), Clock())["grad_norm"].item() == pytest.approx(5)
     assert plain.item() == pytest.approx(-0.3)
     assert updater.optimizers["adam"].state[adaptive]["exp_avg"].item() == pytest.approx(0.1 * 0.4)
@@ -144,15 +145,16 @@ def test_settings_are_those_of_the_configuration_not_of_the_state():
     )
     move(old, weight.sum(), Clock())
     new.load_state_dict(old.state_dict())
-    (group,) = new.optimizer.param_groups
+    (group,) = new.optimizers["optimizer"].param_groups
     assert (group["weight_decay"], group["momentum"]) == (0.0, 0.5)
-    assert torch.equal(new.optimizer.state[weight]["momentum_buffer"], old.optimizer.state[weight]["momentum_buffer"])
+    moments = [updater.optimizers["optimizer"].state[weight]["momentum_buffer"] for updater in (new, old)]
+    assert torch.equal(*moments)
 
 
 def test_adams_rate_is_that_of_the_configuration_too():
     weights = [nn.Parameter(torch.ones(4)) for _ in range(2)]
     old, new = (
-        Updater([{"params": weights[:1]}, {"params": weights[1:], "adam": rate}], Optimization(), 1, CPU, "fp32")
+        Updater([{"params": weights[:1]}, {"params": weights[1:], **ADAM, "lr": rate}], Optimization(), 1, CPU, "fp32")
         for rate in (0.1, 0.2)
     )
     move(old, sum(weight.sum() for weight in weights), Clock())
@@ -193,7 +195,7 @@ def test_a_skipped_first_step_leaves_no_trace_in_the_momentum():
         torch.testing.assert_close(weight.detach(), torch.full((4096,), 0.9))
 
 
-@pytest.mark.parametrize("group", [{}, {"adam": 0.03}])
+@pytest.mark.parametrize("group", [{}, ADAM])
 def test_state_goes_on_bit_for_bit(group):
     config = Optimization(epochs=3, lr=0.1, schedule="cosine")
 

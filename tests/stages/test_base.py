@@ -10,11 +10,13 @@ from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.distributed import World
 from dist_rmd.engine.meters import Meters
 from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
+from dist_rmd.pipeline.session import place
 from dist_rmd.registry import available, lookup
 from dist_rmd.stages.base import Training
 
@@ -50,7 +52,8 @@ def test_contract(name):
     assert sorted(in_groups) == sorted(id(p) for p in s.net.parameters())
     terms = s.losses(s.net, batch(len(s.views)))
     assert terms["loss"].requires_grad
-    assert all(term.dim() == 0 for term in terms.values())
+    assert all(term.dim() == 0 or (name != "loss" and term.shape == (2,)) for name, term in terms.items())
+    assert s.eval_nets()[""] in [*s.net.modules(), *s.averages.values()]
 
 
 class Waits(TorchDispatchMode):
@@ -78,7 +81,9 @@ def sent(batch, device):
         views=tuple(view.to(device) for view in batch.views),
         labels=batch.labels.to(device),
         indices=batch.indices.to(device),
-        open_set=batch.open_set and sent(batch.open_set, device),
+        rows=batch.rows.to(device),
+        right=batch.right.to(device),
+        extra=batch.extra and sent(batch.extra, device),
     )
 
 
@@ -86,20 +91,18 @@ def one_step(name, device):
     """What a training step of the stage computes, as a function; the networks are on `device`."""
     s = stage(name)
     fill_memory(s)
-    for part in [s.net, *s.frozen()]:
-        part.to(device)
+    place(s, World(0, 1, 0, 1, torch.device(device)), torch.float32)
     updater = Updater(s.param_groups(), s.optimization, 10, torch.device(device), "fp32")
     meters, check = Meters(), StepCheck(name, Peers(0, 1, 30), StopRequest(), 60)
-    for attribute, tensor in s.memory().items():
-        setattr(s, attribute, tensor.to(device))
     here = sent(batch(len(s.views)), device)
 
     def step():
         with updater.autocast():
             terms = s.losses(s.net, here)
         check.note(terms, here.indices)
-        updater.backward(terms["loss"], Clock())
+        updater.backward(terms["loss"], Clock(), s.trained(here))
         meters.add({**terms, **updater.step()}, 10)
+        s.after_step(Clock(step=1))
 
     return step
 

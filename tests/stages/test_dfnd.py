@@ -140,6 +140,7 @@ def student(recipe, taught, tmp_path):
         arguments = ["stages=[dfnd]", f"inputs.teacher={taught}", f"out={tmp_path}", *overrides]
         made = plan.check(sections.parse(None, [*recipe, *arguments]))
         s = placed(made, "dfnd", {})
+        s.prepare(made.source(), made.training(type(s)))
         return made, s, s.batches(made.source(), made.training(type(s)), 0)
 
     return student

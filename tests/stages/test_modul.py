@@ -80,7 +80,7 @@ def naive(s, b, mixes=True):
         logits = z @ numpy(s.prototypes).T / 0.3
         own, others = softmax_loss(logits, labels), softmax_loss(logits, labels[other.numpy()])
         terms["category"] += (weight * own + (1 - weight) * others).mean()
-    opened = b.open_set.views[0]
+    opened = b.extra.views[0]
     turned = torch.cat([torch.stack([torch.rot90(image, j, (1, 2)) for j in range(4)]) for image in opened])
     with torch.no_grad():
         logits = numpy(net.rotation(net.encoder(turned)))
@@ -201,8 +201,9 @@ def looked(data, sets, labels, predicted, *overrides):
     torch.manual_seed(3)
     inputs = {"teacher": teacher(), "division": {"indices": indices, "given": found["labels"], **found}}
     s = lookup("stages", "modul")(config, SHAPE, inputs)
-    loader = s.batches(source(data), LabelView(indices.numpy(), np.zeros(len(sets), np.int64), None, 3), 0)
-    return s, loader
+    view = LabelView(indices.numpy(), np.zeros(len(sets), np.int64), None, 3)
+    s.prepare(source(data), view)
+    return s, s.batches(source(data), view, 0)
 
 
 def expected_prototypes(s, data, rows_of):
@@ -261,7 +262,7 @@ def test_batches_are_of_clean_and_closed_images_with_open_ones_beside(data):
     for b in loader.epoch(0):
         assert all(SETS[i] != OPEN for i in b.indices.tolist())
         assert [LABELS[i] for i in b.indices.tolist()] == b.labels.tolist()
-        assert sorted(b.open_set.indices.tolist()) == [9, 10, 11]  # all there are, fewer than open_batch_size
+        assert sorted(b.extra.indices.tolist()) == [9, 10, 11]  # all there are, fewer than open_batch_size
 
 
 def test_a_division_that_leaves_nothing_to_learn_is_a_clear_end(data):
@@ -272,7 +273,7 @@ def test_a_division_that_leaves_nothing_to_learn_is_a_clear_end(data):
 def test_a_division_of_other_images_is_refused(data):
     s = built([CLEAN] * 30)
     with pytest.raises(DataError, match="the division is of other images"):
-        s.batches(source(data), LabelView(np.arange(5, 35), np.zeros(30, np.int64), None, 3), 0)
+        s.prepare(source(data), LabelView(np.arange(5, 35), np.zeros(30, np.int64), None, 3))
 
 
 # Whole runs

@@ -10,11 +10,11 @@ from dist_rmd.distill.division import CLEAN, CLOSED, OPEN
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
 from dist_rmd.registry import lookup
-from dist_rmd.stages.base import DataShape
+from dist_rmd.stages.base import DataInfo
 
 SMALL = ("model.width=8", "model.name=resnet10", "teacher.model=resnet10", "teacher.width=8")
 HEADS = ("simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
-SHAPE = DataShape(classes=3, side=8)
+SHAPE = DataInfo(classes=3, side=8, images=30)
 
 
 def stage(name, *overrides, seed=0):
@@ -50,7 +50,7 @@ def division(open_images=10):
 
 def fill_memory(stage):
     """Something in place of what a stage would have seen, the same on all ranks: unit rows."""
-    for tensor in stage.memory().values():
+    for tensor in stage.memory.values():
         rows = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
         tensor.copy_(F.normalize(rows))
 
@@ -62,5 +62,7 @@ def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1, open_i
     labels = torch.randint(3, (size,), generator=generator)
     part = shard(size, rank, world)
     sizes = tuple(len(range(size)[shard(size, r, world)]) for r in range(world))
+    indices, right = torch.arange(size), torch.rand(size, generator=generator) < 0.6
     more = batch(1, open_images, rank, world, dtype, seed + 1, 0) if open_images else None
-    return Batch(tuple(x[part] for x in images), labels[part], torch.arange(size)[part], sizes, 2, 5, more)
+    views = tuple(x[part] for x in images)
+    return Batch(views, labels[part], 7 + indices[part], indices[part], sizes, 2, 5, right[part], more)

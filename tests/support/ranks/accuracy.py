@@ -32,7 +32,7 @@ class Share:
 
     def epoch(self, epoch):
         for rows in self.rows:
-            yield Batch((self.logits[rows],), self.labels[rows], rows, (len(rows),))
+            yield Batch((self.logits[rows],), self.labels[rows], rows, rows, (len(rows),))
 
 
 def table(images=37, seed=0):

@@ -16,7 +16,7 @@ class Share:
 
     def epoch(self, epoch):
         for rows in self.rows:
-            yield Batch((rows[:, None].half(),), rows % 3, rows, (len(rows),))
+            yield Batch((rows[:, None].half(),), rows % 3, rows, rows, (len(rows),))
 
 
 if __name__ == "__main__":

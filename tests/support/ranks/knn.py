@@ -21,7 +21,7 @@ class Share:
 
     def epoch(self, epoch):
         for rows in self.rows:
-            yield Batch((self.features[rows],), self.labels[rows], rows, (len(rows),))
+            yield Batch((self.features[rows],), self.labels[rows], rows, rows, (len(rows),))
 
 
 def table(images, seed):

@@ -8,25 +8,28 @@ from dist_rmd.collectives import all_reduce_sum
 from dist_rmd.config import Distributed
 from dist_rmd.engine import distributed
 from dist_rmd.engine.distributed import World
+from dist_rmd.pipeline.session import place
 from support.recipe import batch, fill_memory, stage
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 
 def measure(case: str, world: World = ALONE) -> dict[str, torch.Tensor]:
-    """The gradients, the statistics and each term's mean over the ranks, in float64."""
+    """The gradients, the statistics, the memory and each term over the ranks, in float64."""
     name, *overrides = case.split()
     s = stage(name, *overrides)
     fill_memory(s)
-    for part in s.frozen():
-        part.double()
-    s.net = distributed.place(s.net, world, True, torch.float64)
+    place(s, world, torch.float64)
     net = distributed.parallel(s.net, world, Distributed())
     terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
     terms["loss"].backward()
     found = {key: p.grad for key, p in s.net.named_parameters()}
     found |= {f"buffer {key}": b for key, b in s.net.named_buffers()}
-    return found | {f"term {key}": all_reduce_sum(term.detach()) / world.size for key, term in terms.items()}
+    found |= {f"memory {key}": tensor for key, tensor in s.memory.items()}
+    # A number is a mean over ranks, two are counts.
+    return found | {
+        f"term {key}": all_reduce_sum(term.detach()) / (1 if term.dim() else world.size) for key, term in terms.items()
+    }
 
 
 if __name__ == "__main__":

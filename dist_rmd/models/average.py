@@ -1,0 +1,29 @@
+"""A network whose weights are the moving average of another's (Tarvainen & Valpola 2017, arXiv:1703.01780, sec. 2)."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from dist_rmd.collectives import first_ranks
+
+
+def average_of(net: nn.Module) -> nn.Module:
+    """A copy of `net` as it stands, in evaluation mode and without gradient, for `move_average`."""
+    return copy.deepcopy(net).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, net: nn.Module, momentum: float) -> None:
+    """average <- momentum * average + (1 - momentum) * net, for parameters and running statistics; counters are copied.
+
+    momentum: 0..1, what stays.  Both networks have the same layers.  Every rank must call it: where ranks have batch
+    statistics of their own (dist.sync_batchnorm=false), those of the first rank count, as in DDP.
+    """
+    statistics = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+    moving = [*average.parameters(), *(buffer for buffer in average.buffers() if buffer.is_floating_point())]
+    get_ema_multi_avg_fn(momentum)(moving, [*net.parameters(), *first_ranks(statistics)], 0)
+    for mine, theirs in zip(average.buffers(), net.buffers(), strict=True):
+        if not mine.is_floating_point():
+            mine.copy_(theirs)
