@@ -8,12 +8,17 @@ from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from dist_rmd.artefacts import load
 from dist_rmd.engine import faults
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.train import main
+
+# TensorBoard reads files in the order of their names: second, process, number.  Runs that this process starts within
+# one second are in order if all numbers have as many digits.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(10**6)
 
 
 @contextmanager
