@@ -112,7 +112,8 @@ RANK_AWARE = {
 VAGUE = {"utils", "util", "misc", "common", "helpers", "helper"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 MIRROR_NOTHING = {
-    Path(f"test_{name}.py") for name in ("conventions", "disturbed_runs", "elastic", "exact_resume", "stage_seam")
+    Path(f"test_{name}.py")
+    for name in ("conventions", "disturbed_runs", "elastic", "exact_resume", "stage_seam", "typing")
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dist_rmd
+from dist_rmd.errors import UserError
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 HEAD = """\
@@ -55,7 +56,7 @@ def _section(name: str) -> str:
 
 def _errors(module: Any) -> Iterator[str]:
     for name, kind in vars(module).items():
-        if inspect.isclass(kind) and issubclass(kind, Exception):
+        if inspect.isclass(kind) and issubclass(kind, UserError):
             yield f"- `{name}`, exit code {kind.code}: {_doc(kind).splitlines()[0]}"
 
 

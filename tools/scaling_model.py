@@ -139,7 +139,7 @@ class Kernels(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         self.count += not function.is_view
         return result
@@ -215,12 +215,12 @@ def markdown(works: Sequence[Work], machine: Machine) -> str:
     lines += ["", "Ranks beyond which a step takes longer, and images/s there:", ""]
     lines += [f"| | {' | '.join(OPTIONS)} |", "|---" * (len(OPTIONS) + 1) + "|"]
     for work in works:
-        cells = []
+        fastest_of = []
         for options in OPTIONS.values():
             ranks = fastest(work, machine, **options)
             seconds = sum(step(work, machine, ranks, **options).values())
-            cells.append(f"{ranks}: {work.batch / seconds:,.0f}")
-        lines.append(f"| {title(work)} | {' | '.join(cells)} |")
+            fastest_of.append(f"{ranks}: {work.batch / seconds:,.0f}")
+        lines.append(f"| {title(work)} | {' | '.join(fastest_of)} |")
     lines += [
         "",
         "What reading must bring, at most, for uint8 images of 32 x 32 pixels; a larger image has as much more work",

@@ -28,10 +28,14 @@ class Session(Protocol):
     """its batches by epoch (dist_rmd.stages.base.Batches)"""
     updater: Updater
     clock: Clock
-    check: StepCheck
-    observer: Observer
     save_every: int
     """epochs between two checkpoints"""
+
+    @property
+    def check(self) -> StepCheck: ...
+
+    @property
+    def observer(self) -> Observer: ...
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the network as it stands, the score first."""

@@ -121,7 +121,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
             "sections": {},
         }
         for name in arguments.sections or SECTIONS:
-            content = result["sections"][name] = {"tables": [], "error": "", "seconds": 0.0}
+            content: dict[str, Any] = {"tables": [], "error": "", "seconds": 0.0}
+            result["sections"][name] = content
             start = time.monotonic()
             print(f"bench: {name}", file=sys.stderr, flush=True)
             if "OMP_NUM_THREADS" not in os.environ:

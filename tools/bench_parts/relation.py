@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,8 +54,8 @@ def gram_float32_edge(teacher: Tensor, student: Tensor) -> Tensor:
     return (squares[0] + squares[1] - 2 * squares[2]).clamp_min(0).sqrt()
 
 
-def ours(method: str, sizes: Sequence[int] | None = None, **weights: float) -> Form:
-    loss = RelationLoss(method=method, **weights)
+def ours(method: str, sizes: Sequence[int] | None = None, **options: Any) -> Form:
+    loss = RelationLoss(method=method, **options)
     return lambda teacher, student: loss(teacher, student, sizes).loss
 
 

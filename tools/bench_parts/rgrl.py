@@ -72,7 +72,7 @@ def parts(epochs: Epochs, steps: int) -> dict[str, Way]:
     """What RGRL adds to a step, each as often as in an epoch."""
     assert isinstance(epochs.stage, RGRL)
     teacher, relation = epochs.stage.teacher, epochs.stage.relation
-    given = next(epochs.loader.epoch(0))
+    given = next(epochs.batches.epoch(0))
     view = given.views[0]
     with torch.no_grad(), epochs.updater.autocast():
         targets = teacher(view)
