@@ -60,12 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(given: argparse.Namespace) -> int:
     try:
         config = sections.parse(given.config, given.overrides)
-        _warn(configuration.repeated(given.overrides))
+        replaced = configuration.repeated(given.overrides)
         if given.print_config:
+            _warn(replaced)
             print(configuration.to_yaml(config), end="")
             return 0
         plan = check(config, given.force)
-        _warn(sections.unread(config, given.overrides))
+        _warn([*replaced, *sections.unread(config, given.overrides)])  # a mistake is one line, without these
     except UserError as error:
         return _refused(error)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
