@@ -190,6 +190,9 @@ def check(config: Config, force: bool = False, dataset: Dataset | None = None, w
                 f"stage {name} needs {missing[0]} before it: stages={[*missing, *names]}, or "
                 f"inputs.{missing[0]}=<a run that has trained it>"
             )
+    parts = Path(config.name).parts
+    if not parts or ".." in parts or parts[0] in ("/", "artefacts"):
+        raise ConfigError(f"name={config.name}: not the name of a folder of its own within {config.out}")
     world = world or distributed.detect(config.device)
     dataset = dataset or open_dataset(Path(config.data.path))
     inputs = _inputs(config, stages, dataset)

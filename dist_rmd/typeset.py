@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from dist_rmd import escapes
+
 SYMBOLS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": r"\textbar{}", "—": "---",
@@ -28,7 +30,7 @@ def markdown(table: Table) -> str:
     """The table with columns padded to equal width, to be read as it is."""
     lines = [[*table.stub, *(" ".join(heading) for heading in table.columns)]]
     lines += [list(row) for group in table.groups for row in group]
-    lines = [[text.replace("|", r"\|") for text in line] for line in lines]
+    lines = [[escapes.markdown(text) for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = len(table.stub)
 
@@ -74,7 +76,7 @@ def _headings(table: Table) -> list[str]:
 
 def escape(text: str) -> str:
     """`text` with what LaTeX would take for a command, or a font may lack, in its own terms."""
-    words = re.split(r"(->|(?<!\S)[-+](?=\d))", text)  # arrows, and signs of numbers
+    words = re.split(r"(->|(?<!\S)[-+](?=\d))", escapes.visible(text))  # arrows, and signs of numbers
     signs = {"->": r"$\to$", "-": "$-$", "+": "$+$"}
     plain = ["".join(SYMBOLS.get(letter, letter) for letter in word) for word in words[::2]]
     return plain[0] + "".join(signs[sign] + word for sign, word in zip(words[1::2], plain[1:], strict=True))

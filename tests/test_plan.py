@@ -381,3 +381,9 @@ def test_notes_are_about_what_is_trained_on(planned):
     small_batches = [f"{section}.batch_size=2" for section in ("task", "simsiam", "teacher")]
     (note,) = planned("data.per_class=1", *small_batches).notes
     assert note.startswith("noise.rate=0.4 changes no label: the classes have too few images")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/abs", "a/../../b", "artefacts", "./artefacts/x"])
+def test_a_name_is_a_folder_of_its_own(planned, name):
+    with pytest.raises(ConfigError, match="not the name of a folder of its own"):
+        planned(f"name='{name}'")

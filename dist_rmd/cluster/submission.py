@@ -13,6 +13,7 @@ import submitit
 from dist_rmd.cluster.options import SITE
 from dist_rmd.cluster.state import in_slurms_words
 from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.escapes import slurm_pattern
 
 SIGNAL_BEFORE_END = 120
 """seconds before the time limit at which SLURM asks the job to stop"""
@@ -27,6 +28,12 @@ class SlurmExecutor(submitit.SlurmExecutor):
     @classmethod
     def affinity(cls) -> int:
         return 1
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        """The script, in which the folder of logs stands within file name patterns."""
+        text = super()._make_submission_file_text(command, uid)
+        folder = str(Path(self.folder).expanduser().absolute())
+        return text.replace(f"{folder}/%", f"{slurm_pattern(folder)}/%")
 
 
 def check(options: argparse.Namespace) -> None:

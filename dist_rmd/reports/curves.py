@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from dist_rmd import typeset
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import DataError
+from dist_rmd.escapes import prepare_drawing
 from dist_rmd.files import check_writable, write_atomically, write_text
 from dist_rmd.reports.summary import measured, spread
 from dist_rmd.run.folder import picture_path
@@ -155,6 +156,7 @@ def draw(lines: Mapping[Line, Sequence[Seed]]) -> Figure:
     """A row of panels for each group, a panel for each thing measured."""
     tags = [tag for tag in TITLES if any(tag in seed.curves for seeds in lines.values() for seed in seeds)]
     groups, methods = (list(dict.fromkeys(names)) for names in zip(*lines, strict=True))
+    prepare_drawing([*groups, *methods])
     looks = {m: (STYLES[n % len(STYLES)], COLOURS[n % len(COLOURS)]) for n, m in enumerate(methods)}
     figure, panels = plt.subplots(
         len(groups), len(tags), figsize=(4.3 * len(tags), 3.4 * len(groups) + 0.6), squeeze=False,

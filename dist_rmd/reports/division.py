@@ -25,6 +25,7 @@ from dist_rmd.data.memory import read_images
 from dist_rmd.data.noise import OPEN
 from dist_rmd.distill.division import CLOSED, SETS, Mixture, quality
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.escapes import prepare_drawing, visible
 from dist_rmd.files import write_atomically
 from dist_rmd.stages.division import DivisionConfig
 from dist_rmd.trained import Trained
@@ -90,7 +91,7 @@ class Divided:
         mixture = {name: values.numpy() for name, values in artefact["mixture"].items()}
         return cls(
             run=run,
-            classes=tuple(artefact["classes"]),
+            classes=tuple(map(visible, artefact["classes"])),
             artefact=artefact,
             indices=indices,
             given=given,
@@ -293,6 +294,7 @@ def draw_examples(divided: Divided, most: int) -> Figure:
 
     The frame has the colour of what the image truly is; dashed where the set is right but the refined label is not.
     """
+    prepare_drawing(divided.classes)
     drawn = [_drawn(divided, which, most) for which in range(len(SETS))]
     heights = [_height(divided, which, len(rows)) for which, rows in enumerate(drawn)]
     width = MARGIN + CELL * COLUMNS

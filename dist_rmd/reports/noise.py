@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dist_rmd.data.labels import LabelView
 from dist_rmd.errors import DataError
+from dist_rmd.escapes import markdown, prepare_drawing, visible
 from dist_rmd.files import write_atomically
 from dist_rmd.trained import Trained
 
@@ -57,7 +58,8 @@ def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
     """
     percent = _percent(labels)
     count = len(classes)
-    rows = _rows(labels, classes)
+    rows = [visible(name) for name in _rows(labels, classes)]
+    prepare_drawing([*rows, _origin(labels.origin)])
     has_numbers = count <= MOST_NUMBERS
     side = max(5.0, 3.0 + 0.36 * count) if has_numbers else 3.0 + 0.12 * min(count, MOST_NAMES)
     figure, axis = plt.subplots(figsize=(side + 0.8, side), dpi=150)
@@ -95,7 +97,7 @@ def _table(folder: Path, labels: LabelView, classes: Sequence[str]) -> str:
     assert counts is not None  # the true labels are known
     rate = f"{100 * (labels.noise_rate or 0):.2f} % of {len(labels)} labels are wrong"
     lines = [
-        f"{folder}: {'; '.join([_origin(labels.origin), rate, *_by_type(labels, 2)])}",
+        f"{visible(str(folder))}: {'; '.join([_origin(labels.origin), rate, *_by_type(labels, 2)])}",
         "",
         "| true class | images | wrong | most often given as |",
         "|---|---|---|---|",
@@ -103,8 +105,8 @@ def _table(folder: Path, labels: LabelView, classes: Sequence[str]) -> str:
     for label, (name, row) in enumerate(zip(_rows(labels, classes), counts, strict=True)):
         others = np.where(np.arange(len(classes)) == label, 0, row)
         wrong, worst = others.sum(), int(others.argmax())
-        most = f"{classes[worst]} ({percent[label, worst]:.2f} %)" if wrong else "-"
-        lines.append(f"| {name} | {row.sum()} | {100 * wrong / max(1, row.sum()):.2f} % | {most} |")
+        most = f"{markdown(classes[worst])} ({percent[label, worst]:.2f} %)" if wrong else "-"
+        lines.append(f"| {markdown(name)} | {row.sum()} | {100 * wrong / max(1, row.sum()):.2f} % | {most} |")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from dist_rmd.config import Role, to_dict
 from dist_rmd.errors import DataError
+from dist_rmd.escapes import markdown
 from dist_rmd.registry import lookup
 from dist_rmd.trained import Trained
 
@@ -73,7 +74,7 @@ def summary(runs: Sequence[Path]) -> str:
         last = spread([network.last for network in networks])
         best = spread([network.best[row.metric] for network in networks])
         at = ", ".join(str(network.best["epoch"]) for network in networks)
-        lines.append(f"| {' | '.join(row[:4])} | {last} | {best} at epoch {at} | {len(networks)} |")
+        lines.append(f"| {' | '.join(map(markdown, row[:4]))} | {last} | {best} at epoch {at} | {len(networks)} |")
     copies = [
         f"Counted once, being of one recipe and seed: {', '.join(map(str, [network.run.folder, *network.copies]))}."
         for networks in rows.values()

@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 
 from dist_rmd import typeset
 from dist_rmd.errors import DataError
+from dist_rmd.escapes import prepare_drawing
 from dist_rmd.files import write_atomically, write_text
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Block, Comparison, named
@@ -314,6 +315,7 @@ def _number(value: float | None) -> str:
 
 def draw(results: Comparison) -> Figure:
     """Accuracy after the last epoch over the table's columns, a panel for each block; published numbers are hollow."""
+    prepare_drawing([results.sweep.title, *(name for values in results.sweep.axes.values() for name in values)])
     blocks, compare = results.blocks, results.sweep.compare
     families: dict[str, list[str]] = {}  # a baseline and what is compared with it: one colour, marker by marker
     for row in results.sweep.axes[results.row_axis]:

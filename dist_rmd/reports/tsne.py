@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dist_rmd.data.labels import LabelView
 from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.escapes import markdown, prepare_drawing, visible
 from dist_rmd.evaluation.features import extract_all
 from dist_rmd.evaluation.separation import Separation, separation
 from dist_rmd.files import write_atomically, write_text
@@ -220,6 +221,8 @@ def _places(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def draw(panels: Mapping[str, Panel], drawn: LabelView, pair: Sequence[int], classes: Sequence[str]) -> Figure:
     """The picture of these panels, by title, whose places are those of the images `drawn`."""
+    classes = [visible(name) for name in classes]
+    prepare_drawing([*panels, *(classes[label] for label in pair)])
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
@@ -287,7 +290,8 @@ def _table(networks: Mapping[str, Network], panels: Mapping[str, Panel]) -> str:
     for title, (_, numbers) in panels.items():
         auroc = "-" if numbers.auroc is None else f"{numbers.auroc:.3f}"
         shares = (numbers.given_clean, numbers.given_mislabelled, numbers.true_clean, numbers.true_mislabelled)
-        lines.append(f"| {title} | {networks[title][0].folder} | {auroc} | {' | '.join(map(_percent, shares))} |")
+        run = markdown(str(networks[title][0].folder))
+        lines.append(f"| {markdown(title)} | {run} | {auroc} | {' | '.join(map(_percent, shares))} |")
     if some.auroc is None:
         lines += ["", "No AUROC: it needs mislabelled and clean images in classes of two or more."]
     return "\n".join(lines)

@@ -1,0 +1,59 @@
+"""Names that people give, classes, files, runs, as the places must have them where they are shown."""
+
+import functools
+import re
+import warnings
+from collections.abc import Iterable
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""what no line of text can hold: line ends, a terminal's commands, bytes that are no UTF-8"""
+
+
+def visible(text: str) -> str:
+    r"""The text on one line, in letters that every UTF-8 file can hold: \n and \udce9 for what they stand for."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def markdown(text: str) -> str:
+    """The text within a cell of a Markdown table."""
+    return re.sub(r"([|*`])", r"\\\1", visible(text))
+
+
+def slurm_pattern(path: str) -> str:
+    """The path within a file name pattern of sbatch and srun, where %n is the number of a node."""
+    return path.replace("%", "%%")
+
+
+def prepare_drawing(texts: Iterable[str]) -> None:
+    """Let matplotlib draw these texts as they are, with fonts of this machine that have their letters.
+
+    Where none has, it says so once.  matplotlib's own font has Latin, Greek and Cyrillic letters.
+    """
+    import matplotlib
+    from matplotlib import font_manager
+
+    matplotlib.rcParams["text.parse_math"] = False  # what stands between two dollars is no mathematics
+    matplotlib.rcParams["font.family"] = own = ["DejaVu Sans"]
+    letters = {letter for text in texts for letter in visible(text)} - _letters(font_manager.findfont(own[0]))
+    fonts = [font for font in font_manager.fontManager.ttflist if "LastResort" not in font.name.replace(" ", "")]
+    for font in sorted(fonts, key=lambda font: font.name) if letters else ():
+        if found := letters & _letters(font.fname):
+            matplotlib.rcParams["font.family"].append(font.name)
+            letters -= found
+    if letters:
+        some = "".join(sorted(letters)[:10])
+        warnings.warn(
+            f"no font of this machine has the letters {some}, which are drawn as boxes; install one, such as Noto",
+            stacklevel=2,
+        )
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+
+
+@functools.cache
+def _letters(file: str) -> frozenset[str]:
+    from matplotlib import font_manager
+
+    try:
+        return frozenset(map(chr, font_manager.get_font(file).get_charmap()))
+    except (OSError, RuntimeError):
+        return frozenset()
