@@ -30,8 +30,8 @@ from dist_rmd.train import main
 STAGES = ("simsiam", "classifier", "rgrl")
 TERMS = {
     "simsiam": {"loss", "feature_std", "grad_norm"},
-    "classifier": {"loss", "grad_norm"},
-    "rgrl": {"loss", "loss_task", "loss_node", "loss_edge", "grad_norm"},
+    "classifier": {"loss", "fitted_right", "fitted_wrong", "grad_norm"},
+    "rgrl": {"loss", "loss_task", "loss_node", "loss_edge", "fitted_right", "fitted_wrong", "grad_norm"},
 }
 RECIPE = (
     *small.RECIPE,

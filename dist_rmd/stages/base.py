@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dist_rmd.config import Config, Model, Optimization, StageConfig
@@ -240,3 +241,15 @@ class Computation(Stage):
 def batch_mean(values: Tensor, batch: Batch) -> Tensor:
     """Mean of b per-sample values, weighted so that the mean over ranks is the mean over the global batch."""
     return values.mean() * batch.share
+
+
+def fitted(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Of the right and of the wrong given labels: (how many the network predicts, how many there are), as terms.
+
+    logits: b x C, those that the network has been trained on in this step.  {} where nobody knows which are right.
+    """
+    if batch.right is None:
+        return {}
+    hit, right = logits.argmax(dim=1) == batch.labels, batch.right
+    counts = torch.stack([hit & right, right, hit & ~right, ~right]).sum(dim=1)
+    return {"fitted_right": counts[:2], "fitted_wrong": counts[2:]}

@@ -12,7 +12,7 @@ from dist_rmd.data.batch import Batch
 from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean
+from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
 __all__ = ["Classifier"]
 
@@ -50,4 +50,4 @@ class Classifier(ClassifierStage):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views
         logits, _ = net(view)
-        return {"loss": batch_mean(self.loss(logits, batch.labels), batch)}
+        return {"loss": batch_mean(self.loss(logits, batch.labels), batch), **fitted(logits, batch)}

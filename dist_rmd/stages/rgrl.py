@@ -13,7 +13,7 @@ from dist_rmd.distill.lesson import Lesson
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
-from dist_rmd.stages.base import DataInfo, batch_mean
+from dist_rmd.stages.base import DataInfo, batch_mean, fitted
 from dist_rmd.stages.classifier import Classifier
 
 __all__ = ["RGRL"]
@@ -101,6 +101,7 @@ class RGRL(Classifier):
             "loss_task": task.detach(),
             "loss_node": relation.node,
             "loss_edge": relation.edge,
+            **fitted(logits, batch),
         }
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:

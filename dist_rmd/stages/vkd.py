@@ -14,7 +14,7 @@ from dist_rmd.distill.lesson import Lesson
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier as Network
-from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean
+from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 from dist_rmd.student import StudentConfig, frozen_teacher
 
 __all__ = ["VKD"]
@@ -64,4 +64,5 @@ class VKD(ClassifierStage):
             "loss": alpha * task + (1 - alpha) * distilled,
             "loss_task": task.detach(),
             "loss_kd": distilled.detach(),
+            **fitted(logits, batch),
         }

@@ -18,7 +18,7 @@ from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.pipeline.session import place
 from dist_rmd.registry import available, lookup
-from dist_rmd.stages.base import Training
+from dist_rmd.stages.base import Training, fitted
 
 TRAININGS = [name for name in available("stages") if issubclass(lookup("stages", name), Training)]
 
@@ -54,6 +54,15 @@ def test_contract(name):
     assert terms["loss"].requires_grad
     assert all(term.dim() == 0 or (name != "loss" and term.shape == (2,)) for name, term in terms.items())
     assert s.eval_nets()[""] in [*s.net.modules(), *s.averages.values()]
+
+
+def test_fitted_labels_are_counted_apart():
+    b = replace(batch(size=4), labels=torch.tensor([0, 1, 2, 0]), right=torch.tensor([True, False, False, True]))
+    logits = torch.eye(3)[torch.tensor([0, 1, 0, 2])]
+    counts = {name: pair.tolist() for name, pair in fitted(logits, b).items()}
+    assert counts == {"fitted_right": [1, 2], "fitted_wrong": [1, 2]}
+    assert fitted(logits, replace(b, right=torch.tensor([True] * 4)))["fitted_wrong"].tolist() == [0, 0]
+    assert fitted(logits, replace(b, right=None)) == {}
 
 
 class Waits(TorchDispatchMode):
