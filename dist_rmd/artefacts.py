@@ -59,6 +59,11 @@ def save(own: Path, shared: Path, artefact: Mapping[str, Any]) -> None:
         warnings.warn(f"{error}: other runs will train {artefact['stage']} again", stacklevel=2)
 
 
+def keep(own: Path, artefact: Mapping[str, Any]) -> None:
+    """Write the artefact to a run's `own` path alone: it is known to other runs already, with other measurements."""
+    save_tensors(own, {"format": FORMAT, **artefact})
+
+
 def find(own: Path, shared: Path, key: str) -> bool:
     """There is an artefact of this key at `shared`, where a run's `own` becomes known should it not be there any more.
 

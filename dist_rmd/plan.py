@@ -168,6 +168,7 @@ class Plan:
             "model": determinants(stage.scope(self.config).model),
             "config": configuration.to_yaml(self.config),
             "scores": scores,
+            "measured_on": self.dataset.hashes["test"],
             **stage.artefact(),
         }
 

@@ -30,7 +30,7 @@ from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
 from dist_rmd.files import check_writable
-from dist_rmd.pipeline.recorded import RecordedSession, compute
+from dist_rmd.pipeline.recorded import RecordedSession, compute, measured_anew
 from dist_rmd.pipeline.session import placed
 from dist_rmd.plan import Plan, check
 from dist_rmd.run import start
@@ -77,7 +77,7 @@ def _start(given: argparse.Namespace) -> int:
             _check_places(plan, peers)
             dry_run(plan, peers)
             return 0
-        if peers.gather(plan.world.leads and start.finished(plan.folder, plan.keys))[0]:
+        if peers.gather(plan.world.leads and start.finished(plan.folder, plan.keys, plan.dataset.hashes["test"]))[0]:
             if plan.world.leads:
                 print(f"{plan.folder}: finished before, nothing to do")
             return 0
@@ -118,6 +118,13 @@ def train(plan: Plan, peers: Peers, request: StopRequest, position: Position) ->
             console.say(f"{name}: finished before, reusing {shared}")
             if world.leads:
                 artefacts.adopt(own, shared)
+            peers.gather(None)
+            artefact = artefacts.load(own)
+            if artefact.get("measured_on", plan.dataset.hashes["test"]) != plan.dataset.hashes["test"]:
+                artefact = measured_anew(plan, name, artefact, source)
+                console.say(f"{name}: measured anew, on these test images")
+                if world.leads:
+                    artefacts.keep(own, artefact)
         else:
             needs = [needed for needed in stage_class.needs(stage_class.scope(config)) if needed in keys]
             stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
@@ -199,7 +206,8 @@ def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> int:
         raise
     if plan.world.leads:
         forced = tuple(name for name, key in plan.keys.items() if keys[name] != key)
-        plan.folder.write_exit(Exit(0, "done", plan.world.rank, keys=plan.keys, forced=forced))
+        test = plan.dataset.hashes["test"]
+        plan.folder.write_exit(Exit(0, "done", plan.world.rank, keys=plan.keys, forced=forced, measured_on=test))
     return 0
 
 

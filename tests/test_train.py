@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dist_rmd import evaluate, report
 from dist_rmd.artefacts import load
+from dist_rmd.data.beton import write
+from dist_rmd.data.datasets.digits import digits
 from dist_rmd.data.labels import LabelView
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.train import main
@@ -123,6 +126,31 @@ def test_a_finished_run_started_again_reuses_everything(run, data):
     assert main(command) == 0
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert json.loads((folder / "exit.json").read_text())["code"] == 0
+
+
+def test_a_network_is_measured_anew_where_the_test_images_are_others(run, data, tmp_path, capsys):
+    folder, _ = run
+    source = digits(None, None)
+    test = source.splits["test"]
+    fewer = replace(test, labels=test.labels[:50], files=test.files[:50])
+    write(replace(source, splits={**source.splits, "test": fewer}), tmp_path / "digits")
+    command = [*small.RECIPE, STAGES, f"data.path={tmp_path / 'digits'}", f"out={folder.parent}", "name=fewer"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("measured anew") == 3
+    assert main(command) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    other = folder.parent / "fewer"
+    assert evaluate.main([str(other)]) == 0
+    printed = capsys.readouterr().out
+    for stage, tag in (("simsiam", "test/knn_top1"), ("classifier", "test/top1"), ("rgrl", "test/top1")):
+        first, second = (load(place / stage / "artefact.pt") for place in (folder, other))
+        assert first["key"] == second["key"]
+        assert [score["epoch"] for score in second["scores"]] == [2]
+        assert second["scores"][0][tag] in [2.0 * right for right in range(51)]
+        assert f"{stage}  {tag} {second['scores'][0][tag]:.2f}" in printed
+    assert main([*command, f"data.path={data}"]) == 0  # back to the images that they were first measured on
+    assert "nothing to do" not in capsys.readouterr().out
+    assert load(other / "rgrl" / "artefact.pt")["scores"] == load(folder / "rgrl" / "artefact.pt")["scores"]
 
 
 def test_another_noise_reuses_the_teacher_alone(run, data, capsys):

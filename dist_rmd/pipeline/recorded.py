@@ -25,7 +25,7 @@ from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError, Stopped, UserError
 from dist_rmd.evaluation.splits import splits
 from dist_rmd.pipeline.measured import measured
-from dist_rmd.pipeline.session import StageSession
+from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.plan import Plan
 from dist_rmd.stages.base import Computation, Training
 
@@ -102,6 +102,28 @@ class RecordedSession(StageSession):
         self.writers.open(resumed_at=clock)
         if clock.step == 0 and plan.world.leads and stage.views:
             self.writers.images(clock, "train/views", picture(plan, next(self.batches.epoch(0))))
+
+
+def measured_anew(plan: Plan, name: str, artefact: dict[str, Any], source: Source) -> dict[str, Any]:
+    """The artefact of stage `name` with what its network comes to on this run's test images, in place of other ones'.
+
+    What is known of is the last epoch alone.  Every rank must call it.
+    """
+    kind = plan.stages[name]
+    if not issubclass(kind, Training):
+        return {**artefact, "measured_on": plan.dataset.hashes["test"]}  # a computation looks at training images alone
+    needs = [needed for needed in kind.needs(kind.scope(plan.config)) if needed not in plan.inputs]
+    stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
+    assert isinstance(stage, Training)
+    for own, net in stage.eval_nets().items():
+        weights = artefact["others"][own] if own else artefact
+        for part, module in net.named_children():
+            if part in weights:
+                module.load_state_dict(weights[part])
+    metrics = measured(str(stage.evaluation), stage.eval_nets(), splits(source, plan.labels, plan.validation(kind)))
+    last = artefact["scores"][-1]
+    scores = [{"epoch": last["epoch"], "step": last["step"], **metrics}]
+    return {**artefact, "scores": scores, "measured_on": plan.dataset.hashes["test"]}
 
 
 def compute(

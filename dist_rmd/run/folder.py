@@ -52,6 +52,8 @@ class Exit:
     """of a run that is done: stage -> the key that its configuration determines"""
     forced: tuple[str, ...] = ()
     """stages that went on under another configuration than they had begun with"""
+    measured_on: str | None = None
+    """of a run that is done: the hash of the test images; an earlier version has not written it down"""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """what else the error had to say, such as the indices of samples"""
 

@@ -70,10 +70,15 @@ def describe(
     write_json(folder.environment, environment)
 
 
-def finished(folder: RunFolder, keys: Mapping[str, str]) -> bool:
-    """The last start trained all of these stages, given by name and key, to their ends, and they are still there."""
+def finished(folder: RunFolder, keys: Mapping[str, str], test: str) -> bool:
+    """The last start trained all of these stages, given by name and key, to their ends, and they are still there.
+
+    test: the hash of the test images that they are to be measured on.
+    """
     ended = folder.read_exit()
     if ended is None or ended.code != 0 or not keys.items() <= ended.keys.items():
+        return False
+    if ended.measured_on not in (None, test):
         return False
     known = {name: None if name in ended.forced else key for name, key in keys.items()}
     return all(artefacts.is_whole(folder.artefact(name), key) for name, key in known.items())

@@ -35,6 +35,8 @@ class Task:
     """what these two resolve to"""
     keys: Mapping[str, str]
     """stage -> the key of its artefact"""
+    test: str
+    """hash of the test images"""
     needs: "Task | None"
     """what must be done before, if anything"""
     serves: bool
@@ -97,7 +99,7 @@ class Task:
         if self.serves:
             out = Path(self.config.out)
             return all(artefacts.is_whole(artefacts.shared_path(out, *pair), pair[1]) for pair in self.keys.items())
-        return start.finished(self.folder, self.keys)
+        return start.finished(self.folder, self.keys, self.test)
 
 
 def with_needs(tasks: Iterable[Task]) -> list[Task]:
@@ -129,7 +131,8 @@ class Planner:
         planned = self._plan(cell.file, (*overrides, f"name={self.name}/{name}"), cell)
         before = tuple(planned.stages)[:-1]
         needs = self._before(cell, overrides, planned, before) if before else None
-        return Task(cell.file, (*overrides, f"name={self.name}/{name}"), planned.config, planned.keys, needs, False)
+        words, test = (*overrides, f"name={self.name}/{name}"), planned.dataset.hashes["test"]
+        return Task(cell.file, words, planned.config, planned.keys, test, needs, False)
 
     def _before(self, cell: Cell, overrides: tuple[str, ...], planned: Plan, stages: tuple[str, ...]) -> Task:
         """The task that trains the stages before the last, the same for all cells of which they have the same keys."""
@@ -137,10 +140,10 @@ class Planner:
         name = f"{self.name}/{stages[-1]}-{keys[stages[-1]][:8]}"
         if name not in self.shared:
             overrides = (*overrides, f"stages={json.dumps(stages)}", f"name={name}")
-            config = self._plan(cell.file, overrides, cell).config
+            config, test = self._plan(cell.file, overrides, cell).config, planned.dataset.hashes["test"]
             # One teacher may serve several divisions: whoever trains it, the others wait for it.
             needs = self._before(cell, overrides, planned, stages[:-1]) if len(stages) > 1 else None
-            self.shared[name] = Task(cell.file, overrides, config, keys, needs, True)
+            self.shared[name] = Task(cell.file, overrides, config, keys, test, needs, True)
         return self.shared[name]
 
     def _plan(self, file: Path, overrides: tuple[str, ...], cell: Cell) -> Plan:

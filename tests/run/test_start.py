@@ -72,23 +72,23 @@ def test_a_new_folder_takes_any_configuration(tmp_path):
 
 def test_finished_means_all_of_these_stages_and_still_there(tmp_path):
     folder, keys = RunFolder(tmp_path), {"simsiam": "0a", "rgrl": "1b"}
-    assert not start.finished(folder, keys)
+    assert not start.finished(folder, keys, "test")
     for stage, key in keys.items():
         small.artefact(folder.artefact(stage), key)
-    assert not start.finished(folder, keys), "without an outcome"
+    assert not start.finished(folder, keys, "test"), "without an outcome"
     folder.write_exit(Exit(0, "done", keys=keys))
-    assert start.finished(folder, keys)
-    assert start.finished(folder, {"simsiam": "0a"})
-    assert not start.finished(folder, keys | {"rgrl": "2c"}), "another configuration"
-    assert not start.finished(folder, keys | {"classifier": "3d"}), "one stage more"
+    assert start.finished(folder, keys, "test")
+    assert start.finished(folder, {"simsiam": "0a"}, "test")
+    assert not start.finished(folder, keys | {"rgrl": "2c"}, "test"), "another configuration"
+    assert not start.finished(folder, keys | {"classifier": "3d"}, "test"), "one stage more"
     folder.artefact("rgrl").write_bytes(b"cut")
-    assert not start.finished(folder, keys)
+    assert not start.finished(folder, keys, "test")
     folder.artefact("rgrl").unlink()
-    assert not start.finished(folder, keys)
+    assert not start.finished(folder, keys, "test")
 
 
 @pytest.mark.parametrize("content", ['{"code": 0}', '{"code": 75, "status": "stopped"}', '{"code"', ""])
 def test_an_outcome_of_another_kind_is_not_a_finished_run(tmp_path, content):
     folder = RunFolder(tmp_path)
     folder.exit.write_text(content)
-    assert not start.finished(folder, {"rgrl": "0a"})
+    assert not start.finished(folder, {"rgrl": "0a"}, "test")
