@@ -21,6 +21,7 @@ from dist_rmd.data import beton
 from dist_rmd.data.datasets.base import Source
 from dist_rmd.data.open_set import read_exclusions, with_open_set
 from dist_rmd.data.pictures import allow_pixels
+from dist_rmd.data.relabelled import relabelled
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
 from dist_rmd.paths import user_path
 
@@ -46,6 +47,7 @@ examples:
   python -m dist_rmd.prepare folder data/pets --from ~/pets --side 64 --skip-bad
   python -m dist_rmd.prepare cifar10 data/cifar10-open --open ~/imagenet/train \\
       --exclude configs/modul/exclude-cifar10.txt
+  python -m dist_rmd.prepare folder data/pets-cleaned --from ~/pets --labels runs/pets/suspects.csv
   python -m dist_rmd.prepare webvision data/webvision --from ~/webvision --test ~/tiny-imagenet-200 --skip-bad
 
 exit codes: 0 done, 2 wrong command line, 65 bad data, 73 OUT cannot be created or is taken, 74 writing failed
@@ -90,6 +92,8 @@ def _prepare(args: argparse.Namespace, own: Sequence[str]) -> None:
             raise ConfigError("--open is for noise made on purpose, which only verified labels can be given")
         excluded = read_exclusions(shipped.find(args.exclude, ".txt")) if args.exclude else ()
         source = with_open_set(source, args.open, excluded)
+    if args.labels:
+        source = relabelled(source, args.labels)
     _summarise(beton.write(source, args.out, args.skip_bad, _track), args.out)
 
 
@@ -168,6 +172,13 @@ def _parser(own: dict[str, dict[str, Any]]) -> Parser:
         metavar="FILE",
         type=user_path,
         help="folders of the open DIR that show one of the classes: a name a line",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=user_path,
+        help="take the training images that a table with columns file and label lists, under these labels, and no "
+        "others; such as the table of `report suspects`",
     )
     parser.add_argument(
         "--unverified", action="store_true", help="the training labels may be wrong: nothing is measured against them"

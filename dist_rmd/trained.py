@@ -67,6 +67,13 @@ class Trained:
             raise DataError(f"{self.folder}: no stage of this run is finished")
         return finished
 
+    def artefact(self, stage: str) -> Path:
+        """Where the stage's artefact is: in this run, or what it takes from another one (inputs)."""
+        given = self.config.inputs.get(stage)
+        if given is None:
+            return self.folder.artefact(stage)
+        return RunFolder(Path(given)).artefact(stage) if Path(given).is_dir() else Path(given)
+
     def key(self, stage: str) -> str:
         """What the finished stage's artefact goes by: runs that have the same key have the same network."""
         return artefacts.load(self.folder.artefact(stage))["key"]
@@ -135,8 +142,8 @@ class Trained:
         DataError when it was trained for other classes or another image size than `dataset` has, or no checkpoint of
         the best epoch is here.
         """
-        artefact = artefacts.load(self.folder.artefact(stage))
-        _check(self.folder.artefact(stage), artefact, dataset)
+        artefact = artefacts.load(self.artefact(stage))
+        _check(self.artefact(stage), artefact, dataset)
         saved = artefact["others"][name] if name else artefact
         weights = {part: saved[part] for part in ("encoder", "head") if part in saved}
         if best:

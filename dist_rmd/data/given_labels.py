@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch.serialization import safe_globals
 
 from dist_rmd.data.beton import Dataset
+from dist_rmd.data.label_table import read_label_table
 from dist_rmd.data.labels import LabelView, integers, read_arrays
-from dist_rmd.data.look_alikes import look_alike
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.texts import read_table, read_text
+from dist_rmd.texts import read_text
 
 PICKLES = (".pkl", ".pickle", ".p", ".joblib")
 
@@ -78,44 +78,9 @@ def _npz(dataset: Dataset, file: Path, column: str | None) -> LabelView:
 
 
 def _csv(dataset: Dataset, file: Path, column: str | None) -> LabelView:
-    column = column or "label"
-    images = {name: index for index, name in enumerate(dataset.files("train"))}
-    classes = _meanings(dataset.classes)
-    given: dict[int, int] = {}
-    lines: dict[int, int] = {}
-    table = read_table(file)
-    if "file" not in table.columns:
-        raise ValueError(
-            f"no column 'file', to name the images as {dataset.folder / 'train.csv'} does; it has "
-            f"{_listing(table.columns)}"
-        )
-    _require(column, table.columns)
-    for line, row in table.rows:
-        name, label = row["file"], row[column].strip()
-        if name not in images:
-            hint = _right_name(name, images)
-            raise ValueError(f"line {line}, column file: no image {name!r} in {dataset.folder / 'train.csv'}{hint}")
-        image = images[name]
-        if image in lines:
-            raise ValueError(f"line {line}, column file: {name!r} stands on line {lines[image]} already")
-        if label not in classes:
-            other = look_alike(label, dataset.classes)
-            hint = f"; did you mean {other!r}?" if other else ""
-            last = len(dataset.classes) - 1
-            raise ValueError(
-                f"line {line}, column {column}: no class has the name or number {label!r} (0..{last}){hint}"
-            )
-        number = classes[label]
-        if number is None:
-            raise ValueError(
-                f"line {line}, column {column}: {label!r} is the name of one class and the number of another, so "
-                "it may mean either; give the numbers as an .npy"
-            )
-        given[image], lines[image] = number, line
-    if not given:
-        raise ValueError("lists no image")
-    indices = np.array(sorted(given))
-    labels = np.array([given[image] for image in indices.tolist()])
+    column, place = column or "label", dataset.folder / "train.csv"
+    files = dataset.files("train")
+    indices, labels = read_label_table(file, column, files, dataset.classes, place, " (noise.column chooses)")
     return LabelView(indices, labels, _true(dataset, indices), len(dataset.classes), _origin(file, column))
 
 
@@ -192,14 +157,6 @@ def _true(dataset: Dataset, indices: NDArray[np.int64]) -> NDArray[np.int64] | N
     return dataset.labels("train")[indices] if dataset.verified else None
 
 
-def _meanings(classes: Sequence[str]) -> dict[str, int | None]:
-    """The class that a text means by name or number; None where it is the name of one and the number of another."""
-    meanings: dict[str, int | None] = {str(number): number for number in range(len(classes))}
-    for number, name in enumerate(classes):
-        meanings[name] = number if meanings.get(name, number) == number else None
-    return meanings
-
-
 def _origin(file: Path, column: str | None) -> dict[str, Any]:
     return {"kind": "file", "file": file.name, "column": column}
 
@@ -212,14 +169,6 @@ def _refuse(column: str | None, file: Path) -> None:
 def _require(column: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
     if column not in columns:
         raise ValueError(f"no column {column!r} (noise.column chooses), it has {_listing(columns)}")
-
-
-def _right_name(name: str, images: Mapping[str, int]) -> str:
-    """A hint at how `images` would name an image that they do not have under `name`."""
-    parts = name.replace("\\", "/").removeprefix("./").split("/")
-    ends = ["/".join(parts[start:]) for start in range(len(parts))]  # the longest first
-    near = next((known for end in ends for known in images if f"/{known}".endswith(f"/{end}")), None)
-    return f"; did you mean {near!r}?" if near else f"; they are called like {next(iter(images), '')!r}"
 
 
 def _listing(columns: Sequence[str] | Mapping[str, Any]) -> str:

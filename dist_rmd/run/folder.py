@@ -9,6 +9,7 @@
     <stage>/checkpoints      where a stopped stage goes on
     <stage>/artefact.pt      what a finished stage leaves
     figures/<report>.png     pictures that reports have drawn
+    suspects.csv .html       which labels are probably wrong: what report suspects found
 
 These names stand here alone.
 """
@@ -152,6 +153,11 @@ class RunFolder:
     def figures(self) -> Path:
         """The folder of pictures that reports have drawn."""
         return picture_path(self.path, "").parent
+
+    @property
+    def suspects(self) -> tuple[Path, Path]:
+        """The table of the labels that are probably wrong, and the page to decide on."""
+        return self.path / "suspects.csv", self.path / "suspects.html"
 
     def artefact(self, stage: str) -> Path:
         """What the stage leaves when it is finished (dist_rmd.artefacts)."""

@@ -1,0 +1,244 @@
+"""Which labels of a run are probably wrong: a table, a page to decide on, a picture; nothing of the truth is needed."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from torch.utils.tensorboard import SummaryWriter
+
+from dist_rmd import artefacts
+from dist_rmd.data.beton import Dataset
+from dist_rmd.data.memory import read_images
+from dist_rmd.data.noise import OPEN
+from dist_rmd.engine.distributed import detect
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.evaluation.features import extract_all
+from dist_rmd.files import write_atomically
+from dist_rmd.suspects.page import page
+from dist_rmd.suspects.ranking import Ranking
+from dist_rmd.suspects.scores import Suspicion, suspicion
+from dist_rmd.suspects.twins import disagreeing_twins
+from dist_rmd.trained import Trained
+
+__all__ = ["suspects"]
+
+UNTOUCHED = ("simsiam", "teacher")
+"""stages whose features the run's given labels have no share in, the best first"""
+COLUMNS, ROWS = 10, 4  # of the picture
+LONGEST = 16  # letters of a class in the picture
+SETS = ("clean", "closed", "open")
+
+Integers = NDArray[np.int64]
+
+
+def suspects(runs: Sequence[Path], *, stage: str | None = None, folds: int = 5, images: int = 50_000) -> str:
+    """Which labels are probably wrong, the most suspect first: a table, a page to decide on, and a picture.
+
+    runs: run folders with a finished stage, such as simsiam alone; their true labels need not be known.
+    stage: whose features judge the labels (simsiam where the run has it; such that no given label has touched).
+    folds: how many parts the images are divided into, of which each is judged by the others.
+    images: how many of the most suspect images the page shows at most; the tables list all of them.
+
+    Writes <run>/suspects.csv, suspects.html and figures/suspects.png, the latter also to TensorBoard; returns numbers,
+    paths and the commands that come next.  docs/suspects.md says what the columns mean.
+    """
+    if folds < 2:
+        raise ConfigError(f"folds is {folds}, but must be at least 2")
+    if images < 1:
+        raise ConfigError(f"images is {images}, but must be at least 1")
+    return "\n\n".join(_one(Trained(folder), stage, folds, images) for folder in runs)
+
+
+def _one(run: Trained, wanted: str | None, folds: int, images: int) -> str:
+    name = _stage(run, wanted)
+    dataset, labels = run.dataset(), run.labels
+    try:
+        found = suspicion(*_features(run, name, dataset), len(dataset.classes), folds)
+    except ValueError as error:
+        raise DataError(f"{run.folder}: {error}") from None
+    ranking, order = _ranked(run, dataset, found)
+
+    def pictures(places: Integers) -> NDArray[np.uint8]:
+        return read_images(dataset.beton("train"), labels.indices[order[places]])
+
+    least, most = (int(values.sum().round()) for values in (found.least, found.most))
+    about = f"{len(ranking):,} images; {least:,} to {most:,} labels are expected to be wrong"
+    table, decide = run.folder.suspects
+    picture = run.figures / "suspects.png"
+    title = f"Suspect labels of {run.path.absolute().name}"
+    written = {table: ranking.csv(), decide: page(ranking, title, about, images, pictures)}
+    for path, text in written.items():
+        write_atomically(path, functools.partial(_write, text))
+    write_atomically(picture, functools.partial(draw(ranking, pictures).savefig, format="png"))
+    with SummaryWriter(str(run.folder.board("figures"))) as board, Image.open(picture) as drawn:
+        board.add_image("figures/suspects", np.asarray(drawn.convert("RGB")), dataformats="HWC")
+    return "\n".join(
+        [
+            *_head(run, name, found, folds),
+            "",
+            *_table(ranking, found),
+            "",
+            *([] if labels.true is None else [_judged(ranking, labels.true[order])]),
+            *_twins(ranking),
+            f"{decide} ({decide.stat().st_size / 1e6:.1f} MB): keep, relabel or drop in a browser, and save labels.csv",
+            f"{table}: every image, and the label to take if nobody looks",
+            str(picture),
+            f"Train on either: noise.kind=file noise.file={table}",
+        ]
+    )
+
+
+def _write(text: str, file: BinaryIO) -> None:
+    file.write(text.encode("utf-8", "surrogateescape"))
+
+
+# What judges
+
+
+def _stage(run: Trained, wanted: str | None) -> str:
+    """The stage whose features are taken.  Raises ConfigError or DataError where there is none."""
+    there = [name for name in (*run.config.inputs, *run.stages) if "encoder" in artefacts.load(run.artefact(name))]
+    if wanted is not None:
+        if wanted not in there:
+            raise ConfigError(f"{run.folder}: stage {wanted} has no features here: choose from {', '.join(there)}")
+        return wanted
+    if not there:
+        raise DataError(f"{run.folder}: no stage of this run has features")
+    return next((name for name in UNTOUCHED if name in there), there[-1])
+
+
+def _features(run: Trained, stage: str, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """(features N x D, given labels N) of the run's images, in the order of its labels."""
+    world, labels = detect("auto"), run.labels
+    encoder = run.network(stage, dataset, world.device).get_submodule("encoder")
+    features, given, _ = extract_all(encoder, run.source(dataset, world).evaluation("train", labels))
+    places = torch.from_numpy(np.argsort(np.argsort(labels.indices))).to(world.device)  # from the beton's order
+    return features[places], given[places]
+
+
+def _ranked(run: Trained, dataset: Dataset, found: Suspicion) -> tuple[Ranking, Integers]:
+    """All images by falling suspicion, and their rows in the run's labels."""
+    labels, right = run.labels, found.right.cpu().numpy().astype(np.float64)
+    order = np.argsort(right, kind="stable")
+    twins = disagreeing_twins(
+        found.near.nearest.cpu().numpy(),
+        labels.given,
+        lambda rows: read_images(dataset.beton("train"), labels.indices[rows]),
+    )
+    files, sets = dataset.files("train"), _sets(run)
+    positions = labels.indices[order].tolist()
+    column = {name: getattr(found, name).cpu().numpy()[order] for name in ("proposed", "probable", "given", "share")}
+    ranking = Ranking(
+        classes=dataset.classes,
+        files=[files[position] for position in positions],
+        given=labels.given[order],
+        proposed=column["proposed"],
+        probable=column["probable"],
+        score=1 - right[order],
+        p_given=column["given"].astype(np.float64),
+        neighbours=column["share"].astype(np.float64),
+        sets=[sets.get(position, "") for position in positions],
+        twins=twins[order],
+    )
+    return ranking, order
+
+
+def _sets(run: Trained) -> dict[int, str]:
+    """What a division of the run has found each image to be, by position in the beton."""
+    if "division" not in (*run.config.inputs, *run.stages):
+        return {}
+    artefact = artefacts.load(run.artefact("division"))
+    return dict(zip(artefact["indices"].tolist(), (SETS[which] for which in artefact["sets"].tolist()), strict=True))
+
+
+# Numbers
+
+
+def _head(run: Trained, stage: str, found: Suspicion, folds: int) -> Iterator[str]:
+    count, least, most = len(found.right), float(found.least.sum()), float(found.most.sum())
+    yield (
+        f"{run.folder}: {count:,} labels, judged by features of {stage}: {found.near.nearest.shape[1]} neighbours and "
+        f"{folds} folds"
+    )
+    if stage not in UNTOUCHED:
+        yield (
+            f"Note: the features of {stage} were fitted to these labels, which hides those it has memorised; "
+            "a run with stage simsiam judges them better"
+        )
+    yield (
+        f"{least:,.0f} to {most:,.0f} labels are expected to be wrong "
+        f"({100 * least / count:.1f} to {100 * most / count:.1f} %)"
+    )
+
+
+def _table(ranking: Ranking, found: Suspicion) -> Iterator[str]:
+    """Markdown: a row for each given class, how many of its labels are expected to be wrong, and what most would be."""
+    yield "| given | images | expected wrong | most often proposed |"
+    yield "|---|---|---|---|"
+    images = np.bincount(ranking.given, minlength=len(ranking.classes))
+    moved = ranking.probable != ranking.given
+    for label, name in enumerate(ranking.classes):
+        proposals = np.bincount(ranking.probable[moved & (ranking.given == label)], minlength=len(ranking.classes))
+        most = int(proposals.argmax())
+        proposed = f"{ranking.classes[most]} ({proposals[most]})" if proposals[most] else "-"
+        expected = f"{float(found.least[label]):.0f} to {float(found.most[label]):.0f}"
+        yield f"| {name} | {images[label]} | {expected} | {proposed} |"
+
+
+def _judged(ranking: Ranking, true: Integers) -> str:
+    """How right the ranking is, where the truth is known."""
+    wrong = ranking.given != true
+    count = int(wrong.sum())
+    if count in (0, len(wrong)):
+        return f"Truth: {count} of {len(wrong)} labels are wrong, so no ranking can be right or wrong"
+    area = roc_auc_score(wrong, -np.arange(len(wrong)))
+    precision = ", ".join(f"{100 * wrong[:n].mean():.1f} % of the top {n:,}" for n in (50, 100, count))
+    closed = wrong & (true != OPEN)
+    proposed = f"; {100 * (ranking.proposed == true)[closed].mean():.1f} % of the wrong have their class proposed"
+    return (
+        f"Truth: {count:,} labels are wrong, AUROC {area:.3f}; wrong are {precision}"
+        f"{proposed if closed.any() else ''}; {100 * (ranking.probable == true).mean():.1f} % are right in column label"
+    )
+
+
+def _twins(ranking: Ranking) -> Iterator[str]:
+    groups = int(ranking.twins.max(initial=-1)) + 1
+    if groups:
+        images = int((ranking.twins >= 0).sum())
+        yield f"{images} pictures in {groups} groups are almost the same, and have different labels: column twins"
+
+
+# The picture
+
+
+def draw(ranking: Ranking, pictures: Callable[[Integers], NDArray[np.uint8]]) -> Figure:
+    """The most suspect images with their given labels and, below, the proposed ones."""
+    count = min(COLUMNS * ROWS, len(ranking))
+    figure, axes = plt.subplots(
+        -(-count // COLUMNS), COLUMNS, figsize=(1.15 * COLUMNS, 1.6 * -(-count // COLUMNS) + 0.5), dpi=150,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, (axis, image) in enumerate(zip(axes.flat, pictures(np.arange(count)), strict=False)):
+        axis.imshow(image, interpolation="nearest" if len(image) <= 150 else "antialiased")
+        given, proposed = (_short(ranking.classes[column[place]]) for column in (ranking.given, ranking.proposed))
+        axis.set_title(f"{given}\n→ {proposed}", fontsize=7, parse_math=False)
+    figure.suptitle(f"The {count} most suspect of {len(ranking):,} labels: given, and proposed", fontsize="medium")
+    plt.close(figure)
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

@@ -1,0 +1,9 @@
+"""dist-rmd suspects RUN...: the report of that name, for it is asked for more often than the others."""
+
+import functools
+import sys
+
+from dist_rmd import report, terminal
+
+if __name__ == "__main__":
+    sys.exit(terminal.run(functools.partial(report.main, ["suspects", *sys.argv[1:]])))

@@ -1,0 +1,58 @@
+"""The images of a run, the most suspect label first: what the table, the page and the picture show."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rmd.texts import harmless
+
+COLUMNS = ("file", "given", "proposed", "score", "p_given", "neighbours", "label", "set", "twins")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """M images by falling suspicion; every column has M entries.
+
+    classes: C names; given, proposed, probable are their numbers, int64.
+    files: names of the images in the prepared dataset.
+    given: the labels.  proposed: for each the most probable other class.  probable: the most probable class of all.
+    score: 0..1, how suspect the given label is.  p_given: 0..1, its out-of-sample probability.
+    neighbours: 0..1, share of the nearest neighbours that have it.
+    sets: clean, closed or open, as a division found; empty where there was none.
+    twins: number of a group of pictures that are almost the same and carry different labels, or -1.
+    """
+
+    classes: Sequence[str]
+    files: Sequence[str]
+    given: NDArray[np.int64]
+    proposed: NDArray[np.int64]
+    probable: NDArray[np.int64]
+    score: NDArray[np.float64]
+    p_given: NDArray[np.float64]
+    neighbours: NDArray[np.float64]
+    sets: Sequence[str]
+    twins: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def csv(self) -> str:
+        """A table that noise.kind=file and `prepare --labels` read: its column label has the probable classes.
+
+        Names that a spreadsheet could take for formulas have an apostrophe before them.
+        """
+        names = [harmless(name) for name in self.classes]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for row, file in enumerate(self.files):
+            given, proposed, label = (names[column[row]] for column in (self.given, self.proposed, self.probable))
+            numbers = (f"{column[row]:.4f}" for column in (self.score, self.p_given, self.neighbours))
+            score, probability, share = numbers
+            twins = "" if self.twins[row] < 0 else str(self.twins[row])
+            table.writerow([harmless(file), given, proposed, score, probability, share, label, self.sets[row], twins])
+        return text.getvalue()

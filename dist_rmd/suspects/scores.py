@@ -1,0 +1,186 @@
+"""Which labels are probably wrong, from features that no label has touched: two opinions of others on every image.
+
+The features are whitened; then each image is judged by others alone, in two ways: by the labels of its nearest
+neighbours, itself not counted, and by a Gaussian for each class fitted to the images of other folds.  Both speak of
+labels.  To speak of classes it takes a matrix of how often which class is given as which.  A second round has the
+probable classes in place of the labels.
+
+For ranking, the matrix is counted, and mixed with that of symmetric noise: poor features confuse classes that the
+labels do not.  For what is in place of a label, it is the most likely one, which is slower to call a label wrong.
+Where the features are good, more rounds follow with the latter, and both have a say in the ranking.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dist_rmd.suspects.gaussians import Gaussians
+from dist_rmd.suspects.neighbours import Neighbours
+
+# Chosen on other images than those of docs/suspects.md's comparison, which says how.
+WHITENING = 0.1  # added to the variances, in units of their mean
+NEIGHBOURS = 160  # at most; half the mean size of a class in small sets
+SYMMETRIC = 2.0  # weight of symmetric noise beside what is counted
+STEPS = 30  # of expectation-maximisation
+ROUNDS = 4  # more, where the features tell the classes apart
+AGREED = 2.0  # they do, where two ways to count the wrong labels differ by less than this factor
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What N features say of N labels in C classes; all on the features' device.
+
+    right: N float32, 0..1, how probable it is that the given label is right, as far as features tell classes apart: the
+        least are the most suspect.
+    probable: N int64, the most probable class, which is the given one for most images.
+    proposed: N int64, the most probable of the other classes.
+    given: N float32, 0..1, the probability of the given label under the Gaussians of the other folds.
+    share: N float32, 0..1, weighted share of the nearest neighbours that have the given label.
+    least, most: C float64, how many labels of each given class are wrong, by the most likely matrix and by the joint of
+        confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).  The true number is between the
+        two as a rule; they are far apart where the features are poor.
+    near: the nearest others.
+    """
+
+    right: Tensor
+    probable: Tensor
+    proposed: Tensor
+    given: Tensor
+    share: Tensor
+    least: Tensor
+    most: Tensor
+    near: Neighbours
+
+
+@torch.inference_mode()
+def suspicion(features: Tensor, given: Tensor, classes: int, folds: int = 5) -> Suspicion:
+    """Judge N labels (int64, 0..classes-1) by N x D features (floating, same device) that have not been fitted to them.
+
+    folds: 2 or more, into how many parts the Gaussians divide the images; always the same ones.
+
+    Time grows with N squared, memory with N (k + D + 4 C).  Raises ValueError where nothing can be said: fewer than
+    four images, fewer than two classes, or features that are all the same.
+    """
+    count = len(features)
+    if count < 4 or classes < 2:
+        raise ValueError(f"{count} images in {classes} classes say nothing of each other")
+    points = whitened(features)
+    fold = torch.from_numpy(np.random.default_rng(0).permutation(count) % folds).to(points.device)
+    gaussians = Gaussians(points, fold, folds)
+    near = Neighbours.of(points, neighbours(count, classes))
+    labels = F.one_hot(given, classes).float()
+
+    shares, fitted = near.shares(labels), gaussians.probabilities(labels)
+    own_share, own_fitted = _of(given, shares), _of(given, fitted)
+    opinion = _together(shares, fitted, labels, near)
+    guessed = F.one_hot(opinion.argmax(dim=1), classes).float()
+    posterior = judged(opinion, given, mixed(joint(guessed, given)))
+    opinion = _together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near)
+    posterior = judged(opinion, given, mixed(joint(posterior, given)))
+    right = _of(given, posterior)
+
+    images = labels.sum(dim=0).double()
+    for _ in range(ROUNDS):
+        posterior = judged(opinion, given, likeliest(opinion, given))
+        least = images - joint(posterior, given).diagonal()
+        most = confidently_wrong(opinion, given)
+        tells_apart = bool(least.sum() * AGREED > most.sum())
+        if not tells_apart:
+            break
+        opinion = _together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near)
+    if tells_apart:
+        right = (right + _of(given, posterior)) / 2
+    probable = posterior.argmax(dim=1)
+    proposed = posterior.scatter(1, given[:, None], -1).argmax(dim=1)
+    return Suspicion(right, probable, proposed, own_fitted, own_share, least, most, near)
+
+
+def neighbours(count: int, classes: int) -> int:
+    """How many neighbours have a voice among `count` images."""
+    return max(1, min(NEIGHBOURS, count // (2 * classes), count - 1))
+
+
+def whitened(features: Tensor) -> Tensor:
+    """N x D float32: directions of the features, turned and scaled to variances that are (almost) equal.
+
+    Raises ValueError where the features are all the same.
+    """
+    unit = torch.cat([F.normalize(rows.float()) for rows in features.split(4096)])
+    mean = unit.mean(dim=0, dtype=torch.float64)
+    squares = sum((rows.double().T @ rows.double() for rows in unit.split(4096)), torch.zeros(()).to(mean))
+    variances, axes = torch.linalg.eigh(squares / len(unit) - mean.outer(mean))
+    level = variances.clamp(min=0)
+    if not level.mean() > 1e-12:  # of unit vectors: rounding
+        raise ValueError("the features of all images are the same: the network has collapsed")
+    scaled = axes / (level + WHITENING * level.mean()).sqrt()
+    return torch.cat([((rows - mean) @ scaled).float() for rows in unit.split(4096)])
+
+
+def judged(opinion: Tensor, given: Tensor, given_as: Tensor) -> Tensor:
+    """Probabilities of the classes, N x C, from those without the given label and those of labels by class, C x C."""
+    posterior = opinion * given_as.to(opinion.dtype).T[given]
+    return posterior / posterior.sum(dim=1, keepdim=True)
+
+
+def joint(classes: Tensor, given: Tensor) -> Tensor:
+    """C x C float64: how many images, by what `classes` (N x C) says, are of each class (row) and given as each."""
+    counts = torch.zeros(classes.shape[1], classes.shape[1], dtype=torch.float64, device=classes.device)
+    for rows, labels in zip(classes.split(4096), given.split(4096), strict=True):
+        counts.index_add_(0, labels, rows.double())
+    return counts.T
+
+
+def mixed(counts: Tensor) -> Tensor:
+    """C x C: probabilities of labels (columns) by class (rows), from counts of both and symmetric noise as frequent.
+
+    One more of each is counted, so that nothing is impossible.
+    """
+    seen = counts + 1
+    wrong = float(1 - seen.trace() / seen.sum())
+    symmetric = torch.full_like(seen, wrong / (len(seen) - 1)).fill_diagonal_(1 - wrong)
+    return (seen / seen.sum(dim=1, keepdim=True) + SYMMETRIC * symmetric) / (1 + SYMMETRIC)
+
+
+def likeliest(opinion: Tensor, given: Tensor) -> Tensor:
+    """C x C: the probabilities of labels by class that make the labels most likely, by expectation-maximisation.
+
+    A tenth of an image of each class and label is counted beside the N, so that nothing is impossible.
+    """
+    classes = opinion.shape[1]
+    start = 0.3 / (classes - 1)
+    found = torch.full((classes, classes), start, dtype=torch.float64, device=opinion.device).fill_diagonal_(0.7)
+    for _ in range(STEPS):
+        counts = joint(judged(opinion, given, found), given) + 0.1
+        found = counts / counts.sum(dim=1, keepdim=True)
+    return found
+
+
+def confidently_wrong(opinion: Tensor, given: Tensor) -> Tensor:
+    """C float64: labels of each given class that are wrong by the confident joint, scaled to all labels of the class.
+
+    An image counts as of the class whose probability is the largest of those that are at least as large as is usual for
+    images given as that class.
+    """
+    classes = opinion.shape[1]
+    images = given.bincount(minlength=classes).double()
+    usual = torch.zeros_like(images).index_add_(0, given, _of(given, opinion).double()) / images
+    sure = torch.where(opinion >= usual, opinion, -1)  # never for a class without images, where `usual` is NaN
+    value, which = sure.max(dim=1)
+    counts = torch.zeros(classes, classes, dtype=torch.float64, device=opinion.device)
+    counts.index_put_((which[value >= 0], given[value >= 0]), counts.new_ones(()), accumulate=True)
+    right = counts.diagonal() / counts.sum(dim=0)
+    return images * (1 - right.nan_to_num(1.0))
+
+
+def _together(shares: Tensor, fitted: Tensor, classes: Tensor, near: Neighbours) -> Tensor:
+    """Mean of both opinions, N x C.  The mean of `classes` over all images has the voice of one more neighbour."""
+    voices = near.nearest.shape[1]
+    return ((shares * voices + classes.mean(dim=0)) / (voices + 1) + fitted) / 2
+
+
+def _of(given: Tensor, values: Tensor) -> Tensor:
+    """The N values (of N x C) at the given labels."""
+    return values.gather(1, given[:, None])[:, 0]
