@@ -18,8 +18,11 @@ from dist_rmd.registry import available, lookup
 from dist_rmd.run.folder import RunFolder, runs_in
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (see dist_rmd.errors)."""
+def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
+    """Run the command line; returns the exit code (see dist_rmd.errors).
+
+    program: what the user has called, if it is not `dist-rmd report`.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     what = next((word for word in words if _is_report(word) and (word == words[0] or not Path(word).exists())), None)
     if what:
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # table1 is the report `table` of a sweep that has to be table1
         fixed = {"grid": what} if what and _is_table(what) else {}
         report = lookup("reports", "table" if fixed else what or "summary")
-        options = _parse(_parser(what, report, fixed), words)
+        options = _parse(_parser(what, report, fixed, program), words)
         print(report(_runs(options.pop("runs")), **options, **fixed))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,11 +64,13 @@ def _is_table(word: str) -> bool:
     return re.fullmatch(r"table\d+", word) is not None
 
 
-def _parser(what: str | None, report: Callable[..., str], fixed: Mapping[str, str]) -> Parser:
+def _parser(
+    what: str | None, report: Callable[..., str], fixed: Mapping[str, str], program: str | None = None
+) -> Parser:
     """Of one report, whose keyword-only parameters are its options; where none is named the help is about all."""
     command, about = "dist-rmd report", inspect.getdoc(report) or ""
     result = Parser(
-        prog=f"{command} {what}" if what else command,
+        prog=program or (f"{command} {what}" if what else command),
         usage=None if what else f"{command} [WHAT] [--OPTION VALUE ...] RUN [RUN ...]",
         description=about if what else "Tables and figures from run folders.",
         epilog=None if what else _listing(),

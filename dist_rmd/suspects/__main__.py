@@ -6,4 +6,4 @@ import sys
 from dist_rmd import report, terminal
 
 if __name__ == "__main__":
-    sys.exit(terminal.run(functools.partial(report.main, ["suspects", *sys.argv[1:]])))
+    sys.exit(terminal.run(functools.partial(report.main, ["suspects", *sys.argv[1:]], "dist-rmd suspects")))

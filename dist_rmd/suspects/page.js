@@ -79,25 +79,32 @@ function filter() {
   draw();
 }
 
-// The list: only cards in sight are in the document.
+// The list: only cards in sight are in the document.  One that is as before stays: the mouse may be down on it.
+let cards = new Map(); // what a card shows, as text -> its element
 const columns = () => Math.max(1, Math.floor((list.clientWidth - 16) / CARD.width));
 function draw() {
   const across = columns(), rows = Math.ceil(shown.length / across);
   space.style.height = `${rows * CARD.height}px`;
   const first = Math.max(0, Math.floor(list.scrollTop / CARD.height) - 1);
   const last = Math.min(rows, Math.ceil((list.scrollTop + list.clientHeight) / CARD.height) + 1);
-  const cards = [];
-  for (let place = first * across; place < Math.min(last * across, shown.length); place++) cards.push(card(place, across));
-  space.replaceChildren(...cards);
+  const now = new Map();
+  for (let place = first * across; place < Math.min(last * across, shown.length); place++) {
+    const left = ((place % across) * (list.clientWidth - 16)) / across, top = Math.floor(place / across) * CARD.height;
+    const state = JSON.stringify([shown[place], place, left, decisions.get(shown[place]), place === focus]);
+    now.set(state, cards.get(state) ?? card(place, left, top));
+  }
+  for (const [state, element] of cards) if (!now.has(state)) element.remove();
+  for (const [state, element] of now) if (!cards.has(state)) space.append(element);
+  cards = now;
   $("count").textContent = `${shown.length.toLocaleString("en")} of ${files.length.toLocaleString("en")} images`;
   describe();
   tally();
 }
-function card(place, across) {
+function card(place, left, top) {
   const image = shown[place], action = decisions.get(image)?.action;
   const element = make("div", `card ${action ?? ""} ${place === focus ? "focus" : ""}`);
-  element.style.left = `${((place % across) * (list.clientWidth - 16)) / across}px`;
-  element.style.top = `${Math.floor(place / across) * CARD.height}px`;
+  element.style.left = `${left}px`;
+  element.style.top = `${top}px`;
   element.title = files[image];
   element.dataset.image = image;
   const picture = make("div", "picture"), names = make("div", "names");
@@ -141,9 +148,11 @@ function tally() {
   $("tally").textContent = `${counts.keep} kept · ${counts.relabel} relabelled · ${counts.drop} dropped · ` +
     `${left.toLocaleString("en")} not looked at`;
 }
+let described; // what the pane shows, as text
 function describe() {
-  const pane = $("detail");
-  const image = shown[focus];
+  const pane = $("detail"), image = shown[focus], state = JSON.stringify([image, decisions.get(image)]);
+  if (state === described) return;
+  described = state;
   if (image === undefined) return pane.replaceChildren(make("p", "", "No image is like this."));
   const picture = make("div", "picture"), facts = make("dl");
   show(picture, image, 286);
