@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """what no line of text can hold: line ends, a terminal's commands, bytes that are no UTF-8"""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""how what a spreadsheet may compute, or even run, begins"""
 
 
 def visible(text: str) -> str:
@@ -17,6 +19,14 @@ def visible(text: str) -> str:
 def markdown(text: str) -> str:
     """The text within a cell of a Markdown table."""
     return re.sub(r"([|*`])", r"\\\1", visible(text))
+
+
+def spreadsheet(text: str) -> str:
+    """The text in a cell of a .csv: an apostrophe goes before what a spreadsheet may take for a formula, and run.
+
+    One goes before such an apostrophe, too, so that no two texts become one.
+    """
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
 
 
 def slurm_pattern(path: str) -> str:

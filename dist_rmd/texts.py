@@ -3,7 +3,7 @@
 import codecs
 import csv
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,24 +82,3 @@ def read_table(path: Path, needed: Collection[str] = (), refusal: type[UserError
     except csv.Error as error:
         raise refusal(f"{path}: line {reader.line_num}: {error}") from None
     return Table(columns, rows)
-
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""how a cell begins that a spreadsheet may take for a formula, and compute or even run"""
-
-
-def harmless(cell: str) -> str:
-    """The cell as a spreadsheet shows it and no more: an apostrophe goes before what it may take for a formula.
-
-    One goes before such an apostrophe, too, so that no two cells become one.
-    """
-    return f"'{cell}" if cell.lstrip("'").startswith(FORMULA) else cell
-
-
-def spellings(names: Iterable[str]) -> dict[str, int | None]:
-    """What a cell means: place of a name by the name itself and by its `harmless` form; None where that may be two."""
-    found: dict[str, int | None] = {}
-    for place, name in enumerate(names):
-        for text in {name, harmless(name)}:
-            found[text] = place if found.get(text, place) == place else None
-    return found

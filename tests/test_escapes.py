@@ -3,7 +3,7 @@ import warnings
 import matplotlib
 import pytest
 
-from dist_rmd.escapes import markdown, prepare_drawing, slurm_pattern, visible
+from dist_rmd.escapes import markdown, prepare_drawing, slurm_pattern, spreadsheet, visible
 
 
 def test_a_name_stays_on_its_line_and_commands_no_terminal():
@@ -35,3 +35,13 @@ def test_letters_that_no_font_has_are_told_once_and_dollars_are_no_mathematics(t
             pyplot.savefig(tmp_path / "a.png")
             pyplot.close()
     assert said == []
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "'=1", "''-x"])
+def test_what_a_spreadsheet_may_run_has_an_apostrophe_before_it(cell):
+    assert spreadsheet(cell) == f"'{cell}"
+
+
+@pytest.mark.parametrize("cell", ["", "a=1", "'a", "1-1", " =1", "cat's"])
+def test_other_cells_stay_as_they_are(cell):
+    assert spreadsheet(cell) == cell

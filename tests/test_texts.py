@@ -6,7 +6,7 @@ import os
 import pytest
 
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.texts import harmless, read_table, read_text, spellings
+from dist_rmd.texts import read_table, read_text
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,3 @@ def test_a_table_that_is_none_is_refused_with_the_line(tmp_path, text, words):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=words):
         read_table(tmp_path / "a.csv", ["file"])
-
-
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "'=1", "''-x"])
-def test_what_a_spreadsheet_may_run_has_an_apostrophe_before_it(cell):
-    assert harmless(cell) == f"'{cell}"
-
-
-@pytest.mark.parametrize("cell", ["", "a=1", "'a", "1-1", " =1", "cat's"])
-def test_other_cells_stay_as_they_are(cell):
-    assert harmless(cell) == cell
-
-
-def test_a_name_is_known_by_both_spellings_unless_they_may_mean_two():
-    assert spellings(["a", "=b", "-c"]) == {"a": 0, "=b": 1, "'=b": 1, "-c": 2, "'-c": 2}
-    assert spellings(["=b", "'=b"]) == {"=b": 0, "'=b": None, "''=b": 1}

@@ -1,13 +1,14 @@
 """A table of image files and their labels, whoever wrote it: names or numbers of classes, rows in any order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_rmd.data.look_alikes import look_alike
-from dist_rmd.texts import read_table, spellings
+from dist_rmd.escapes import spreadsheet
+from dist_rmd.texts import read_table
 
 Integers = NDArray[np.int64]
 
@@ -21,7 +22,7 @@ def read_label_table(
     classes: the labels are these names or their numbers, from 0 on.
     choice: how another column is chosen, for the message where there is none of that name.
 
-    Names that a spreadsheet could take for formulas may have an apostrophe before them (texts.harmless).  Raises
+    Names that a spreadsheet could take for formulas may have an apostrophe before them (escapes.spreadsheet).  Raises
     ValueError, which names line and column, for an image or class that does not exist, an image that is listed twice,
     and a table that lists none; DataError for what is no table.
     """
@@ -67,6 +68,15 @@ def _meanings(classes: Sequence[str]) -> dict[str, int | None]:
     for text, number in spellings(classes).items():
         meanings[text] = number if meanings.get(text, number) == number else None
     return meanings
+
+
+def spellings(names: Iterable[str]) -> dict[str, int | None]:
+    """Place of a name by the name itself and by how a spreadsheet must see it; None where a text may be two names."""
+    found: dict[str, int | None] = {}
+    for place, name in enumerate(names):
+        for text in {name, spreadsheet(name)}:
+            found[text] = place if found.get(text, place) == place else None
+    return found
 
 
 def _right_name(name: str, images: Mapping[str, int | None]) -> str:

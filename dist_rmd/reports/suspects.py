@@ -23,6 +23,7 @@ from dist_rmd.data.memory import read_images
 from dist_rmd.data.noise import OPEN
 from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.escapes import markdown, prepare_drawing, visible
 from dist_rmd.evaluation.features import extract_all
 from dist_rmd.files import write_atomically
 from dist_rmd.suspects.page import page
@@ -191,9 +192,9 @@ def _table(ranking: Ranking, found: Suspicion) -> Iterator[str]:
     for label, name in enumerate(ranking.classes):
         proposals = np.bincount(ranking.probable[moved & (ranking.given == label)], minlength=len(ranking.classes))
         most = int(proposals.argmax())
-        proposed = f"{ranking.classes[most]} ({proposals[most]})" if proposals[most] else "-"
+        proposed = f"{markdown(ranking.classes[most])} ({proposals[most]})" if proposals[most] else "-"
         expected = f"{float(found.least[label]):.0f} to {float(found.most[label]):.0f}"
-        yield f"| {name} | {images[label]} | {expected} | {proposed} |"
+        yield f"| {markdown(name)} | {images[label]} | {expected} | {proposed} |"
 
 
 def _judged(ranking: Ranking, true: Integers) -> str:
@@ -224,6 +225,7 @@ def _twins(ranking: Ranking) -> Iterator[str]:
 
 def draw(ranking: Ranking, pictures: Callable[[Integers], NDArray[np.uint8]]) -> Figure:
     """The most suspect images with their given labels and, below, the proposed ones."""
+    prepare_drawing(ranking.classes)
     count = min(COLUMNS * ROWS, len(ranking))
     figure, axes = plt.subplots(
         -(-count // COLUMNS), COLUMNS, figsize=(1.15 * COLUMNS, 1.6 * -(-count // COLUMNS) + 0.5), dpi=150,
@@ -234,11 +236,12 @@ def draw(ranking: Ranking, pictures: Callable[[Integers], NDArray[np.uint8]]) ->
     for place, (axis, image) in enumerate(zip(axes.flat, pictures(np.arange(count)), strict=False)):
         axis.imshow(image, interpolation="nearest" if len(image) <= 150 else "antialiased")
         given, proposed = (_short(ranking.classes[column[place]]) for column in (ranking.given, ranking.proposed))
-        axis.set_title(f"{given}\n→ {proposed}", fontsize=7, parse_math=False)
+        axis.set_title(f"{given}\n→ {proposed}", fontsize=7)
     figure.suptitle(f"The {count} most suspect of {len(ranking):,} labels: given, and proposed", fontsize="medium")
     plt.close(figure)
     return figure
 
 
 def _short(name: str) -> str:
+    name = visible(name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_rmd.texts import harmless
+from dist_rmd.escapes import spreadsheet
 
 COLUMNS = ("file", "given", "proposed", "score", "p_given", "neighbours", "label", "set", "twins")
 
@@ -45,14 +45,13 @@ class Ranking:
 
         Names that a spreadsheet could take for formulas have an apostrophe before them.
         """
-        names = [harmless(name) for name in self.classes]
+        names = [spreadsheet(name) for name in self.classes]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(COLUMNS)
         for row, file in enumerate(self.files):
             given, proposed, label = (names[column[row]] for column in (self.given, self.proposed, self.probable))
-            numbers = (f"{column[row]:.4f}" for column in (self.score, self.p_given, self.neighbours))
-            score, probability, share = numbers
+            numbers = [f"{column[row]:.4f}" for column in (self.score, self.p_given, self.neighbours)]
             twins = "" if self.twins[row] < 0 else str(self.twins[row])
-            table.writerow([harmless(file), given, proposed, score, probability, share, label, self.sets[row], twins])
+            table.writerow([spreadsheet(file), given, proposed, *numbers, label, self.sets[row], twins])
         return text.getvalue()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dist_rmd.data.label_table import read_label_table
+from dist_rmd.data.label_table import read_label_table, spellings
 
 CLASSES = ("cat", "dog", "=1")
 FILES = ("a.png", "=b.png", "'=b.png", "c.png")
@@ -49,3 +49,8 @@ def test_what_does_not_fit_is_named(tmp_path, text, reason):
 def test_a_class_that_a_text_may_mean_in_two_ways_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the name of one class and the number of another"):
         read(tmp_path, "file,label\na.png,1\n", classes=("1", "2"))
+
+
+def test_a_name_is_known_by_both_spellings_unless_they_may_mean_two():
+    assert spellings(["a", "=b", "-c"]) == {"a": 0, "=b": 1, "'=b": 1, "-c": 2, "'-c": 2}
+    assert spellings(["=b", "'=b"]) == {"=b": 0, "'=b": None, "''=b": 1}
