@@ -15,7 +15,6 @@ from dist_rmd.config import Config, Optimization, determinants
 from dist_rmd.data.beton import Dataset, open_dataset
 from dist_rmd.data.class_maps import class_map
 from dist_rmd.data.given_labels import given_view
-from dist_rmd.data.instance_noise import instance_view
 from dist_rmd.data.labels import LabelView, noisy_view, openset_view
 from dist_rmd.data.source import Source
 from dist_rmd.engine import distributed
@@ -278,6 +277,8 @@ def _labels(config: Config, dataset: Dataset) -> LabelView:
                 "images, or lower noise.rho1 or noise.rho2"
             ) from None
     if noise.kind == "instance":
+        from dist_rmd.data.instance_noise import instance_view  # scipy, which other runs do without
+
         return instance_view(dataset, noise.rate, noise.seed, per_class, noise.exact, skip)
     table = class_map(noise.class_map, dataset.name, dataset.classes) if noise.kind == "asymmetric" else None
     return noisy_view(

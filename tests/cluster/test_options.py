@@ -2,7 +2,7 @@
 
 import pytest
 
-from dist_rmd.cluster.options import Parser
+from dist_rmd.cluster.options import JobParser
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,6 @@ from dist_rmd.cluster.options import Parser
 )
 def test_times_as_slurm_reads_them(time, minutes, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))  # without a site's defaults
-    parser = Parser()
+    parser = JobParser()
     parser.add_job_options()
     assert parser.parse(["--time", time]).time == minutes

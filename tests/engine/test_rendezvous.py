@@ -126,7 +126,7 @@ def test_ranks_of_one_machine_start_where_its_name_means_nothing():
     if "unshare" in done.stderr:
         pytest.skip(f"no host name of its own here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: python -m dist_rmd.train") == 2
+    assert done.stdout.count("usage: dist-rmd train") == 2
 
 
 def test_srun(environment, monkeypatch, tmp_path):
