@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dist_rmd.suspects.gaussians import Gaussians
@@ -68,8 +69,7 @@ def suspicion(features: Tensor, given: Tensor, classes: int, folds: int = 5) -> 
     if count < 4 or classes < 2:
         raise ValueError(f"{count} images in {classes} classes say nothing of each other")
     points = whitened(features)
-    fold = torch.from_numpy(np.random.default_rng(0).permutation(count) % folds).to(points.device)
-    gaussians = Gaussians(points, fold, folds)
+    gaussians = Gaussians(points, torch.from_numpy(parts(count, folds)).to(points.device), folds)
     near = Neighbours.of(points, neighbours(count, classes))
     labels = F.one_hot(given, classes).float()
 
@@ -96,6 +96,11 @@ def suspicion(features: Tensor, given: Tensor, classes: int, folds: int = 5) -> 
     probable = posterior.argmax(dim=1)
     proposed = posterior.scatter(1, given[:, None], -1).argmax(dim=1)
     return Suspicion(right, probable, proposed, own_fitted, own_share, least, most, near)
+
+
+def parts(count: int, folds: int) -> NDArray[np.int64]:
+    """In which of the folds, 0..folds-1, each of `count` images is: always the same, and of equal sizes."""
+    return np.random.default_rng(0).permutation(count) % folds
 
 
 def neighbours(count: int, classes: int) -> int:

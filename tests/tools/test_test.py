@@ -9,14 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTE = '#!/usr/bin/env bash\necho "$(basename "$0") $*" >>"$NOTES"\n[[ -z ${FAIL-} || "$*" != *"$FAIL"* ]]\n'
-LINT = ["python -m ruff check --config tools/ruff.toml .", "python -m mypy"]
+BEFORE = ["browser ", "python -m ruff check --config tools/ruff.toml .", "python -m mypy"]
 
 
 @pytest.fixture
 def run(tmp_path):
     """run(tool, *arguments) -> exit code and the list of calls."""
     checkout = tmp_path / "a checkout"
-    for name in ("tools/setup", ".venv/bin/python"):
+    for name in ("tools/setup", "tools/browser", ".venv/bin/python"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(NOTE)
         (checkout / name).chmod(0o755)
@@ -35,7 +35,7 @@ def run(tmp_path):
 
 
 def test_everything(run):
-    assert run("tools/test") == (0, ["setup ", *LINT, "python -m pytest --durations=10"])
+    assert run("tools/test") == (0, ["setup ", *BEFORE, "python -m pytest --durations=10"])
 
 
 def test_ci_runs_the_quick_tests_and_those_of_jobs(run):
@@ -44,7 +44,7 @@ def test_ci_runs_the_quick_tests_and_those_of_jobs(run):
 
 
 def test_all(run):
-    assert run("tools/test", "--all") == (0, ["setup ", *LINT, "python -m pytest --durations=10 -m not slurm"])
+    assert run("tools/test", "--all") == (0, ["setup ", *BEFORE, "python -m pytest --durations=10 -m not slurm"])
 
 
 @pytest.mark.parametrize(("options", "marks"), [(["--slurm"], "slurm and not slow"), (["--slurm", "--all"], "slurm")])
@@ -60,7 +60,7 @@ def test_a_selection_is_not_linted(run):
     )
 
 
-@pytest.mark.parametrize(("fail", "calls"), [("ruff", 2), ("mypy", 3), ("pytest", 4)])
+@pytest.mark.parametrize(("fail", "calls"), [("ruff", 3), ("mypy", 4), ("pytest", 5)])
 def test_a_failure_is_the_exit_code(run, fail, calls):
     code, notes = run("tools/test", fail=fail)
     assert code == 1

@@ -2,9 +2,9 @@
 
     tools/bench [SECTION...] [--quick] [--out DIR] [--compare OLD.json [NEW.json]] ...
 
-Sections: machine input relation step profile rgrl pack scaling model checkpoint startup evaluation; all of them by
-default, which takes 20 minutes on two CPU cores.  Each finished table is on the disk at once, as DIR/bench.json and
-DIR/bench.md, so that an interrupted run keeps what is done.  docs/performance.md explains every row.
+Sections: machine input relation step profile rgrl pack scaling model checkpoint startup evaluation suspects; all of
+them by default, which takes 20 minutes on two CPU cores.  Each finished table is on the disk at once, as
+DIR/bench.json and DIR/bench.md, so that an interrupted run keeps what is done.  docs/performance.md explains every row.
 """
 
 import argparse
@@ -48,8 +48,9 @@ SECTIONS = (
     "checkpoint",
     "startup",
     "evaluation",
+    "suspects",
 )
-LIBRARIES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pillow", "lightly", "kornia")
+LIBRARIES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pillow", "lightly", "kornia", "cleanlab")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +85,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--with", dest="options", action="append", default=[], metavar="KEY=VALUE",
         help="step, rgrl: one row more, ours with this setting; startup: with this setting",
+    )  # fmt: skip
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="RUN",
+        help="suspects: finished runs of SimSiam on verified labels (short ones on digits by default)",
     )  # fmt: skip
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="folder on the disk that checkpoints are to go to")
     parser.add_argument(
@@ -171,6 +176,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
         scratch=scratch,
         sizes=numbers("--sizes", arguments.sizes),
         options=tuple(arguments.options),
+        runs=tuple(arguments.runs),
         chosen=numbers("--batches", arguments.batches),
         alone=arguments.alone,
     )

@@ -30,6 +30,7 @@ Transform = Callable[..., object]
 USED = {
     "lightly": ("lightly.loss", "lightly.models.modules.heads", "lightly.transforms"),
     "kornia": ("kornia.augmentation",),
+    "cleanlab": ("cleanlab.rank",),
 }
 """library -> the modules of it that are used here: a package may be there and lack what these import"""
 

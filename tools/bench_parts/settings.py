@@ -26,6 +26,8 @@ class Settings:
     """global batches of the section `relation`; its own choice when empty"""
     options: tuple[str, ...]
     """settings (key=value) of further rows of the product's"""
+    runs: tuple[Path, ...] = ()
+    """runs of SimSiam for the section `suspects`; its own when empty"""
     chosen: tuple[int, ...] = ()
     """global batches of whole training steps; the device's own choice when empty"""
     alone: bool = False

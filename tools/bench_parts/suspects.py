@@ -1,0 +1,156 @@
+"""Which labels are wrong: `report suspects` beside cleanlab, on the same features and folds.
+
+Here the figures are how right both are, over as many seeds of the noise as there are rounds; times are of the ranking
+alone, once the features are there.
+"""
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.preprocessing import StandardScaler
+
+from dist_rmd import prepare
+from dist_rmd.data.beton import Dataset
+from dist_rmd.data.class_maps import CIFAR10
+from dist_rmd.data.instance_noise import instance_view
+from dist_rmd.data.labels import LabelView, noisy_view, openset_view
+from dist_rmd.engine.distributed import detect
+from dist_rmd.evaluation.features import extract_all
+from dist_rmd.suspects.scores import parts, suspicion
+from dist_rmd.trained import Trained
+from tools.bench_parts import peers
+from tools.bench_parts.settings import Settings
+from tools.bench_parts.tables import Row, Table
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDS = 5
+CLEANLAB, MARGIN, OURS = "cleanlab, self-confidence", "cleanlab, normalised margin", "ours"
+
+Floats = NDArray[np.floating]
+
+
+def measure(settings: Settings) -> Iterator[Table]:
+    for run in settings.runs or digits(settings):
+        trained = Trained(run)
+        dataset = trained.dataset()
+        features = extract(trained, dataset, settings)
+        yield compared(run.name, dataset, features, settings)
+
+
+def digits(settings: Settings) -> list[Path]:
+    """Two runs of SimSiam on scikit-learn's digits: on all ten, and on seven with three as images of none of them."""
+    runs = []
+    for name, options in {"digits": [], "digits-open": ["--open-classes", "7,8,9"]}.items():
+        data = settings.scratch / "data" / name
+        with contextlib.redirect_stdout(sys.stderr):
+            if prepare.main(["digits", str(data), *options]):
+                raise RuntimeError("prepare digits has failed")
+        command = [
+            sys.executable, "-m", "dist_rmd.train", str(ROOT / "configs" / "rmdnet" / "digits.yaml"),
+            "stages=[simsiam]", f"data.path={data}", f"out={settings.scratch}", f"name={name}", "noise.rate=0",
+            f"device={settings.device}", *(["simsiam.epochs=1"] if settings.quick else []),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        runs.append(settings.scratch / name)
+    return runs
+
+
+def extract(run: Trained, dataset: Dataset, settings: Settings) -> torch.Tensor:
+    """Features of all images of the dataset, those of none of the classes among them, in its order."""
+    world, count = detect(settings.device), dataset.sizes["train"]
+    everything = LabelView(np.arange(count), np.zeros(count, np.int64), None, len(dataset.classes))
+    encoder = run.network("simsiam", dataset, world.device).get_submodule("encoder")
+    return extract_all(encoder, run.source(dataset, world).evaluation("train", everything))[0]
+
+
+def noises(dataset: Dataset, seed: int) -> dict[str, LabelView]:
+    """The labels under each kind of noise."""
+    labels, names = dataset.labels("train"), dataset.classes
+    pairs = {2 * i: 2 * i + 1 for i in range(len(names) // 2)}  # every other class is taken for the next one
+    if {*CIFAR10, *CIFAR10.values()} <= {*names}:
+        pairs = {names.index(source): names.index(target) for source, target in CIFAR10.items()}
+    made = {
+        f"{kind} {rate}": noisy_view(labels, len(names), kind, rate, seed, class_map=pairs)
+        for kind, rate in (("symmetric", 0.2), ("symmetric", 0.4), ("pairflip", 0.4), ("asymmetric", 0.4))
+    }
+    made["instance 0.4"] = instance_view(dataset, 0.4, seed)
+    if dataset.open_images:
+        made["openset 0.4, 0.5"] = openset_view(labels, len(names), 0.4, 0.5, seed)
+    return made
+
+
+def compared(name: str, dataset: Dataset, features: torch.Tensor, settings: Settings) -> Table:
+    """Rows for each noise."""
+    absent = peers.missing("cleanlab")
+    ways = {OURS: ours} if absent else {CLEANLAB: by_cleanlab, OURS: ours}
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for seed in range(settings.rounds):
+        for noise, view in noises(dataset, seed).items():
+            x, wrong = features[torch.from_numpy(view.indices).to(features.device)], view.given != view.true
+            for judge in ways.values():
+                began = time.perf_counter()
+                scores = judge(x, view)
+                taken = time.perf_counter() - began
+                for way, score in scores.items():
+                    found.setdefault((noise, way), []).append({"seconds": taken, **judged(score, wrong)})
+    rows = [Row(CLEANLAB, absent=absent)] if absent else []
+    for (noise, way), results in found.items():
+        facts = {key: spread([result[key] for result in results]) for key in results[0] if key != "seconds"}
+        base = f"{noise}: {CLEANLAB}" if way == OURS and not absent else None
+        rows.append(Row(f"{noise}: {way}", [result["seconds"] for result in results], base, facts=facts))
+    return Table(
+        f"Wrong labels of {name}",
+        f"{len(dataset.classes)} classes, SimSiam's features ({features.shape[1]} numbers), {settings.rounds} seeds of "
+        f"the noise, {FOLDS} folds, the same for both. cleanlab has the probabilities of scikit-learn's logistic "
+        "regression on standardised features. AUROC; precision at N, the number of wrong labels: mean (least..most).",
+        rows,
+    )
+
+
+def by_cleanlab(features: torch.Tensor, view: LabelView) -> dict[str, Floats]:
+    """Its two rankings of labels by probabilities that others have made: the least are the most suspect."""
+    from cleanlab.rank import get_label_quality_scores
+
+    x = StandardScaler().fit_transform(features.cpu().numpy())
+    split = PredefinedSplit(parts(len(view), FOLDS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where it has not converged
+        probabilities = cross_val_predict(
+            LogisticRegression(max_iter=300), x, view.given, cv=split, method="predict_proba"
+        )
+    return {
+        title: get_label_quality_scores(view.given, probabilities, method=method)
+        for title, method in ((CLEANLAB, "self_confidence"), (MARGIN, "normalized_margin"))
+    }
+
+
+def ours(features: torch.Tensor, view: LabelView) -> dict[str, Floats]:
+    found = suspicion(features, torch.from_numpy(view.given).to(features.device), view.num_classes, FOLDS)
+    return {OURS: found.right.cpu().numpy()}
+
+
+def judged(score: Floats, wrong: NDArray[np.bool_]) -> dict[str, float]:
+    """How far the least scores are those of wrong labels."""
+    order = np.argsort(score, kind="stable")
+    return {
+        "AUROC": float(roc_auc_score(wrong, -score)),
+        **{f"precision at {n}": float(wrong[order[:n]].mean()) for n in (50, 100)},
+        "precision at N": float(wrong[order[: int(wrong.sum())]].mean()),
+    }
+
+
+def spread(figures: list[float]) -> str:
+    """mean (least..most)"""
+    return f"{statistics.mean(figures):.3f} ({min(figures):.3f}..{max(figures):.3f})"
