@@ -32,6 +32,12 @@ def test_every_rank_holds_the_whole_in_rank_order(world, tmp_path):
             assert total.dtype == torch.int32
             assert set(total.tolist()) == {sum(10**r for r in range(world))}
         assert result["own"].tolist() == [10.0**rank] * 2  # the caller's tensor is left alone
+        written = torch.zeros(9, 2)
+        for r in range(world):
+            for row in range(r, 9, world)[: 3 - r]:
+                written[row] = 10 * row + r
+        assert torch.equal(result["written"], written)
+        assert [tensor.tolist() for tensor in result["first"]] == [[[1, 1], [1, 1]], 2]
         mean, var, count = result["moments"]
         whole = torch.cat([far_from_zero(r) for r in range(world)]).double()
         assert count.item() == len(whole)

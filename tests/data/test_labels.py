@@ -300,6 +300,27 @@ def test_a_part_held_out_keeps_its_types():
     assert held_out.counts["open"] > 0
 
 
+def test_images_of_a_part_keep_their_rows():
+    view = LabelView([5, 2, 9, 7], [0, 1, 1, 2], [0, 1, 2, -1], 3)
+    assert view.rows.tolist() == [0, 1, 2, 3]
+    part = view.part(np.array([3, 1]))
+    assert (part.indices.tolist(), part.given.tolist(), part.true.tolist()) == ([7, 2], [2, 1], [-1, 1])
+    assert part.rows.tolist() == [3, 1]
+    assert part.part(np.array([1])).rows.tolist() == [1]
+    assert view.part(np.array([0]), given=np.array([2])).given.tolist() == [2]
+    rest, held_out = view.split(0.5, seed=0)
+    assert rest.rows.tolist() == list(range(len(rest))), "a split is a view of its own"
+    assert held_out.rows.tolist() == list(range(len(held_out)))
+
+
+def test_the_row_of_an_image_is_found_by_its_position():
+    view = LabelView([5, 2, 9, 7], [0, 1, 1, 2], None, 3)
+    assert view.rows_of(np.array([9, 5, 7])).tolist() == [2, 0, 3]
+    for other in (3, 12):
+        with pytest.raises(KeyError, match=f"image {other} is not in the view"):
+            view.rows_of(np.array([9, other]))
+
+
 def test_files_that_are_no_labels(tmp_path):
     with pytest.raises(DataError, match=r"none.npz: no such file"):
         LabelView.load(tmp_path / "none.npz")

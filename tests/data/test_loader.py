@@ -61,8 +61,25 @@ def test_batches_hold_the_images_and_labels_they_name(memory, labels, beton):
             assert torch.equal(view, expected)
             assert view.is_contiguous(memory_format=torch.channels_last)
         assert batch.labels.tolist() == [given[i] for i in batch.indices.tolist()]
-        assert batch.labels.dtype == batch.indices.dtype == torch.int64
+        assert labels.indices[batch.rows].tolist() == batch.indices.tolist()
+        assert batch.labels.dtype == batch.indices.dtype == batch.rows.dtype == torch.int64
         assert batch.share == 1
+
+
+def test_batches_say_which_labels_are_right_where_that_is_known(memory, labels):
+    true = labels.given.copy()
+    true[::3] = (true[::3] + 1) % 10
+    true[1::30] = -1  # of none of the classes
+    known = LabelView(labels.indices, labels.given, true, 10).part(np.arange(100, 20, -1))
+    for batch in make(memory, known).epoch(0):
+        assert batch.right is not None
+        assert batch.right.tolist() == (labels.given == true)[batch.rows].tolist()
+        assert labels.indices[batch.rows].tolist() == batch.indices.tolist()
+        few = batch.first(2)
+        assert few.right.tolist() == batch.right[:2].tolist()
+        assert (few.rows.tolist(), few.sizes) == (batch.rows[:2].tolist(), (2,))
+    unknown = LabelView(labels.indices, labels.given, None, 10)
+    assert next(make(memory, unknown).epoch(0)).right is None
 
 
 def test_an_epoch_is_a_permutation_cut_into_full_batches(memory, labels):

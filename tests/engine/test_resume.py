@@ -96,3 +96,17 @@ def test_another_network_is_refused_even_by_force(tmp_path):
     save(checkpoints, ["key"], trained(tmp_path))
     with pytest.raises(DataError, match="another network"):
         resume.restore(checkpoints, "another", True, *parts(tmp_path, 0, inputs=4))
+
+
+def test_the_networks_that_were_evaluated_are_found_in_a_checkpoint(tmp_path):
+    stage, updater, clock, observer = trained(tmp_path)
+    stage.net = nn.ModuleDict({"student": stage.net, "other": nn.Linear(1, 1)})
+    stage.eval_nets = lambda: {"": stage.averages["mean"], "student": stage.net["student"]}
+    state = resume.capture(["key"], stage, updater, clock, observer)
+    assert state["evaluated"] == {"": "averages.mean", "student": "net.student"}
+    for name, net in stage.eval_nets().items():
+        found = resume.evaluated(state, name)
+        assert found.keys() == net.state_dict().keys()
+        assert all(torch.equal(found[key], value) for key, value in net.state_dict().items())
+    older = {"net": stage.net["student"].state_dict()}
+    assert resume.evaluated(older) == older["net"]

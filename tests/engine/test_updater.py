@@ -57,6 +57,41 @@ def test_a_group_of_adams_is_adam_at_its_own_rate_and_the_rest_is_sgd():
     assert updater.readings()["train/lr"] < 0.05
 
 
+@pytest.mark.parametrize("group", [{}, {"optimizer": "adam"}])
+def test_only_what_is_to_move_has_a_gradient_and_moves(group):
+    nets = [nn.Linear(2, 1, bias=False) for _ in range(2)]
+    config = Optimization(epochs=1, lr=0.1, momentum=0.9, weight_decay=0.1, schedule="constant")
+    updater = Updater([{"params": list(net.parameters()), **group} for net in nets], config, 1, CPU, "fp32")
+
+    def step(moved):
+        updater.backward(nets[1](nets[0].weight.T * nets[0].weight).sum(), Clock(), moved)
+        assert [net.weight.grad is not None for net in nets] == [moved in (None, net) for net in nets]
+        before = [net.weight.detach().clone() for net in nets]
+        updater.step()
+        return [not torch.equal(net.weight, old) for net, old in zip(nets, before, strict=True)]
+
+    assert step(None) == [True, True]  # momentum, which must not move what is not to move
+    assert step(nets[1]) == [False, True]
+    assert step(nets[0]) == [True, False]
+
+
+def test_a_rate_of_its_own_follows_the_schedule_of_all():
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    groups = [{"params": weights[:1], "lr": 0.4}, {"params": weights[1:], "optimizer": "adam", "lr": 0.02}]
+    updater = Updater(groups, Optimization(epochs=1, lr=0.1, schedule="cosine"), 2, CPU, "fp32")
+    move(updater, sum(weights).sum(), Clock(step=1))
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in updater.optimizers.values()]
+    assert rates == pytest.approx([0.2, 0.01])
+
+
+def test_adam_alone_needs_no_sgd():
+    weight = nn.Parameter(torch.ones(1))
+    updater = Updater([{"params": [weight], "optimizer": "adam"}], Optimization(lr=0.1), 1, CPU, "fp16")
+    move(updater, weight.sum(), Clock())
+    assert weight.item() == pytest.approx(0.9)
+    assert updater.readings()["train/lr"] == 0.1
+
+
 @pytest.mark.parametrize("infinite", ["plain", "adaptive"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
 def test_a_bad_gradient_of_either_optimizer_moves_neither_and_leaves_no_trace(precision, infinite):

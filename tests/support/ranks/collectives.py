@@ -59,5 +59,11 @@ if __name__ == "__main__":
     result["sums"] = [collectives.all_reduce_sum(part) for part in (large[:3], large)]  # gathered, and not
     var, mean = torch.var_mean(far_from_zero(rank), dim=0, correction=0)
     result["moments"] = collectives.global_moments(mean, var, 1 + 2 * rank)
+    memory, whole = torch.zeros(9, 2), torch.arange(9)
+    mine = whole[rank::world][: 3 - rank]  # uneven, in no rank's order
+    counts = [len(whole[r::world][: 3 - r]) for r in range(world)]
+    collectives.write_rows(memory, mine, 10.0 * mine[:, None].expand(-1, 2) + rank, counts)
+    result["written"] = memory
+    result["first"] = collectives.first_ranks([torch.full((2, 2), rank + 1.0), torch.tensor(rank + 2.0)])
     torch.save(result, Path(sys.argv[1]) / f"rank{rank}.pt")
     dist.destroy_process_group()
