@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dist_rmd.distill.division import divide, subjective_logic_loss
     from dist_rmd.distill.relation import RelationLoss
     from dist_rmd.losses._build import robust_loss
+    from dist_rmd.pipeline.runner import train
+    from dist_rmd.run.finished import load_run
 
 __version__ = "0.2.0"
 __all__ = [
@@ -24,10 +26,12 @@ __all__ = [
     "corrupt",
     "divide",
     "errors",
+    "load_run",
     "open_dataset",
     "openset",
     "robust_loss",
     "subjective_logic_loss",
+    "train",
 ]
 
 # name -> the module of dist_rmd that it is imported from
@@ -36,10 +40,12 @@ _HOMES = {
     "RelationLoss": "distill.relation",
     "corrupt": "data.noise",
     "divide": "distill.division",
+    "load_run": "run.finished",
     "open_dataset": "data.beton",
     "openset": "data.noise",
     "robust_loss": "losses._build",
     "subjective_logic_loss": "distill.division",
+    "train": "pipeline.runner",
 }
 
 

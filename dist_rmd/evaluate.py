@@ -13,7 +13,7 @@ from dist_rmd.evaluation.splits import splits
 from dist_rmd.paths import user_path
 from dist_rmd.pipeline.measured import measured
 from dist_rmd.registry import lookup
-from dist_rmd.trained import Trained
+from dist_rmd.run.finished import FinishedRun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -> list[str]:
     """One line per finished stage and metric; empty on all ranks but the first."""
-    run = Trained(folder)
+    run = FinishedRun(folder)
     world = distributed.detect(device)
     distributed.start(world, run.config.dist.timeout)
     dataset = run.dataset(data)

@@ -48,9 +48,11 @@ def test_what_type_checkers_see_is_what_there_is():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With the digits, as the examples have them."""
+    """With digits that are prepared, and a run, as the examples have them."""
     folder = tmp_path_factory.mktemp("examples")
-    small.prepare(folder / "data")
+    (folder / "data").mkdir()
+    data = small.prepare(folder / "data")
+    dist_rmd.train(None, *small.RECIPE, "stages=[classifier]", f"data.path={data}", f"out={folder}/runs", "name=digits")
     return folder
 
 

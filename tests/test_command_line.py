@@ -5,22 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from dist_rmd import evaluate, prepare, report, slurm, train
+from dist_rmd import evaluate, prepare, report, slurm
 from dist_rmd.command_line import Parser, configuration
 from dist_rmd.errors import ConfigError
+from dist_rmd.pipeline import command
 from dist_rmd.sweep import __main__ as sweep
 
 
 @pytest.mark.parametrize("words", list(itertools.permutations(["rmdnet/digits", "seed=1", "name=x", "--dry-run"])))
 def test_options_configuration_and_keys_in_any_order(words):
-    for command in (train, slurm):
-        given = command.arguments(words)
+    for module in (command, slurm):
+        given = module.arguments(words)
         assert (given.config, given.dry_run) == (Path("rmdnet/digits"), True)
         assert given.overrides == [word for word in words if "=" in word]
 
 
 def test_a_later_key_stays_later():
-    assert train.arguments(["seed=2", "--force", "a.yaml", "seed=1"]).overrides == ["seed=2", "seed=1"]
+    assert command.arguments(["seed=2", "--force", "a.yaml", "seed=1"]).overrides == ["seed=2", "seed=1"]
 
 
 def test_options_between_the_words_of_other_commands(monkeypatch, tmp_path, capsys):
@@ -63,7 +64,7 @@ def test_the_report_is_named_anywhere_and_its_options_stand_between_the_runs(mon
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_was_meant(capsys, words, line):
-    assert train.main(words) == 2
+    assert command.main(words) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {line}")
     assert said.count("\n") == 1
@@ -81,7 +82,7 @@ def test_a_file_whose_path_holds_an_equals_sign(tmp_path):
 
 
 def test_keys_given_twice_are_told(capsys):
-    assert train.main(["seed=1", "seed=2", "--print-config"]) == 0
+    assert command.main(["seed=1", "seed=2", "--print-config"]) == 0
     printed = capsys.readouterr()
     assert printed.err == "warning: seed=1 has no effect: seed=2 comes after it\n"
     assert "\nseed: 2\n" in printed.out
@@ -89,7 +90,7 @@ def test_keys_given_twice_are_told(capsys):
 
 def test_paths_begin_at_home_in_options_too(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert train.arguments(["~/a.yaml"]).config == tmp_path / "a.yaml"
+    assert command.arguments(["~/a.yaml"]).config == tmp_path / "a.yaml"
     own = prepare._own_options("webvision")
     given = prepare._parser(own).parse(["webvision", "~/out", "--from=~/web", "--test=~/tiny", "--exclude=~/list"])
     found = [path.relative_to(tmp_path) for path in (given.out, given.origin, given.test, given.exclude)]

@@ -24,10 +24,10 @@ from dist_rmd.data.source import Source
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.launcher import SIGNALS_OPTION
 from dist_rmd.engine.observer import Observer
+from dist_rmd.pipeline.command import main
 from dist_rmd.plan import check
 from dist_rmd.reports.summary import summary
 from dist_rmd.sections import parse
-from dist_rmd.train import main
 
 pytestmark = pytest.mark.timeout(400)  # on a busy machine; each run that torchrun starts has its own deadline
 RUN = ("-m", "dist_rmd.train")

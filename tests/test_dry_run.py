@@ -9,7 +9,7 @@ from support import small
 from support.torchrun import child_environment, torchrun
 from support.whole_runs import stopped, tree
 
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 COMMAND = [*small.RECIPE, "stages=[simsiam,classifier,rgrl]", "data.reader=memory", "name=a"]
 

@@ -25,7 +25,7 @@ from dist_rmd.data.datasets.base import Split
 from dist_rmd.data.datasets.digits import digits
 from dist_rmd.engine.faults import VARIABLE
 from dist_rmd.engine.writers import read_metrics
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 STAGES = ("simsiam", "classifier", "rgrl")
 TERMS = {

@@ -11,7 +11,7 @@ from support.torchrun import ROOT
 from support.whole_runs import assert_same, fault, stopped
 
 from dist_rmd.engine.checkpoint import Checkpoints
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 STAGES = ("simsiam", "classifier", "rgrl")
 # Two epochs of 4 steps; points of the curve and checkpoints that do not fall on epochs' ends.

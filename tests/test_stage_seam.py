@@ -10,9 +10,9 @@ from dist_rmd import artefacts, sections
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.errors import ConfigError
 from dist_rmd.evaluate import evaluate
+from dist_rmd.pipeline.command import main
 from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.plan import check
-from dist_rmd.train import main
 
 STAGES = seam.STAGES
 STEPS = {"remembering": 4, "averaging": 4, "adversaries": 9, "pair": 4}

@@ -20,7 +20,7 @@ from dist_rmd.data.beton import write
 from dist_rmd.data.datasets.digits import digits
 from dist_rmd.data.labels import LabelView
 from dist_rmd.engine.writers import read_metrics
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 STAGES = "stages=[simsiam,classifier,rgrl]"
 
@@ -51,7 +51,7 @@ def test_a_start_imports_nothing_that_only_some_runs_need():
 import sys
 import torch
 before = set(sys.modules)
-import dist_rmd.train
+import dist_rmd.pipeline.command
 from dist_rmd.sections import sections
 sections()
 seldom = {"torch._dynamo", "torchvision", "sklearn", "scipy", "matplotlib", "numba", "ffcv", "cv2", "pandas"}

@@ -8,6 +8,7 @@ import argparse
 import functools
 import inspect
 import re
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,17 @@ def page() -> str:
     """The whole of docs/api.md."""
     names = dist_rmd.__all__
     contents = " · ".join(f"[`{name}`](#{name.lower()})" for name in names)
-    return f"{HEAD}{contents}\n\n" + "\n\n".join(map(_section, names)) + "\n"
+    sections = [_section(name) for name in names]
+    for kind in _returned():
+        sections += [f"## {kind.__name__}", markdown(_doc(kind)), *_members(kind)]
+    return f"{HEAD}{contents}\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _returned() -> list[type]:
+    """The package's own classes that its functions return, each once."""
+    functions = [found for name in dist_rmd.__all__ if inspect.isfunction(found := getattr(dist_rmd, name))]
+    kinds = [typing.get_type_hints(function)["return"] for function in functions]
+    return list(dict.fromkeys(kind for kind in kinds if getattr(kind, "__module__", "").startswith("dist_rmd.")))
 
 
 def _section(name: str) -> str:

@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dist_rmd import sections, train
+from dist_rmd import sections
 from dist_rmd.cluster.requeue import end
 from dist_rmd.engine import signals
 from dist_rmd.engine.launcher import SHUTDOWN_TIMEOUT, torchrun_command
 from dist_rmd.engine.rendezvous import HERE, rendezvous_from_slurm
+from dist_rmd.pipeline import command
 from dist_rmd.run.folder import RunFolder
 
 
@@ -25,7 +26,7 @@ def main(words: Sequence[str], processes: int) -> int:
     """
     from torch.distributed import run  # takes seconds
 
-    given = train.arguments(words)
+    given = command.arguments(words)
     config = sections.parse(given.config, given.overrides)
     folder = RunFolder.of(config)
     nodes = os.environ["SLURM_STEP_NUM_TASKS"]

@@ -24,17 +24,17 @@ class Task:
     def __call__(self) -> int:
         """Train.  Returns the exit code on this machine; under SLURM the process leaves with it."""
         # Not before submitit has put up its handler: the imports take seconds, in which SIGUSR2 then requeues the job.
-        from dist_rmd import train
         from dist_rmd.cluster import agent
+        from dist_rmd.pipeline import command
 
         job = submitit.JobEnvironment()
         if job.cluster == "local":
             ranks = {"RANK": job.global_rank, "WORLD_SIZE": job.num_tasks}
             ranks |= {"LOCAL_RANK": job.local_rank, "LOCAL_WORLD_SIZE": job.num_tasks}
             os.environ.update({name: str(number) for name, number in ranks.items()})
-            return train.main(self.words)
+            return command.main(self.words)
         words = numbered(self.words, job.array_task_id)
-        return end(agent.main(words, self.agent_of) if self.agent_of else train.main(words), job.job_id)
+        return end(agent.main(words, self.agent_of) if self.agent_of else command.main(words), job.job_id)
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit, which asks when SIGUSR2 came before training began: the same again."""

@@ -23,6 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rmd.data.ahead import ahead
+from dist_rmd.data.beton_file import (
+    ALLOCATION,
+    FIELD,
+    FIELD_TYPES,
+    HEADER,
+    MIN_PAGE,
+    RAW,
+    REMEDY,
+    SAMPLE,
+    read_images,
+)
 from dist_rmd.data.datasets.base import Source, Split
 from dist_rmd.data.noise import OPEN
 from dist_rmd.data.pictures import UnreadableImage
@@ -34,19 +45,6 @@ from dist_rmd.files import remove_leftovers, sha256, sync, write_failed, write_j
 FORMAT = 2  # of the folder; raise it when an older reader would misread what is written
 READABLE = (1, FORMAT)  # 1 has neither images of none of the classes nor labels that nobody has verified
 COLUMNS = ["index", "label", "class", "file"]
-REMEDY = "make it anew with python -m dist_rmd.prepare"
-
-# How FFCV 1.0.2 lays out a file.  Written down here because importing ffcv takes seconds, and not all machines have it.
-HEADER = np.dtype(
-    [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("table_ptr", "<u8")]
-)
-FIELD = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "u1", 1024)])
-IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-SAMPLE = np.dtype([("image", IMAGE), ("index", "<i8")], align=True)
-ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
-FIELD_TYPES = (2, 1)  # RGBImageField, IntField
-MIN_PAGE = 2**21
-RAW = 1  # the image mode that is not JPEG
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how many there will be) -> the same items
 
@@ -93,6 +91,10 @@ class Dataset:
     def files(self, split: str) -> list[str]:
         """The name of every image in the source, in the beton's order."""
         return [row["file"] for row in self._rows(split)]
+
+    def images(self, split: str, positions: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """The pixels of a split, in the beton's order, or of these n positions in it: n x side x side x 3 (RGB)."""
+        return read_images(self.beton(split), np.arange(self.sizes[split]) if positions is None else positions)
 
     def _rows(self, split: str) -> list[dict[str, str]]:
         return _read_rows(_table_path(self.folder, split))

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dist_rmd.data.beton_file import check_positions, read_table
 from dist_rmd.data.kernels import in_threads, kept, uncompiled
-from dist_rmd.data.memory import check_positions, read_table, send
+from dist_rmd.data.memory import send
 from dist_rmd.errors import ConfigError, DataError
 
 

@@ -9,7 +9,6 @@ from scipy.special import logit, ndtr, ndtri, softmax
 
 from dist_rmd.data.beton import Dataset
 from dist_rmd.data.labels import LabelView
-from dist_rmd.data.memory import read_images
 from dist_rmd.data.noise import Labels, checked_labels, random_words
 
 SPREAD = 0.1  # standard deviation of the images' flip rates, as published
@@ -27,7 +26,7 @@ def instance_view(
     clean = LabelView.of(dataset.labels("train"), len(dataset.classes)).first(per_class, skip)
 
     def pixels(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        images = read_images(dataset.beton("train"), clean.indices[rows]) / 255
+        images = dataset.images("train", clean.indices[rows]) / 255
         return ((images - dataset.mean) / dataset.std).reshape(len(rows), -1)
 
     given = instance(clean.given, pixels, rate, len(dataset.classes), seed, exact)

@@ -23,10 +23,10 @@ from dist_rmd.errors import DataError
 from dist_rmd.escapes import prepare_drawing
 from dist_rmd.files import check_writable, write_atomically, write_text
 from dist_rmd.reports.summary import measured, spread
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Comparison, named
 from dist_rmd.sweep.results import read
-from dist_rmd.trained import Trained
 
 __all__ = ["curves"]
 
@@ -111,7 +111,7 @@ def _of_runs(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
 
 def _seed(folder: Path, stage: str | None = None) -> Seed | None:
     """The curves of a run's stage, the last one unless it is named; None where its accuracy was not measured."""
-    run = Trained(folder)
+    run = FinishedRun(folder)
     stage = stage or run.config.stages[-1]
     scores = [record for record in run.scores(stage) if ACCURACY in record]
     if not scores:

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from dist_rmd import artefacts
-from dist_rmd.data.memory import read_images
 from dist_rmd.data.noise import OPEN
 from dist_rmd.distill.division import CLOSED, SETS, Mixture, quality
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.escapes import prepare_drawing, visible
 from dist_rmd.files import write_atomically
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.division import DivisionConfig
-from dist_rmd.trained import Trained
 
 __all__ = ["division"]
 
@@ -49,7 +48,7 @@ Floats = NDArray[np.float64]
 class Divided:
     """The division of N images that a run came to, and what is known of the truth."""
 
-    run: Trained
+    run: FinishedRun
     classes: tuple[str, ...]
     artefact: dict[str, Any]
     """what stage `division` says besides the values of each image"""
@@ -74,7 +73,7 @@ class Divided:
     @classmethod
     def of(cls, folder: Path) -> "Divided":
         """Read a run's division.  Raises DataError where it has none, or one of other labels than it has now."""
-        run = Trained(folder)
+        run = FinishedRun(folder)
         path = run.folder.artefact("division")
         if "division" not in run.config.stages:
             raise DataError(
@@ -302,7 +301,7 @@ def draw_examples(divided: Divided, most: int) -> Figure:
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
     shown = np.concatenate(drawn)
-    pixels = read_images(divided.run.dataset().beton("train"), divided.indices[shown])
+    pixels = divided.run.dataset().images("train", divided.indices[shown])
     images = dict(zip(shown.tolist(), pixels, strict=True))
     top = 0.0
     for which, rows in enumerate(drawn):

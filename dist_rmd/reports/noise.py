@@ -20,7 +20,7 @@ from dist_rmd.data.labels import LabelView
 from dist_rmd.errors import DataError
 from dist_rmd.escapes import markdown, prepare_drawing, visible
 from dist_rmd.files import write_atomically
-from dist_rmd.trained import Trained
+from dist_rmd.run.finished import FinishedRun
 
 __all__ = ["noise"]
 
@@ -37,7 +37,7 @@ def noise(runs: Sequence[Path]) -> str:
     """
     pages = []
     for folder in runs:
-        run = Trained(folder)
+        run = FinishedRun(folder)
         classes = run.dataset().classes
         if run.labels.true is None:
             raise DataError(f"{folder}: the true labels are not known, so neither are the noise rates")

@@ -11,7 +11,7 @@ from dist_rmd.config import Role, to_dict
 from dist_rmd.errors import DataError
 from dist_rmd.escapes import markdown
 from dist_rmd.registry import lookup
-from dist_rmd.trained import Trained
+from dist_rmd.run.finished import FinishedRun
 
 __all__ = ["summary"]
 
@@ -39,7 +39,7 @@ class Measured(NamedTuple):
     """One network whose accuracy was measured as it trained."""
 
     row: Row
-    run: Trained
+    run: FinishedRun
     stage: str
     scores: list[dict[str, Any]]
     """what each evaluation has measured, row.metric (percent) among it"""
@@ -104,7 +104,7 @@ def measured(runs: Sequence[Path]) -> list[Measured]:
 
 
 def _measured(folder: Path) -> list[Measured]:
-    run = Trained(folder)
+    run = FinishedRun(folder)
     config = to_dict(run.config)
     recipe = {key: leaf.value for key, leaf in run.config.leaves.items() if leaf.role.is_recipe}
     settings = json.dumps(recipe | run.resolved, sort_keys=True)
@@ -135,7 +135,7 @@ def _method(stage: str, config: dict[str, Any]) -> str:
     return names.get(stage, stage)
 
 
-def _noise(run: Trained, config: dict[str, Any]) -> str:
+def _noise(run: FinishedRun, config: dict[str, Any]) -> str:
     noise = config["noise"]
     if noise["kind"] == "file":
         return " ".join(filter(None, (Path(noise["file"]).name, noise["column"])))

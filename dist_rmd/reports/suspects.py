@@ -19,18 +19,17 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dist_rmd import artefacts
 from dist_rmd.data.beton import Dataset
-from dist_rmd.data.memory import read_images
 from dist_rmd.data.noise import OPEN
 from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.escapes import markdown, prepare_drawing, visible
 from dist_rmd.evaluation.features import extract_all
 from dist_rmd.files import write_atomically
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.suspects.page import page
 from dist_rmd.suspects.ranking import Ranking
 from dist_rmd.suspects.scores import Suspicion, suspicion
 from dist_rmd.suspects.twins import disagreeing_twins
-from dist_rmd.trained import Trained
 
 __all__ = ["suspects"]
 
@@ -58,10 +57,10 @@ def suspects(runs: Sequence[Path], *, stage: str | None = None, folds: int = 5, 
         raise ConfigError(f"folds is {folds}, but must be at least 2")
     if images < 1:
         raise ConfigError(f"images is {images}, but must be at least 1")
-    return "\n\n".join(_one(Trained(folder), stage, folds, images) for folder in runs)
+    return "\n\n".join(_one(FinishedRun(folder), stage, folds, images) for folder in runs)
 
 
-def _one(run: Trained, wanted: str | None, folds: int, images: int) -> str:
+def _one(run: FinishedRun, wanted: str | None, folds: int, images: int) -> str:
     name = _stage(run, wanted)
     dataset, labels = run.dataset(), run.labels
     try:
@@ -71,7 +70,7 @@ def _one(run: Trained, wanted: str | None, folds: int, images: int) -> str:
     ranking, order = _ranked(run, dataset, found)
 
     def pictures(places: Integers) -> NDArray[np.uint8]:
-        return read_images(dataset.beton("train"), labels.indices[order[places]])
+        return dataset.images("train", labels.indices[order[places]])
 
     least, most = (int(values.sum().round()) for values in (found.least, found.most))
     about = f"{len(ranking):,} images; {least:,} to {most:,} labels are expected to be wrong"
@@ -107,7 +106,7 @@ def _write(text: str, file: BinaryIO) -> None:
 # What judges
 
 
-def _stage(run: Trained, wanted: str | None) -> str:
+def _stage(run: FinishedRun, wanted: str | None) -> str:
     """The stage whose features are taken.  Raises ConfigError or DataError where there is none."""
     there = [name for name in (*run.config.inputs, *run.stages) if "encoder" in artefacts.load(run.artefact(name))]
     if wanted is not None:
@@ -119,7 +118,7 @@ def _stage(run: Trained, wanted: str | None) -> str:
     return next((name for name in UNTOUCHED if name in there), there[-1])
 
 
-def _features(run: Trained, stage: str, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+def _features(run: FinishedRun, stage: str, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """(features N x D, given labels N) of the run's images, in the order of its labels."""
     world, labels = detect("auto"), run.labels
     encoder = run.network(stage, dataset, world.device).get_submodule("encoder")
@@ -128,14 +127,14 @@ def _features(run: Trained, stage: str, dataset: Dataset) -> tuple[torch.Tensor,
     return features[places], given[places]
 
 
-def _ranked(run: Trained, dataset: Dataset, found: Suspicion) -> tuple[Ranking, Integers]:
+def _ranked(run: FinishedRun, dataset: Dataset, found: Suspicion) -> tuple[Ranking, Integers]:
     """All images by falling suspicion, and their rows in the run's labels."""
     labels, right = run.labels, found.right.cpu().numpy().astype(np.float64)
     order = np.argsort(right, kind="stable")
     twins = disagreeing_twins(
         found.near.nearest.cpu().numpy(),
         labels.given,
-        lambda rows: read_images(dataset.beton("train"), labels.indices[rows]),
+        lambda rows: dataset.images("train", labels.indices[rows]),
     )
     files, sets = dataset.files("train"), _sets(run)
     positions = labels.indices[order].tolist()
@@ -155,7 +154,7 @@ def _ranked(run: Trained, dataset: Dataset, found: Suspicion) -> tuple[Ranking, 
     return ranking, order
 
 
-def _sets(run: Trained) -> dict[int, str]:
+def _sets(run: FinishedRun) -> dict[int, str]:
     """What a division of the run has found each image to be, by position in the beton."""
     if "division" not in (*run.config.inputs, *run.stages):
         return {}
@@ -166,7 +165,7 @@ def _sets(run: Trained) -> dict[int, str]:
 # Numbers
 
 
-def _head(run: Trained, stage: str, found: Suspicion, folds: int) -> Iterator[str]:
+def _head(run: FinishedRun, stage: str, found: Suspicion, folds: int) -> Iterator[str]:
     count, least, most = len(found.right), float(found.least.sum()), float(found.most.sum())
     yield (
         f"{run.folder}: {count:,} labels, judged by features of {stage}: {found.near.nearest.shape[1]} neighbours and "

@@ -31,8 +31,8 @@ from dist_rmd.evaluation.features import extract_all
 from dist_rmd.evaluation.separation import Separation, separation
 from dist_rmd.files import write_atomically, write_text
 from dist_rmd.losses._build import LossConfig
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.rgrl import RelationConfig
-from dist_rmd.trained import Trained
 
 __all__ = ["tsne"]
 
@@ -44,7 +44,7 @@ CLEAN, MISLABELLED = ("#0072B2", "#56B4E9"), ("#D55E00", "#E69F00")
 LONGEST = 20  # letters of a class in the legend, which has room for two such beside each other
 FEWEST = 4  # points of which t-SNE can make anything
 
-Network = tuple[Trained, str]  # a stage of a run
+Network = tuple[FinishedRun, str]  # a stage of a run
 
 
 class Panel(NamedTuple):
@@ -69,7 +69,7 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
     """
     if points < 1:
         raise ConfigError(f"points is {points}, but must be at least 1")
-    found = [Trained(folder) for folder in runs]
+    found = [FinishedRun(folder) for folder in runs]
     _check_comparable(found)
     names = found[0].dataset().classes
     pair = _pair(classes, names)
@@ -99,7 +99,7 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
 # Which networks
 
 
-def _check_comparable(runs: Sequence[Trained]) -> None:
+def _check_comparable(runs: Sequence[FinishedRun]) -> None:
     """Raises DataError for runs on other images or labels than the first one's, or of unknown true labels."""
     first, images = runs[0], runs[0].dataset().hashes["train"]
     for run in runs:
@@ -123,7 +123,7 @@ def _described(labels: LabelView) -> str:
     return ", ".join([f"{len(labels)} images", *words, f"digest {labels.digest[:8]}"])
 
 
-def _networks(runs: Sequence[Trained]) -> dict[str, Network]:
+def _networks(runs: Sequence[FinishedRun]) -> dict[str, Network]:
     """Every finished network of the runs under its title, each once, in the order of the figures."""
     distinct: dict[str, Network] = {}
     for run in runs:
@@ -139,7 +139,7 @@ def _networks(runs: Sequence[Trained]) -> dict[str, Network]:
     }
 
 
-def _unfinished(runs: Sequence[Trained]) -> list[str]:
+def _unfinished(runs: Sequence[FinishedRun]) -> list[str]:
     """What the picture lacks, a line for each stage."""
     return [
         f"Not drawn: {stage} of {run.folder} is not finished."
@@ -149,7 +149,7 @@ def _unfinished(runs: Sequence[Trained]) -> list[str]:
     ]
 
 
-def _title(run: Trained, stage: str) -> str:
+def _title(run: FinishedRun, stage: str) -> str:
     loss, relation = run.config.section(LossConfig).name.upper(), run.config.section(RelationConfig)
     method = "RMDNet" if relation.teacher == "simsiam" else "RGRL"
     titles = {"simsiam": "SimSiam", "classifier": loss, "rgrl": f"{loss}+{method} (K={relation.k:g})"}

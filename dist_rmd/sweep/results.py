@@ -8,9 +8,9 @@ from typing import Any
 
 from dist_rmd.config import read_yaml
 from dist_rmd.errors import DataError
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import Exit
 from dist_rmd.sweep.record import value_at
-from dist_rmd.trained import Trained
 
 METRIC = "test/top1"
 
@@ -163,7 +163,7 @@ def _further(one: Outcome, other: Outcome) -> Outcome:
 
 
 def _outcome(folder: Path, planned: Mapping[str, Any]) -> Outcome:
-    run = Trained(folder)
+    run = FinishedRun(folder)
     if not run.folder.config.exists():
         return Outcome(folder, "not begun")
     config = read_yaml(run.folder.config)  # a check of all of it takes 0.3 s

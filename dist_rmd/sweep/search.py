@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dist_rmd.files import write_json
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.sweep.grid import Cell, Search, folder_name
 from dist_rmd.sweep.tasks import Task
-from dist_rmd.trained import Trained
 
 Trials = Mapping[str, Mapping[Any, Sequence[Task]]]
 """place of a cell -> value -> the runs with it, one for each seed"""
@@ -46,4 +46,4 @@ def best(made: Trials, key: str, folder: Path, say: Callable[[str], None]) -> di
 
 
 def _score(task: Task) -> float:
-    return Trained(task.folder.path).scores(task.config.stages[-1])[-1]["val/top1"]
+    return FinishedRun(task.folder.path).scores(task.config.stages[-1])[-1]["val/top1"]

@@ -11,7 +11,7 @@ from support import small
 from support.torchrun import ROOT, torchrun
 
 from dist_rmd.engine.writers import read_metrics
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 RECIPE = (
     *small.RECIPE,

@@ -19,7 +19,7 @@ def test_torchrun_reads_the_command_as_it_was_meant():
 def test_the_launcher_is_noted_before_torch_is_imported():
     """Whoever dies while torch is imported, which takes seconds, is known by its number all the same."""
     script = """
-import importlib.abc, os, sys
+import importlib.abc, os, runpy, sys
 
 class Orphan(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
@@ -27,11 +27,13 @@ class Orphan(importlib.abc.MetaPathFinder):
             os.kill(os.getppid(), 9)
             while os.getppid() == parent:
                 pass
+            noted = sys.modules["dist_rmd.engine.launcher"].LAUNCHER
+            os.write(1, b"noted" if noted == parent else b"too late")
+            os._exit(0)
 
 parent = os.getppid()
 sys.meta_path.insert(0, Orphan())
-import dist_rmd.train
-os.write(1, b"noted" if dist_rmd.train.LAUNCHER == parent else b"too late")
+runpy.run_module("dist_rmd.train", run_name="__main__")
 """
     launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     command = [sys.executable, "-c", launcher, script]

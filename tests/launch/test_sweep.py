@@ -10,11 +10,11 @@ import torch
 from support import small
 from support.torchrun import ROOT, wait_for
 
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.rgrl import RelationConfig
 from dist_rmd.sweep.__main__ import main
 from dist_rmd.sweep.grid import load
 from dist_rmd.sweep.tasks import Planner
-from dist_rmd.trained import Trained
 
 GRID = """
 title: Digits
@@ -70,7 +70,7 @@ def test_one_bad_cell_does_not_stop_the_rest_and_what_is_done_is_not_done_again(
     assert len(list((folder / "whole" / "artefacts").glob("simsiam-*"))) == 1
     assert (runs / "logs" / "CE-seed0.log").read_text().splitlines()[-1].startswith("finished in")
     for name, stage in (("CE-seed0", "classifier"), ("CE+RMDNet-seed0", "rgrl")):
-        assert [record["epoch"] for record in Trained(runs / name).scores(stage)] == [1, 2]
+        assert [record["epoch"] for record in FinishedRun(runs / name).scores(stage)] == [1, 2]
     assert len(json.loads((runs / "sweep.json").read_text())["cells"]) == 3
 
     assert main(words(folder, "whole")) == 1
@@ -110,12 +110,12 @@ def test_k_is_found_on_labels_held_out(folder):
     found = json.loads((runs / "search.json").read_text())["CE+RMDNet"]
     scores = {}
     for value in (0.1, 1):
-        trial = Trained(runs / "search" / "CE+RMDNet" / f"relation.k={value}-seed0")
+        trial = FinishedRun(runs / "search" / "CE+RMDNet" / f"relation.k={value}-seed0")
         assert trial.config.data.holdout == 0.2
         scores[str(value)] = trial.scores("rgrl")[-1]["val/top1"]
     assert found["val/top1"] == scores
     assert scores[str(found["value"])] == max(scores.values())
-    final = Trained(runs / "CE+RMDNet-seed0")
+    final = FinishedRun(runs / "CE+RMDNet-seed0")
     assert (final.config.section(RelationConfig).k, final.config.data.holdout) == (found["value"], 0)
     assert "val/top1" not in final.scores("rgrl")[-1]
     assert len(list((folder / "searched" / "artefacts").glob("simsiam-*"))) == 1  # the search has the same teacher

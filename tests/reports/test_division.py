@@ -18,9 +18,9 @@ from dist_rmd.data.memory import MemoryReader
 from dist_rmd.data.noise import OPEN
 from dist_rmd.distill.division import quality
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.pipeline.command import main
 from dist_rmd.reports.division import COLOURS, NAMES, Divided, _drawn, division, draw, draw_examples
-from dist_rmd.train import main
-from dist_rmd.trained import Trained
+from dist_rmd.run.finished import FinishedRun
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def divided_once(tmp_path_factory):
 def run(divided_once, tmp_path):
     """A copy, in whose division every kind of mistake is made: of sets in 30 %, of refined labels in 20 % of images."""
     folder = Path(shutil.copytree(divided_once, tmp_path / "run"))
-    labels, generator = Trained(folder).labels, np.random.default_rng(0)
+    labels, generator = FinishedRun(folder).labels, np.random.default_rng(0)
     sets = np.where(generator.random(300) < 0.3, generator.integers(3, size=300), labels.types)
     mistaken = (labels.true == OPEN) | (generator.random(300) < 0.2)
     predicted = np.where(mistaken, generator.integers(10, size=300), labels.true)
@@ -56,7 +56,7 @@ def rewrite(run, **changes):
 
 
 def hide_truth(run):
-    labels = Trained(run).labels
+    labels = FinishedRun(run).labels
     LabelView(labels.indices, labels.given, None, labels.num_classes).save(run / "labels.npz")
 
 
@@ -82,7 +82,7 @@ def percent(part, whole):
 def test_the_table_is_the_division_beside_the_truth(run, capsys):
     assert report.main(["division", str(run)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    found, labels = artefacts.load(run / "division" / "artefact.pt"), Trained(run).labels
+    found, labels = artefacts.load(run / "division" / "artefact.pt"), FinishedRun(run).labels
     np.testing.assert_array_equal(found["indices"], labels.indices)
     sets, losses = found["sets"].numpy(), found["losses"].numpy()
     assert printed[0] == (
@@ -133,7 +133,7 @@ def test_images_are_matched_by_their_positions(run):
     whole = artefacts.load(run / "division" / "artefact.pt")
     names = ("indices", "given", "predicted", "sets", "labels", "losses", "scaled")
     rewrite(run, **{name: whole[name][order] for name in names})
-    divided, labels = Divided.of(run), Trained(run).labels
+    divided, labels = Divided.of(run), FinishedRun(run).labels
     np.testing.assert_array_equal(divided.true, labels.true[order])
     np.testing.assert_array_equal(divided.types, labels.types[order])
     measured = quality(whole["sets"][order], labels.types[order])
@@ -197,7 +197,7 @@ def test_a_run_that_has_not_divided_anything(run, capsys):
 
 @pytest.mark.parametrize("change", ["another label", "fewer images"])
 def test_labels_that_are_not_those_divided(run, change):
-    labels = Trained(run).labels
+    labels = FinishedRun(run).labels
     if change == "another label":
         given = np.where(np.arange(300) == 7, (labels.given + 1) % 10, labels.given)
         LabelView(labels.indices, given, labels.true, 10).save(run / "labels.npz")
@@ -332,7 +332,7 @@ def test_examples_are_the_images_with_their_labels_and_wrong_ones_are_marked(run
     figure = draw_examples(divided, 300)
     rows = [(which, row) for which in range(3) for row in _drawn(divided, which, 300)]
     assert len(rows) == 300 == len(pictures(figure))
-    reader = MemoryReader(Trained(run).dataset().beton("train"), torch.device("cpu"))
+    reader = MemoryReader(FinishedRun(run).dataset().beton("train"), torch.device("cpu"))
     ((images, _),) = reader.read([np.array([divided.indices[row] for _, row in rows])])
     framed, seen = frames(figure), set()
     for (which, row), drawn, image in zip(rows, pictures(figure), images, strict=True):

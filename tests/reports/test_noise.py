@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dist_rmd import report, sections
 from dist_rmd.data.labels import TYPES, LabelView, noisy_view, openset_view
 from dist_rmd.data.noise import OPEN
+from dist_rmd.pipeline.command import main
 from dist_rmd.reports.noise import draw
 from dist_rmd.run import start
 from dist_rmd.run.folder import RunFolder
-from dist_rmd.train import main
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dist_rmd import artefacts, prepare, report
 from dist_rmd.data.beton import open_dataset
 from dist_rmd.data.labels import LabelView
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from support.sweep_folders import SweepFolder
 
 from dist_rmd import report
 from dist_rmd.errors import DataError, WriteFailed
+from dist_rmd.pipeline.command import main as train
 from dist_rmd.reports.table import draw, table
 from dist_rmd.sweep.comparison import Comparison
 from dist_rmd.sweep.results import read
-from dist_rmd.train import main as train
 
 AXES = {"dataset": ["cifar10", "cifar100"], "method": ["CE", "CE+RMDNet"], "noise": ["symmetric"],
         "rate": ["0.2", "0.4"]}  # fmt: skip

@@ -19,9 +19,9 @@ from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluation.features import extract_all
 from dist_rmd.evaluation.separation import Separation, separation
+from dist_rmd.pipeline.command import main
 from dist_rmd.reports.tsne import Panel, _drawn, _pair, draw, tsne
-from dist_rmd.train import main
-from dist_rmd.trained import Trained
+from dist_rmd.run.finished import FinishedRun
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_grid_of_runs_makes_one_picture_in_the_order_of_the_figures(runs):
 
 def test_the_numbers_are_those_of_all_images_in_the_full_dimension(runs):
     tsne([runs / "all"], classes="0,1", points=5)
-    run, world = Trained(runs / "all"), detect("cpu")
+    run, world = FinishedRun(runs / "all"), detect("cpu")
     dataset = run.dataset()
     loader = run.source(dataset, world).evaluation("train", run.labels)
     true = dict(zip(run.labels.indices.tolist(), run.labels.true.tolist(), strict=True))
@@ -121,7 +121,7 @@ def test_a_stage_that_is_not_finished_is_named(runs):
 
 
 def test_runs_on_other_labels_are_refused(runs):
-    labels = Trained(runs / "ce").labels
+    labels = FinishedRun(runs / "ce").labels
     other = noisy_view(labels.true, 10, "pairflip", 0.2, seed=3)
     other.save(runs / "ce" / "labels.npz")
     with pytest.raises(DataError) as caught:
@@ -148,14 +148,14 @@ def test_runs_on_other_images_are_refused(runs, trained):
 
 
 def test_labels_whose_truth_is_not_known(runs):
-    labels = Trained(runs / "ce").labels
+    labels = FinishedRun(runs / "ce").labels
     LabelView(labels.indices, labels.given, None, 10).save(runs / "ce" / "labels.npz")
     with pytest.raises(DataError, match="true labels are not known"):
         tsne([runs / "ce"])
 
 
 def test_labels_without_a_mistake_have_no_auroc(runs):
-    Trained(runs / "ce").labels.clean().save(runs / "ce" / "labels.npz")
+    FinishedRun(runs / "ce").labels.clean().save(runs / "ce" / "labels.npz")
     printed = tsne([runs / "ce"], points=10)
     assert "150 training images, 0 of them mislabelled" in printed
     assert printed.endswith("No AUROC: it needs mislabelled and clean images in classes of two or more.")

@@ -5,8 +5,8 @@ from support.recipe import batch, stage
 
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import ConfigError
+from dist_rmd.pipeline.command import main
 from dist_rmd.reports.summary import summary
-from dist_rmd.train import main
 
 
 def test_loss_is_the_mean_of_the_configured_loss():

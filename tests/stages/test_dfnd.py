@@ -12,12 +12,12 @@ from dist_rmd import artefacts, evaluate, plan, sections
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import ConfigError
+from dist_rmd.pipeline.command import main
 from dist_rmd.pipeline.session import placed
 from dist_rmd.registry import lookup
 from dist_rmd.reports.summary import summary
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.dfnd import DFNDConfig
-from dist_rmd.train import main
-from dist_rmd.trained import Trained
 
 
 def softmax(logits, temperature=1.0):
@@ -183,7 +183,7 @@ def test_one_student_serves_all_noise_in_the_labels(recipe, taught, tmp_path, ca
     assert f"| DFND | digits | symmetric 1 | test/top1 | {top1:.2f} |" in summary([tmp_path / "a"])
     assert f"dfnd  test/top1 {top1:.2f}" in evaluate.evaluate(tmp_path / "a", None, "cpu")
 
-    matrix, right = artefact["adaptation"], Trained(taught).scores("teacher")[-1]["test/top1"] / 100
+    matrix, right = artefact["adaptation"], FinishedRun(taught).scores("teacher")[-1]["test/top1"] / 100
     torch.testing.assert_close(matrix.diagonal(), torch.full((10,), right))
     even = matrix.new_full((10, 10), (1 - right) / 9).fill_diagonal_(right)
     assert 1e-5 < (matrix - even).abs().max() < 0.05  # 66 steps of Adam at 0.001

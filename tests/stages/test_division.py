@@ -12,11 +12,11 @@ from dist_rmd import artefacts, sections
 from dist_rmd.distill.division import divide, subjective_logic_loss
 from dist_rmd.engine.distributed import detect
 from dist_rmd.errors import ConfigError
+from dist_rmd.pipeline.command import main
 from dist_rmd.reports.summary import summary
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.division import Division, DivisionConfig
 from dist_rmd.stages.teacher import TeacherConfig
-from dist_rmd.train import main
-from dist_rmd.trained import Trained
 
 NOISE = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5", "division.evidence=exp")
 PARTS = ("indices", "given", "predicted", "sets", "labels", "losses", "scaled", "probability")
@@ -35,13 +35,13 @@ def recipe(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run(recipe, tmp_path_factory) -> Trained:
+def run(recipe, tmp_path_factory) -> FinishedRun:
     out = tmp_path_factory.mktemp("out")
     assert main([*recipe, f"out={out}", "name=a"]) == 0
-    return Trained(out / "a")
+    return FinishedRun(out / "a")
 
 
-def divided(run: Trained) -> dict:
+def divided(run: FinishedRun) -> dict:
     return artefacts.load(run.folder.artefact("division"))
 
 
@@ -96,7 +96,7 @@ def test_any_number_of_ranks_divides_alike_to_the_bit(run, recipe, ranks, tmp_pa
     torch.set_num_threads(1)
     assert main([*arguments, "name=c", f"out={tmp_path / 'alone'}"]) == 0
     torch.set_num_threads(threads)
-    ours, theirs = divided(Trained(tmp_path / "b")), divided(Trained(tmp_path / "alone" / "c"))
+    ours, theirs = divided(FinishedRun(tmp_path / "b")), divided(FinishedRun(tmp_path / "alone" / "c"))
     for part in PARTS:
         assert torch.equal(ours[part], theirs[part]), part
     assert ours["key"] == theirs["key"]
@@ -126,7 +126,7 @@ def test_asked_to_stop_it_begins_anew(run, recipe, tmp_path, monkeypatch):
     assert not (tmp_path / "a" / "division" / "artefact.pt").exists()
     monkeypatch.undo()
     assert main(arguments) == 0
-    assert torch.equal(divided(Trained(tmp_path / "a"))["sets"], divided(run)["sets"])
+    assert torch.equal(divided(FinishedRun(tmp_path / "a"))["sets"], divided(run)["sets"])
 
 
 def test_a_teacher_that_tells_nothing_apart_is_a_clear_end(run, recipe, tmp_path, capsys):

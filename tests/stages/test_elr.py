@@ -9,7 +9,7 @@ from support.whole_runs import assert_same, stopped
 from dist_rmd.artefacts import load
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.errors import ConfigError
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 
 def authors(targets, logits, labels, rows, lam, beta):

@@ -19,10 +19,10 @@ from dist_rmd.distill import mixup
 from dist_rmd.distill.division import CLEAN, OPEN
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluate import evaluate
+from dist_rmd.pipeline.command import main
 from dist_rmd.registry import lookup
 from dist_rmd.reports.summary import summary
-from dist_rmd.train import main
-from dist_rmd.trained import Trained
+from dist_rmd.run.finished import FinishedRun
 
 OFF = {"ce": "alpha", "kd": "kd", "category": "category", "instance": "instance", "rotation": "gamma"}
 TERMS = tuple(OFF)
@@ -311,7 +311,7 @@ def test_what_it_leaves_is_evaluated_and_reported(straight):
     assert {"encoder", "head", "hint", "student_embedding", "teacher_embedding", "rotation"} <= artefact.keys() | {
         "hint"
     }
-    run = Trained(straight)
+    run = FinishedRun(straight)
     net = run.network("modul", run.dataset(), torch.device("cpu"))
     assert torch.equal(net.head.weight, artefact["head"]["weight"])
     top1 = artefact["scores"][-1]["test/top1"]

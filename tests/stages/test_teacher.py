@@ -7,10 +7,10 @@ from support.recipe import SHAPE, batch, stage
 from dist_rmd import artefacts, evaluate, sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.vgg import VGG
+from dist_rmd.pipeline.command import main
 from dist_rmd.reports.summary import summary
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.teacher import TeacherConfig
-from dist_rmd.train import main
-from dist_rmd.trained import Trained
 
 
 def test_loss_is_cross_entropy_whatever_the_losses_of_the_students():
@@ -56,7 +56,7 @@ def test_one_teacher_serves_all_noise_and_students_and_is_right_where_every_labe
     ]  # fmt: skip
     assert main([*recipe, "name=a", "noise.rate=1"]) == 0
     assert "reusing" not in capsys.readouterr().out
-    run = Trained(tmp_path / "a")
+    run = FinishedRun(tmp_path / "a")
     assert run.labels.noise_rate == 1
     artefact = artefacts.load(tmp_path / "a" / "teacher" / "artefact.pt")
     assert artefact["model"] == {"name": "vgg13", "width": 8}

@@ -5,10 +5,10 @@ from support import small
 from support.recipe import batch, stage, teacher
 
 from dist_rmd import artefacts, evaluate, sections
+from dist_rmd.pipeline.command import main
 from dist_rmd.reports.summary import summary
 from dist_rmd.stages.vkd import VKDConfig
 from dist_rmd.student import StudentConfig
-from dist_rmd.train import main
 
 
 def doubled(*overrides):

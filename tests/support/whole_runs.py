@@ -14,7 +14,7 @@ from dist_rmd.artefacts import load
 from dist_rmd.engine import faults
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.writers import read_metrics
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 # TensorBoard reads files in the order of their names: second, process, number.  Runs that this process starts within
 # one second are in order if all numbers have as many digits.

@@ -14,7 +14,7 @@ from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Row, Table
 
 LIMIT = 600.0  # seconds
-IMPORTS = "python -c 'import dist_rmd.train'"
+IMPORTS = "python -c 'import dist_rmd.pipeline.command'"
 WAYS = {
     "FFCV, views compiled": ("data.reader=ffcv", "data.compile_views=true"),
     "from memory, views not compiled": ("data.reader=memory", "data.compile_views=false"),
@@ -43,7 +43,7 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 def imports() -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import dist_rmd.train"], check=True)
+    subprocess.run([sys.executable, "-c", "import dist_rmd.pipeline.command"], check=True)
     return time.perf_counter() - began
 
 

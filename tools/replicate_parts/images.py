@@ -61,7 +61,7 @@ def describe(source: Source) -> str:
 
 def _split(dataset: beton.Dataset, name: str, side: int) -> Split:
     # Only where it is used: it comes with torch.
-    from dist_rmd.data.memory import read_images
+    from dist_rmd.data.beton_file import read_images
 
     labels = dataset.labels(name)
 

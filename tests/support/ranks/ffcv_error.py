@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dist_rmd.data.beton_reader import BetonReader
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 
 data, *overrides = sys.argv[1:]
 rank = os.environ["RANK"]

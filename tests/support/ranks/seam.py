@@ -2,7 +2,7 @@
 
 import sys
 
-from dist_rmd.train import main
+from dist_rmd.pipeline.command import main
 from support import seam
 
 with seam.known():

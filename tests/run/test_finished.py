@@ -8,8 +8,8 @@ from dist_rmd.data.beton import Dataset
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.encoder import encoder
 from dist_rmd.run import start
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import RunFolder
-from dist_rmd.trained import Trained
 
 SCORES = [{"epoch": 1, "step": 2, "test/top1": 40.0}, {"epoch": 2, "step": 4, "test/top1": 60.0}]
 
@@ -28,7 +28,7 @@ def run(tmp_path):
         "scores": SCORES,
     }
     artefacts.save(tmp_path / "classifier" / "artefact.pt", tmp_path / "shared.pt", artefact)
-    return Trained(tmp_path)
+    return FinishedRun(tmp_path)
 
 
 def dataset(tmp_path, classes=("a", "b"), side=8):
@@ -72,7 +72,7 @@ def test_other_data_is_refused(run, tmp_path, change, words):
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no run here"):
-        _ = Trained(tmp_path / "nowhere").config
+        _ = FinishedRun(tmp_path / "nowhere").config
 
 
 def test_a_dataset_that_is_not_seen_from_here(run, monkeypatch, tmp_path):

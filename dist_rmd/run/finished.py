@@ -1,5 +1,6 @@
 """A finished run, read back: its configuration, labels and trained networks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +22,31 @@ from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.files import check_writable
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
+from dist_rmd.paths import user_path
 from dist_rmd.run.folder import RunFolder
+from dist_rmd.run.prediction import Picture, Prediction, predict
+
+
+def load_run(folder: str | Path) -> "FinishedRun":
+    """The run in a run folder, such as runs/digits: its configuration, labels, scores and trained networks.
+
+    Raises ConfigError where the folder holds no run.
+
+    >>> from dist_rmd import load_run, open_dataset
+    >>> run = load_run("runs/digits")
+    >>> run.stages, round(run.labels.noise_rate, 2)
+    (['classifier'], 0.4)
+    >>> found = run.predict(open_dataset("data/digits").images("test")[:5])
+    >>> len(found.classes), found.probabilities.shape
+    (5, (5, 10))
+    """
+    run = FinishedRun(user_path(str(folder)))
+    run.config  # noqa: B018  # raises now, not at first use
+    return run
 
 
 @dataclass(frozen=True)
-class Trained:
+class FinishedRun:
     """The run in the folder `path`."""
 
     path: Path
@@ -134,16 +155,25 @@ class Trained:
         return ["", *artefacts.load(self.folder.artefact(stage)).get("others", {})]
 
     def network(
-        self, stage: str, dataset: Dataset, device: torch.device, best: bool = False, name: str = ""
+        self,
+        stage: str,
+        dataset: Dataset | None = None,
+        device: torch.device | str = "cpu",
+        best: bool = False,
+        name: str = "",
     ) -> nn.Module:
         """The stage's network in evaluation mode, with `.encoder`, and a classifier where the stage trained a head.
 
-        It is that of the last epoch, or with `best` that of the best one; `name`: another of `networks`.  Raises
-        DataError when it was trained for other classes or another image size than `dataset` has, or no checkpoint of
-        the best epoch is here.
+        A classifier maps normalised images N x 3 x S x S to (logits N x C, features N x D).
+        dataset: what the network is going to see.
+        best: the network of the best epoch in place of the last one's.
+        name: another of `networks`.
+        Raises DataError when the network was trained for other classes or another image size than `dataset` has, or no
+        checkpoint of the best epoch is here.
         """
         artefact = artefacts.load(self.artefact(stage))
-        _check(self.artefact(stage), artefact, dataset)
+        if dataset is not None:
+            _check(self.artefact(stage), artefact, dataset)
         saved = artefact["others"][name] if name else artefact
         weights = {part: saved[part] for part in ("encoder", "head") if part in saved}
         if best:
@@ -156,6 +186,32 @@ class Trained:
             net = Classifier(body, len(artefact["classes"]))
             net.head.load_state_dict(weights["head"])
         return net.to(device).to(memory_format=torch.channels_last).eval()
+
+
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        stage: str | None = None,
+        device: torch.device | str | None = None,
+        best: bool = False,
+    ) -> Prediction:
+        """What a network of this run takes images for: `.classes`, and `.probabilities` (N x C, of the `.names`).
+
+        images: one image, or several of any sizes: paths, PIL images, or pixels H x W x 3 (RGB) or H x W (grey), uint8.
+        stage: whose network; by default the last finished one that has a classifier.
+        device: by default the GPU, if there is one.
+        best: the network of the best epoch in place of the last one's.
+
+        Images are resized and cropped as `dist-rmd prepare` does, and normalised as in training.
+        Raises DataError where no finished stage has a classifier, and for an image that cannot be read.
+        """
+        chosen = [stage] if stage else list(reversed(self.stages))
+        classifiers = [name for name in chosen if "head" in artefacts.load(self.artefact(name))]
+        if not classifiers:
+            raise DataError(f"{self.folder}: no classifier in {', '.join(chosen)}")
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        origin = artefacts.origin(self.artefact(classifiers[0]))
+        return predict(self.network(classifiers[0], device=place, best=best), origin, images, place)
 
 
 def _below(state: dict[str, Any], part: str) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""The command line of training: `dist-rmd train`, `python -m dist_rmd.train`."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from dist_rmd import command_line, sections, terminal
+from dist_rmd import config as configuration
+from dist_rmd.command_line import Parser
+from dist_rmd.dry_run import dry_run
+from dist_rmd.engine import distributed, signals
+from dist_rmd.engine.launcher import LAUNCHER
+from dist_rmd.engine.signals import StopRequest
+from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.pipeline import runner
+from dist_rmd.plan import Plan, check
+
+
+def command() -> None:
+    """Run the command line, and end the process with its exit code."""
+    code = terminal.run(record(main))  # record: torchrun reports the first failing rank's traceback
+    signals.ignore()  # the outcome is settled
+    if code:  # Python's own end takes torch seconds, and torchrun restarts, or a scheduler grants, no sooner
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (see dist_rmd.errors), which <run folder>/exit.json repeats."""
+    try:
+        given = arguments(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        return _refused(error)
+    with contextlib.nullcontext() if given.print_config else terminal.lasting():  # a configuration is there to be read
+        return _start(given)
+
+
+def _start(given: argparse.Namespace) -> int:
+    try:
+        config = sections.parse(given.config, given.overrides)
+        replaced = configuration.repeated(given.overrides)
+        if given.print_config:
+            _warn(replaced)
+            print(configuration.to_yaml(config), end="")
+            return 0
+        plan = check(config, given.force)
+        _warn([*replaced, *sections.unread(config, given.overrides)])  # a mistake is one line, without these
+    except UserError as error:
+        return _refused(error)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
+        signals.follow(LAUNCHER)
+    with contextlib.ExitStack() as held:
+        try:
+            peers = distributed.start(plan.world, config.dist.timeout)
+            if given.dry_run:
+                runner.check_places(plan, peers)
+                dry_run(plan, peers)
+            elif not runner.is_finished(plan, peers):
+                runner.check_places(plan, peers)
+                # Until here a signal simply ends the process; from here on, until all ranks have left.
+                runner.run(plan, peers, held.enter_context(StopRequest()))
+            return 0
+        except UserError as error:
+            _report(error, plan)
+            return error.code
+        finally:
+            distributed.stop()
+
+
+def _refused(error: UserError) -> int:
+    """What can be said before it is known which ranks there are.  Returns the exit code."""
+    if _is_first_here():
+        _say(str(error))
+    return error.code
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines if _is_first_here() else ():
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def _is_first_here() -> bool:
+    """Of the processes on this machine, which all have the same to say."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
+def _report(error: UserError, plan: Plan) -> None:
+    """One line on the terminal, from one rank if all of them have the same to say."""
+    if error.agreed or plan.world.size == 1:
+        if plan.world.leads:
+            _say(str(error))
+    else:
+        _say(f"rank {plan.world.rank}: {error}")
+
+
+def _say(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line, checked but for its configuration.  Raises ConfigError."""
+    parser = Parser(
+        prog="dist-rmd train",
+        description="Train the stages of one run.  Start it with torchrun or srun for several processes.  Started "
+        "again, it goes on where it was.",
+        epilog=f"Keys of CONFIG.yaml and of key=value:\n{configuration.help_text(sections.sections())}",
+    )
+    parser.add_configuration()
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, try each stage on two samples, write nothing"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="go on with a run although what it learns has been configured anew"
+    )
+    given = parser.parse(argv)
+    given.config, given.overrides = command_line.configuration(given.words)
+    return given

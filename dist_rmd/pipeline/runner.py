@@ -1,0 +1,218 @@
+"""One run, from its configuration to its result: the stages in turn, on one process or on many.
+
+This is the one place where configuration, data, stages, engine and evaluation meet.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from dist_rmd import artefacts, sections
+from dist_rmd.data.labels import LabelView
+from dist_rmd.engine import distributed
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.console import Console, duration
+from dist_rmd.engine.logs import logger, rank_log
+from dist_rmd.engine.peers import Peers
+from dist_rmd.engine.signals import StopRequest
+from dist_rmd.errors import CannotCreate, UserError
+from dist_rmd.files import check_writable
+from dist_rmd.pipeline.recorded import RecordedSession, compute, measured_anew
+from dist_rmd.pipeline.session import placed
+from dist_rmd.plan import Plan, check
+from dist_rmd.run import start
+from dist_rmd.run.finished import FinishedRun
+from dist_rmd.run.folder import Exit
+from dist_rmd.run.lock import run_lock
+from dist_rmd.stages.base import Computation, Training
+
+
+@dataclass
+class Position:
+    """Where training stands, for whoever has to say how it ended."""
+
+    stage: str = ""
+    clock: Clock = field(default_factory=Clock)
+
+
+def _train_stages(plan: Plan, peers: Peers, request: StopRequest, position: Position) -> dict[str, str]:
+    """Train every stage of the plan that no earlier run has finished; `position` is kept up to date.
+
+    Returns the key of each stage's artefact.
+    """
+    config, world = plan.config, plan.world
+    console = Console(world.rank, config.log.console_every, plan.folder)
+    if world.leads:
+        start.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
+        plan.labels.save(plan.folder.labels)
+    source = plan.source()
+    began = time.monotonic()
+    console.say(_headline(plan))
+    for change in plan.changes:
+        console.say(f"changed since the last start: {change}")
+    for note in plan.notes:
+        console.say(f"note: {note}")
+    keys: dict[str, str] = {}
+    for name, stage_class in plan.stages.items():
+        position.stage, position.clock = name, Clock()
+        keys[name] = plan.key(name, keys)
+        own = plan.folder.artefact(name)
+        shared = artefacts.shared_path(Path(config.out), name, keys[name])
+        found = world.leads and artefacts.find(own, shared, keys[name])
+        if peers.gather(found)[0]:  # what each rank sees for itself may differ for a moment
+            console.say(f"{name}: finished before, reusing {shared}")
+            if world.leads:
+                artefacts.adopt(own, shared)
+            peers.gather(None)
+            artefact = artefacts.load(own)
+            if artefact.get("measured_on", plan.dataset.hashes["test"]) != plan.dataset.hashes["test"]:
+                artefact = measured_anew(plan, name, artefact, source)
+                console.say(f"{name}: measured anew, on these test images")
+                if world.leads:
+                    artefacts.keep(own, artefact)
+        else:
+            needs = [needed for needed in stage_class.needs(stage_class.scope(config)) if needed in keys]
+            stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
+            if isinstance(stage, Computation):
+                artefact = compute(plan, stage, source, request, console, keys[name])
+            else:
+                assert isinstance(stage, Training)
+                session = RecordedSession(plan, stage, source, peers, request, console)
+                position.clock = session.clock
+                artefact = session.train(keys[name])
+            keys[name] = artefact["key"]
+            if world.leads:
+                artefacts.save(own, artefacts.shared_path(Path(config.out), name, keys[name]), artefact)
+        peers.gather(None)  # the next stage reads this one's artefact
+    console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
+    return keys
+
+
+def train(config: str | Path | None, *overrides: str, force: bool = False) -> FinishedRun:
+    """Train the stages of one run, as `dist-rmd train CONFIG key=value ...` does, and return the finished run.
+
+    config: a YAML file, or a shipped one such as "rmdnet/digits"; None for defaults alone.
+    overrides: such as "noise.rate=0.4"; docs/noise.md and `dist-rmd train --help` say what there is.
+    force: go on with the folder's run although what it learns has been configured anew.
+
+    A run that was stopped goes on, a finished one is read back.  In a script that torchrun has started, every rank
+    calls it alike, outside a process group of its own.  Ctrl-C saves after the step at hand, and raises Stopped.
+    Raises a UserError (dist_rmd.errors) where the command would end with an exit code.
+
+    >>> import dist_rmd
+    >>> small = ["model.name=resnet10", "model.width=8", "data.per_class=20", "data.reader=memory"]
+    >>> brief = ["stages=[classifier]", "task.epochs=2", "device=cpu", "name=brief"]
+    >>> run = dist_rmd.train("rmdnet/digits", "noise.rate=0.4", *small, *brief)  # doctest: +ELLIPSIS
+    runs/brief: classifier on 1 x CPU (fp32); 200 images, 10 classes, 40.0 % wrong labels
+    ...
+    >>> run.scores("classifier")[-1]["epoch"]
+    2
+    """
+    plan = check(sections.parse(Path(config) if config else None, overrides), force)
+    with contextlib.ExitStack() as held:
+        try:
+            peers = distributed.start(plan.world, plan.config.dist.timeout)
+            if not is_finished(plan, peers):
+                check_places(plan, peers)
+                run(plan, peers, held.enter_context(StopRequest()))
+        finally:
+            distributed.stop()
+    return FinishedRun(plan.folder.path)
+
+
+def is_finished(plan: Plan, peers: Peers) -> bool:
+    """An earlier start trained all of the plan's stages to their ends; rank 0 says so."""
+    test = plan.dataset.hashes["test"]
+    finished = peers.gather(plan.world.leads and start.finished(plan.folder, plan.keys, test))[0]
+    if finished and plan.world.leads:
+        print(f"{plan.folder}: finished before, nothing to do")
+    return finished
+
+
+def check_places(plan: Plan, peers: Peers) -> None:
+    """Raise CannotCreate on all ranks where the run could not write something, perhaps only after its training."""
+
+    def look() -> None:
+        shared = {name: artefacts.shared_path(Path(plan.config.out), name, key) for name, key in plan.keys.items()}
+        made = [path.parent for name, path in shared.items() if not artefacts.is_whole(path, plan.keys[name])]
+        for place in (*plan.folder.places(plan.stages), *made):
+            check_writable(place)
+
+    _led(plan, peers, look)
+
+
+def run(plan: Plan, peers: Peers, request: StopRequest) -> None:
+    """Train all stages of the plan in its folder, alone there; how it ends also stands in its exit.json and logs.
+
+    Raises UserError.  `request` should stand until the process group has been left: ranks do not leave at once.
+    """
+    with _claimed(plan, peers), rank_log(plan.folder, plan.world.rank):
+        _recorded(plan, peers, request)
+
+
+@contextlib.contextmanager
+def _claimed(plan: Plan, peers: Peers) -> Iterator[None]:
+    """Hold the run folder's lock on the leading rank.  Raises CannotCreate on all ranks when another run has it."""
+    with contextlib.ExitStack() as stack:
+        _led(plan, peers, lambda: stack.enter_context(run_lock(plan.folder)))
+        yield
+
+
+def _led(plan: Plan, peers: Peers, work: Callable[[], object]) -> None:
+    """Do `work` on the leading rank.  All ranks raise the CannotCreate that it ends with."""
+    refusal = None
+    if plan.world.leads:
+        try:
+            work()
+        except CannotCreate as error:
+            refusal = str(error)
+    if refusal := peers.gather(refusal)[0]:
+        raise CannotCreate(refusal, agreed=True)
+
+
+def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> None:
+    """Train, and let exit.json and the log say how it ended.  Raises UserError, as ranks together explain it."""
+    position = Position()
+    try:
+        try:
+            keys = _train_stages(plan, peers, request, position)
+        except (SystemExit, KeyboardInterrupt) as left:  # a library's: requests to stop are only noted
+            raise RuntimeError(f"{left!r} was to end the process") from left
+    except Exception as raised:
+        error = peers.explain(raised)
+        ended = Exit(1, repr(error), plan.world.rank, stage=position.stage, step=position.clock.step)
+        if isinstance(error, UserError):
+            plan.folder.write_exit(replace(ended, code=error.code, reason=str(error), facts=error.facts))
+            logger.error(error)
+            if error is raised:
+                raise
+            raise error from raised
+        plan.folder.write_exit(ended)
+        logger.exception("a bug")
+        raise
+    if plan.world.leads:
+        forced = tuple(name for name, key in plan.keys.items() if keys[name] != key)
+        test = plan.dataset.hashes["test"]
+        plan.folder.write_exit(Exit(0, "done", plan.world.rank, keys=plan.keys, forced=forced, measured_on=test))
+
+
+def _headline(plan: Plan) -> str:
+    world, config, labels = plan.world, plan.config, plan.labels
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    return (
+        f"{plan.folder}: {' -> '.join(config.stages)} on {world.size} x {device} ({plan.precision}); "
+        f"{len(labels)} images, {plan.classes} classes{_wrong(labels)}"
+    )
+
+
+def _wrong(labels: LabelView) -> str:
+    if labels.counts is None:
+        return ", how many labels are wrong is not known"
+    if not labels.noise_rate:
+        return ""
+    opened = f" ({100 * labels.counts['open'] / len(labels):.1f} % open set)" if labels.counts["open"] else ""
+    return f", {100 * labels.noise_rate:.1f} % wrong labels{opened}"

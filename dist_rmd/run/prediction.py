@@ -1,0 +1,77 @@
+"""Images as users have them, of any size -> what a trained network takes them for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from dist_rmd.artefacts import Origin
+from dist_rmd.data.pictures import fit, read_image
+from dist_rmd.data.views import Views
+
+BATCH = 256
+"""images that are decoded, and go through the network, at once"""
+
+Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+"""the path of an image file, a PIL image, or the pixels H x W x 3 (RGB) or H x W (grey), uint8 in 0..255"""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network takes N images for."""
+
+    classes: list[str]
+    """N names: of the most probable class of each image"""
+    probabilities: NDArray[np.float32]
+    """N x C, the softmax of the network's logits: rows sum to 1"""
+    names: tuple[str, ...]
+    """C names of classes, in the order of the columns"""
+
+
+def predict(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture], device: torch.device) -> Prediction:
+    """What `net`, a classifier on `device` with an artefact of this origin, takes the images for.
+
+    Images are resized and cropped as `prepare` does, and normalised as in training.
+    Raises UnreadableImage, which names the file, and ValueError for pixels that are not as `Picture` says.
+    """
+    several: Sequence[Any] = [images] if _is_one(images) else images  # type: ignore[assignment]
+    views = Views(("plain",), origin.side, origin.mean, origin.std, seed=0, compiled=False)
+    found = []
+    for pixels in _batches(several, origin.side):
+        batch = torch.from_numpy(pixels).to(device)
+        with torch.no_grad():
+            (view,) = views(batch, torch.arange(len(batch), device=device), epoch=0, batch=0)
+            found.append(net(view)[0].float().softmax(dim=1).cpu())
+    probabilities = torch.cat(found).numpy() if found else np.zeros((0, len(origin.classes)), np.float32)
+    best = probabilities.argmax(axis=1) if found else []
+    return Prediction([origin.classes[label] for label in best], probabilities, origin.classes)
+
+
+def _is_one(images: Any) -> bool:
+    """One image, not several: of pixels with three dimensions, the last one says so by being three colours."""
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3)
+    return isinstance(images, str | Path | Image.Image)
+
+
+def _batches(pictures: Sequence[Picture], side: int) -> Iterator[NDArray[np.uint8]]:
+    for first in range(0, len(pictures), BATCH):
+        yield np.stack([_pixels(picture, side) for picture in pictures[first : first + BATCH]])
+
+
+def _pixels(picture: Picture, side: int) -> NDArray[np.uint8]:
+    """The image as a dataset of this side has it, side x side x 3."""
+    if isinstance(picture, str | Path):
+        return read_image(Path(picture), side)
+    if not isinstance(picture, Image.Image):
+        array = np.asarray(picture)
+        if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+            raise ValueError(f"an image must be H x W x 3 or H x W of uint8, got {array.dtype} of shape {array.shape}")
+        picture = Image.fromarray(array)
+    return fit(picture, side)
