@@ -28,8 +28,8 @@ from dist_rmd.data.instance_noise import instance_view
 from dist_rmd.data.labels import LabelView, noisy_view, openset_view
 from dist_rmd.engine.distributed import detect
 from dist_rmd.evaluation.features import extract_all
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.suspects.scores import parts, suspicion
-from dist_rmd.trained import Trained
 from tools.bench_parts import peers
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Row, Table
@@ -43,7 +43,7 @@ Floats = NDArray[np.floating]
 
 def measure(settings: Settings) -> Iterator[Table]:
     for run in settings.runs or digits(settings):
-        trained = Trained(run)
+        trained = FinishedRun(run)
         dataset = trained.dataset()
         features = extract(trained, dataset, settings)
         yield compared(run.name, dataset, features, settings)
@@ -67,7 +67,7 @@ def digits(settings: Settings) -> list[Path]:
     return runs
 
 
-def extract(run: Trained, dataset: Dataset, settings: Settings) -> torch.Tensor:
+def extract(run: FinishedRun, dataset: Dataset, settings: Settings) -> torch.Tensor:
     """Features of all images of the dataset, those of none of the classes among them, in its order."""
     world, count = detect(settings.device), dataset.sizes["train"]
     everything = LabelView(np.arange(count), np.zeros(count, np.int64), None, len(dataset.classes))
