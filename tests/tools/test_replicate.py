@@ -9,9 +9,10 @@ import sys
 
 import pytest
 import torch
-from dist_rmd.run_lock import run_lock
 from support.torchrun import ROOT, child_environment, wait_for
 
+from dist_rmd.run.folder import RunFolder
+from dist_rmd.run.lock import run_lock
 from tools.replicate_parts.__main__ import main
 from tools.replicate_parts.steps import STEPS
 
@@ -96,7 +97,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(places, tmp_path, capsys, word
 
 
 def test_a_folder_that_is_in_use_or_of_other_images_is_refused(places, tmp_path, capsys):
-    with run_lock(tmp_path / "out"):
+    with run_lock(RunFolder(tmp_path / "out")):
         assert main(["--minutes", "1", *places]) == 73
     assert "out: another run is writing here" in capsys.readouterr().err
     assert main(["--minutes", "1", *places, "images"]) == 0

@@ -24,11 +24,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dist_rmd.run_lock import run_lock
-
 from dist_rmd import terminal
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
+from dist_rmd.run.folder import RunFolder
+from dist_rmd.run.lock import run_lock
 from tools.bench_parts.host import cpu
 from tools.replicate_parts.budget import allowed
 from tools.replicate_parts.command import ROOT
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             device = device_of(arguments.device)
             kind = kind_of(arguments.data)
             images = describe(open_source(kind, arguments.data))
-            with run_lock(arguments.out):
+            with run_lock(RunFolder(arguments.out)):
                 return replicate(arguments, device, kind, images, words, began)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from dist_rmd.run.folder import RunFolder
 from tools.bench_parts.tables import Row, Table, short
 from tools.replicate_parts.step import CommandFailed, Work
 
@@ -50,11 +51,11 @@ class Run:
     overrides: tuple[str, ...]
     faster: Sequence[tuple[str, ...]]
 
-    def folder(self, work: Work) -> Path:
-        return work.folder / "runs" / self.name
+    def folder(self, work: Work) -> RunFolder:
+        return RunFolder(work.folder / "runs" / self.name)
 
     def artefact(self, work: Work) -> Path:
-        return self.folder(work) / self.stage / "artefact.pt"
+        return self.folder(work).artefact(self.stage)
 
 
 def epochs_that_fit(work: Work, run: Run, share: float = 1.0, rate: float | None = None, start: float = START) -> int:
@@ -76,7 +77,7 @@ def epochs_that_fit(work: Work, run: Run, share: float = 1.0, rate: float | None
 def planned(work: Work, run: Run) -> int | None:
     """The epochs that an earlier call has begun to train, if one has."""
     try:
-        return int(yaml.safe_load((run.folder(work) / "config.yaml").read_text())[run.section]["epochs"])
+        return int(yaml.safe_load(run.folder(work).config.read_text())[run.section]["epochs"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
 
@@ -88,7 +89,7 @@ def train(work: Work, run: Run, epochs: int, limit: float | None = None) -> None
     """
     every = max(1, epochs // EVALUATIONS)
     settings = [f"{run.section}.epochs={epochs}", f"{run.section}.eval_every={every}", f"checkpoint.every={every}"]
-    metrics = run.folder(work) / "metrics.jsonl"
+    metrics = run.folder(work).metrics
     before, began, first = len(curve(metrics, run.stage)), 0.0, 0.0
 
     def look() -> bool:
@@ -116,14 +117,14 @@ def measured(work: Work, run: Run) -> tuple[float, float]:
     0 images/s where it comes to none in its time.
     """
     trial = Run(**{**vars(run), "name": f"trial-{run.name}"})
-    metrics = trial.folder(work) / "metrics.jsonl"
+    metrics = trial.folder(work).metrics
 
     def rates() -> list[float]:
         return [r["perf/images_per_s"] for r in curve(metrics, run.stage) if "perf/images_per_s" in r]
 
     settings = [f"{run.section}.epochs=1000", f"{run.section}.eval_every=1000", "log.every=3"]
     for faster in run.faster:
-        shutil.rmtree(trial.folder(work), ignore_errors=True)
+        shutil.rmtree(trial.folder(work).path, ignore_errors=True)
         limit = min(TRIAL_SECONDS, TRIAL_SHARE * work.left())
         began = time.monotonic()
         try:
@@ -133,7 +134,7 @@ def measured(work: Work, run: Run) -> tuple[float, float]:
             if faster == run.faster[-1]:
                 raise
     found = rates()
-    shutil.rmtree(trial.folder(work), ignore_errors=True)
+    shutil.rmtree(trial.folder(work).path, ignore_errors=True)
     return max(found, default=0.0), time.monotonic() - began
 
 
@@ -153,7 +154,7 @@ def _start(
 
 
 def curve(metrics: Path, stage: str) -> Metrics:
-    """The points of a stage in a metrics.jsonl; a last line cut short is left out."""
+    """The points of a stage in a run's metrics; a last line cut short is left out."""
     points: Metrics = []
     for line in metrics.read_text().splitlines() if metrics.exists() else ():
         try:
@@ -165,7 +166,7 @@ def curve(metrics: Path, stage: str) -> Metrics:
 
 def scores(work: Work, run: Run) -> dict[int, float]:
     """Epoch -> what was measured on test images after it."""
-    points = curve(run.folder(work) / "metrics.jsonl", run.stage)
+    points = curve(run.folder(work).metrics, run.stage)
     return {point["epoch"]: point[run.score] for point in points if run.score in point}
 
 
@@ -174,7 +175,7 @@ def show(work: Work, run: Run, epochs: int, first: float = 0.0) -> None:
 
     first: seconds from the start to the first point of the curve, 50 steps, where known.
     """
-    points = curve(run.folder(work) / "metrics.jsonl", run.stage)
+    points = curve(run.folder(work).metrics, run.stage)
     found = {point["epoch"]: point[run.score] for point in points if run.score in point}
     rates = [point["perf/images_per_s"] for point in points if "perf/images_per_s" in point]
     if not rates:

@@ -21,8 +21,8 @@ def work(tmp_path):
 
 def write(work, *points, cut=""):
     folder = RUN.folder(work)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points) + cut)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.metrics.write_text("".join(json.dumps(point) + "\n" for point in points) + cut)
 
 
 def test_epochs_fill_the_time_that_is_left_after_the_start(work):
@@ -32,15 +32,15 @@ def test_epochs_fill_the_time_that_is_left_after_the_start(work):
 
 
 def test_a_run_that_has_begun_keeps_its_epochs(work):
-    RUN.folder(work).mkdir(parents=True)
-    (RUN.folder(work) / "config.yaml").write_text("task: {epochs: 17}\n")
+    RUN.folder(work).path.mkdir(parents=True)
+    RUN.folder(work).config.write_text("task: {epochs: 17}\n")
     assert epochs_that_fit(work, RUN, rate=1000) == 17
 
 
 def test_what_a_curve_says_is_shown_as_it_grows(work):
     points = [{"stage": "classifier", "epoch": 0, "step": 50, "perf/images_per_s": 900.0, "train/loss": 2.0}]
     write(work, *points, cut='{"stage": "cl')
-    assert curve(RUN.folder(work) / "metrics.jsonl", "classifier") == points
+    assert curve(RUN.folder(work).metrics, "classifier") == points
     show(work, RUN, epochs=4)
     (table,) = work.entry.shown
     assert table.rows[0].facts == {"epochs": "0 of 4", "images/s": "900"}

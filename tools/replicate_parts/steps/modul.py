@@ -78,7 +78,7 @@ def run(work: Work) -> None:
 
 def divided(work: Work, student: Run) -> None:
     """What the division has found, in numbers."""
-    for point in curve(student.folder(work) / "metrics.jsonl", "division"):
+    for point in curve(student.folder(work).metrics, "division"):
         numbers = {tag: short(value) for tag, value in point.items() if "/" in tag}
         work.show(Table("The division", "", [Row(tag, facts={"found": value}) for tag, value in numbers.items()]))
 
