@@ -54,7 +54,7 @@ def test_a_call_leaves_two_small_files_and_the_next_one_goes_on(places, tmp_path
     capsys.readouterr()
     assert main(["--minutes", "0.1", *places, "images", "machine", "simsiam"]) == 0
     said = capsys.readouterr().err
-    assert "replicate: simsiam: needs about 30 s, " in said
+    assert "replicate: simsiam: needs about 60 s, " in said
     assert "machine: at most" not in said
     second = steps(tmp_path)
     assert (second["images"], second["machine"]) == (first["images"], first["machine"])

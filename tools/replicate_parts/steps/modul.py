@@ -83,4 +83,4 @@ def divided(work: Work, student: Run) -> None:
         work.show(Table("The division", "", [Row(tag, facts={"found": value}) for tag, value in numbers.items()]))
 
 
-STEP = Step("modul", "MODUL", run, least={"cuda": 120, "cpu": 60}, weight=2.0)
+STEP = Step("modul", "MODUL", run, least={"cuda": 120, "cpu": 120}, weight=2.0)

@@ -71,4 +71,4 @@ def _ends(found: dict[int, float]) -> str:
     return f"last {found[max(found)]:.1f} %, best {max(found.values()):.1f} %"
 
 
-STEP = Step("relations", "Wrong labels, with and without RMDNet", run, least={"cuda": 60, "cpu": 40}, weight=2.0)
+STEP = Step("relations", "Wrong labels, with and without RMDNet", run, least={"cuda": 150, "cpu": 90}, weight=2.0)

@@ -30,5 +30,5 @@ def run(work: Work) -> None:
 
 
 STEP = Step(
-    "simsiam", "SimSiam", run, least={"cuda": 40, "cpu": 30}, weight=2.0, leaves="runs/simsiam/simsiam/artefact.pt"
+    "simsiam", "SimSiam", run, least={"cuda": 40, "cpu": 60}, weight=2.0, leaves="runs/simsiam/simsiam/artefact.pt"
 )
