@@ -31,7 +31,7 @@ class JobParser(Parser):
         number: dict[str, Any] = {"type": positive, "metavar": "N"}
         options: dict[str, dict[str, Any]] = {
             "nodes": {"help": "machines (default 1)", "default": 1, **number},
-            "gpus-per-node": {"help": "GPUs of each (launch/slurm.py: one task for each GPU)", **number},
+            "gpus-per-node": {"help": "GPUs of each (dist-rmd slurm: one task for each GPU)", **number},
             "tasks-per-node": {"help": "tasks on each, where there are no GPUs (default 1)", **number},
             "cpus-per-task": {
                 "help": "cores for each task, also set as OMP_NUM_THREADS unless that is set", **number

@@ -16,7 +16,7 @@
     skip:                                   # cells that there are not
       - {dataset: cifar10, method: CE}
     compare: {CE+RMDNet: CE}                # rows of a table that are a gain over others
-    search:                                 # `launch/sweep.py --search` finds this key's value for each of these cells
+    search:                                 # `dist-rmd sweep --search` finds this key's value for each of these cells
       {key: relation.k, values: [0.01, 0.1, 1], holdout: 0.1, seeds: [0], if: {method: CE+RMDNet}}
 """
 

@@ -115,7 +115,7 @@ def _sweep_folder(path: Path) -> Path:
     for folder in (path, path.parent):
         if (folder / "sweep.json").exists():
             return folder
-    raise DataError(f"{path}: no sweep here (no sweep.json): name the folder that launch/sweep.py made, or its runs")
+    raise DataError(f"{path}: no sweep here (no sweep.json): name the folder that dist-rmd sweep made, or its runs")
 
 
 def _plan(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Several small runs at once on one device, as `launch/sweep.py --pack N` starts them, beside one alone."""
+"""Several small runs at once on one device, as `dist-rmd sweep --pack N` starts them, beside one alone."""
 
 import multiprocessing
 import random
