@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         if unknown == message.split(" ")[0] or not unknown.startswith("-"):
             return message
         name, equals, value = unknown.lstrip("-").partition("=")
-        known = [option for action in self._actions for option in action.option_strings]
+        known = re.findall(r"--[\w-]+", self.format_usage())
         near = difflib.get_close_matches(unknown.partition("=")[0], known, n=1, cutoff=0.7)
         if near:
             return f"{unknown}: there is no such option; did you mean {near[0]}?"
