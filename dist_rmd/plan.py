@@ -27,7 +27,7 @@ from dist_rmd.run import start
 from dist_rmd.run.folder import RunFolder
 from dist_rmd.stages.base import DataInfo, Stage, Training
 
-METHODS_VERSION = "0.1.0"
+METHODS_VERSION = "0.2.0"
 """raised when the same configuration learns something else than before, so that older artefacts are not taken for it;
 a release alone does not change it"""
 

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+_ORDER = int.from_bytes(b"ordr", "big")
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of 0..n-1 (int64) in which epoch `epoch` visits its n samples.  `seed` and `epoch` are >= 0."""
-    # Raw Philox words are the same in every numpy version; Generator.permutation makes no such promise.
-    words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n)
+    # Raw Philox words are the same in every numpy version; Generator.permutation makes no such promise.  Without a word
+    # of its own the order of epoch 0 would follow the draws of label noise of the same seed: wrong labels first.
+    words = np.random.Philox(np.random.SeedSequence([_ORDER, seed, epoch])).random_raw(n)
     return np.argsort(words, kind="stable")
 
 

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from dist_rmd.data import keyed
+from dist_rmd.data.noise import corrupt
 
 N = 20_000
 INDICES = torch.arange(N)
@@ -26,7 +27,7 @@ def test_values_are_pinned():
         4076611349,
         1293804191,
     ]
-    assert keyed.epoch_order(8, seed=1, epoch=2).tolist() == [7, 1, 3, 0, 4, 2, 6, 5]
+    assert keyed.epoch_order(8, seed=1, epoch=2).tolist() == [1, 2, 5, 3, 7, 6, 4, 0]
     assert keyed.key(1, 2, 0, "jitter order 3") == 9179753313205433780
 
 
@@ -101,3 +102,12 @@ def test_shards_cut_the_batch_without_gaps(size, world):
     parts = [np.arange(size)[keyed.shard(size, rank, world)] for rank in range(world)]
     assert np.array_equal(np.concatenate(parts), np.arange(size))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_epoch_orders_know_nothing_of_label_noise_of_the_same_seed(seed, epoch):
+    labels = np.arange(N) % 10
+    wrong = corrupt(labels, "symmetric", 0.4, 10, seed) != labels
+    shares = [part.mean() for part in np.array_split(wrong[keyed.epoch_order(N, seed, epoch)], 4)]
+    assert shares == pytest.approx([0.4] * 4, abs=0.03)  # six standard errors of a quarter's share
