@@ -66,6 +66,12 @@ def outcome(out: Path) -> dict:
     return json.loads((out / "a" / "exit.json").read_text())
 
 
+def refusal(capsys) -> str:
+    """The one line that says why a run ended; warnings about settings may stand above it."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
 def newest(out: Path, stage: str = "classifier") -> dict:
     found = Checkpoints(out / "a" / stage / "checkpoints", 2).load_newest()
     assert found
@@ -116,7 +122,7 @@ def test_a_library_that_ends_the_process_is_a_bug_that_exit_json_tells_of(comman
 def test_every_signal_stops_one_process_after_a_checkpoint(command, straight, tmp_path, capsys):
     for step, name in enumerate(("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"), start=1):
         assert stopped(command, "classifier", step, name) == 75
-        (line,) = capsys.readouterr().err.splitlines()
+        line = refusal(capsys)
         assert line == f"error: classifier: stopped by {name} after step {step}, which is saved"
         found = outcome(tmp_path)
         assert (found["status"], found["code"], found["stage"], found["step"]) == ("stopped", 75, "classifier", step)
@@ -311,7 +317,7 @@ def test_gradients_that_overflow_in_half_precision_are_only_counted(command, tmp
 def test_a_folder_that_cannot_be_written_is_found_before_training(command, tmp_path, capsys):
     (tmp_path / "a").write_text("in the way")
     assert main(command) == 73
-    (line,) = capsys.readouterr().err.splitlines()
+    line = refusal(capsys)
     assert line == f"error: {tmp_path / 'a'}: cannot be written (Not a directory)"
     assert (tmp_path / "a").read_text() == "in the way"
 
@@ -324,7 +330,7 @@ def test_any_place_that_cannot_be_written_is_found_before_training_and_by_the_dr
         before = tree(tmp_path)
         for options in ([], ["--dry-run"]):
             assert main([*options, *command]) == 73
-            (line,) = capsys.readouterr().err.splitlines()
+            line = refusal(capsys)
             assert line.startswith(f"error: {disk}")
             assert "Read-only file system" in line
         assert tree(tmp_path) == before
@@ -351,7 +357,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(command, st
     try:
         wait_for(lambda: is_held(first.pid), 60)
         assert main(command) == 73
-        (line,) = capsys.readouterr().err.splitlines()
+        line = refusal(capsys)
         assert f"{tmp_path / 'a'}: another run is writing here" in line
         assert f'"pid": {first.pid}' in line
         assert f'"host": "{platform.node()}"' in line
@@ -393,7 +399,7 @@ def test_another_configuration_is_shown_and_refused_unless_forced(command, tmp_p
     before = tree(tmp_path)
     capsys.readouterr()
     assert main([*command, "task.lr=0.01"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = refusal(capsys)
     assert "task.lr: 0.05 -> 0.01" in line
     assert "--force" in line
     assert tree(tmp_path) == before
