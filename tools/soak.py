@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("simsiam", "rgrl")
 STEPS = 6  # at most so many optimizer steps after its first checkpoint, an attempt is ended
 EPOCHS_PER_KILL = (
-    1  # of each stage, 4 steps an epoch: the kills reach both stages, and the run does not end before them
+    2  # of each stage, 4 steps an epoch: the kills reach both stages, and the run does not end before them
 )
 RECIPE = (
     "data.compile_views=false", "data.per_class=15", "data.reader=memory", "noise.rate=0.4",
