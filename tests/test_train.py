@@ -113,9 +113,10 @@ def test_labels_that_nobody_has_verified(arguments, tmp_path, capsys):
 
 def test_one_process_trains_the_same_network(run, arguments, tmp_path):
     """Same losses up to rounding as on two ranks, with memory in place of FFCV."""
-    assert main([*arguments, STAGES, "name=one"]) == 0
-    for stage in ("simsiam", "classifier", "rgrl"):
-        mine, theirs = losses(tmp_path / "one", stage)[:3], losses(run[0], stage)[:3]  # then rounding has grown
+    assert main([*arguments, "stages=[simsiam,classifier]", "name=one"]) == 0
+    assert main([*arguments, "stages=[rgrl]", f"inputs.simsiam={run[0]}", "name=taught"]) == 0  # by the same teacher
+    for name, stage in (("one", "simsiam"), ("one", "classifier"), ("taught", "rgrl")):
+        mine, theirs = losses(tmp_path / name, stage)[:3], losses(run[0], stage)[:3]  # then rounding has grown
         np.testing.assert_allclose(mine, theirs, rtol=2e-3, atol=2e-3)
 
 
