@@ -17,7 +17,7 @@ from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import Classifier
 
 DEFAULTS = sections.parse(None)
-EVERYTHING = "stages=[simsiam,classifier,rgrl,teacher,division,modul,vkd,dfnd]"
+EVERYTHING = "stages=[simsiam,classifier,elr,rgrl,teacher,division,modul,vkd,dfnd]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "data.path": ((), "data.path={place}/moved/digits"),
