@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -53,6 +54,11 @@ class Board:
         self._attempt(lambda writer: writer.close())
 
     def _open(self) -> None:
+        # TensorBoard reads files in the order of their names, which tell the second and then the process: of two
+        # processes in one second the earlier one would be read last.
+        second = f"*.tfevents.{int(time.time()):010d}.*"
+        if any(f".{os.getpid()}." not in file.name for file in self.folder.glob(second)):
+            time.sleep(1 - time.time() % 1)
         self._writer = SummaryWriter(str(self.folder), purge_step=self._whole)
         for record in self.known(self._whole):  # whole steps are forgotten: what is known of this one is told again
             self._attempt(functools.partial(_show, record))

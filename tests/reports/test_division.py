@@ -191,8 +191,10 @@ def test_a_run_that_has_not_divided_anything(run, capsys):
     assert report.main(["division", str(run)]) == 65
     expected = f"error: {run}: a run without stage division; name one that has it, as with stages=[teacher,division]\n"
     assert capsys.readouterr().err == expected
-    assert report.main(["division", str(run.parent)]) == 2
-    assert capsys.readouterr().err == f"error: {run.parent}: no run here (no config.yaml)\n"
+    nothing = run / "nothing"
+    nothing.mkdir()
+    assert report.main(["division", str(nothing)]) == 2
+    assert capsys.readouterr().err == f"error: {nothing}: no run here (no config.yaml)\n"
 
 
 @pytest.mark.parametrize("change", ["another label", "fewer images"])
