@@ -1,6 +1,9 @@
 """Tests keep to one thread: the machine's cores belong to the ranks that the distributed tests start."""
 
+import os
 import signal
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch; runs and processes of tests take it as the user's own choice
 
 import torch
 
