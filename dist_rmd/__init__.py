@@ -7,12 +7,13 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dist_rmd import errors, terminal
+from dist_rmd import errors
+from dist_rmd.cli import terminal
 
 if TYPE_CHECKING:
-    from dist_rmd.data.beton import open_dataset
-    from dist_rmd.data.labels import LabelView
-    from dist_rmd.data.noise import corrupt, openset
+    from dist_rmd.data.labels.noise import corrupt, openset
+    from dist_rmd.data.labels.view import LabelView
+    from dist_rmd.data.prepared.beton import open_dataset
     from dist_rmd.distill.division import divide, subjective_logic_loss
     from dist_rmd.distill.relation import RelationLoss
     from dist_rmd.losses._build import robust_loss
@@ -36,13 +37,13 @@ __all__ = [
 
 # name -> the module of dist_rmd that it is imported from
 _HOMES = {
-    "LabelView": "data.labels",
+    "LabelView": "data.labels.view",
     "RelationLoss": "distill.relation",
-    "corrupt": "data.noise",
+    "corrupt": "data.labels.noise",
     "divide": "distill.division",
     "load_run": "run.finished",
-    "open_dataset": "data.beton",
-    "openset": "data.noise",
+    "open_dataset": "data.prepared.beton",
+    "openset": "data.labels.noise",
     "robust_loss": "losses._build",
     "subjective_logic_loss": "distill.division",
     "train": "pipeline.runner",

@@ -6,7 +6,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from dist_rmd import __version__, terminal
+from dist_rmd import __version__
+from dist_rmd.cli import terminal
 
 COMMANDS = {
     "prepare": "images to .beton files with labels, class names and a manifest",

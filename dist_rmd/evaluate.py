@@ -4,13 +4,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_rmd import terminal
-from dist_rmd.command_line import Parser
-from dist_rmd.data.labels import LabelView
-from dist_rmd.engine import distributed
+from dist_rmd.cli import terminal
+from dist_rmd.cli.command_line import Parser
+from dist_rmd.cli.paths import user_path
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.distributed import processes
 from dist_rmd.errors import UserError
-from dist_rmd.evaluation.splits import splits
-from dist_rmd.paths import user_path
+from dist_rmd.evaluation._splits import splits
 from dist_rmd.pipeline.measured import measured
 from dist_rmd.registry import lookup
 from dist_rmd.run.finished import FinishedRun
@@ -37,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     finally:
-        distributed.stop()
+        processes.stop()
     return 0
 
 
 def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -> list[str]:
     """One line per finished stage and metric; empty on all ranks but the first."""
     run = FinishedRun(folder)
-    world = distributed.detect(device)
-    distributed.start(world, run.config.dist.timeout)
+    world = processes.detect(device)
+    processes.start(world, run.config.dist.timeout)
     dataset = run.dataset(data)
     labels = run.labels
     if data:

@@ -15,15 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dist_rmd import registry, shipped, terminal
-from dist_rmd.command_line import Parser
-from dist_rmd.data import beton
-from dist_rmd.data.datasets.base import Source
-from dist_rmd.data.open_set import read_exclusions, with_open_set
-from dist_rmd.data.pictures import allow_pixels
-from dist_rmd.data.relabelled import relabelled
+from dist_rmd import registry
+from dist_rmd.cli import terminal
+from dist_rmd.cli.command_line import Parser
+from dist_rmd.cli.paths import user_path
+from dist_rmd.config import shipped
+from dist_rmd.data.datasets.base import RawDataset
+from dist_rmd.data.images.pictures import allow_pixels
+from dist_rmd.data.prepared import beton
+from dist_rmd.data.prepared.open_set import read_exclusions, with_open_set
+from dist_rmd.data.prepared.relabelled import relabelled
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
-from dist_rmd.paths import user_path
 
 DESCRIPTION = """\
 Write a dataset as FFCV's .beton files, with its labels, class names and colour statistics, into the folder OUT.
@@ -85,7 +87,7 @@ def _prepare(args: argparse.Namespace, own: Sequence[str]) -> None:
         if not args.max_megapixels > 0:
             raise ConfigError(f"--max-megapixels {args.max_megapixels:g} allows no image")
         allow_pixels(args.max_megapixels)
-    source: Source = dataset(args.origin, args.side, **{name: getattr(args, name) for name in own})
+    source: RawDataset = dataset(args.origin, args.side, **{name: getattr(args, name) for name in own})
     source = replace(source, verified=source.verified and not args.unverified)
     if args.open:
         if not source.verified:

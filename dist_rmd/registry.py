@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from dist_rmd import extras
+from dist_rmd.cli import extras
 from dist_rmd.errors import ConfigError
 
 

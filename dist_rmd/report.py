@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dist_rmd import terminal
-from dist_rmd.command_line import Parser
+from dist_rmd.cli import terminal
+from dist_rmd.cli.command_line import Parser
+from dist_rmd.cli.paths import user_path
+from dist_rmd.config.key_types import fit, from_words
 from dist_rmd.errors import ConfigError, UserError
-from dist_rmd.key_types import fit, from_words
-from dist_rmd.paths import user_path
 from dist_rmd.registry import available, lookup
 from dist_rmd.run.folder import RunFolder, runs_in
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dist_rmd import command_line, extras, terminal
+from dist_rmd.cli import command_line, extras, terminal
 from dist_rmd.cluster.options import JobParser
 from dist_rmd.errors import ConfigError, UserError
 

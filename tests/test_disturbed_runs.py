@@ -19,15 +19,15 @@ from support import disks, small
 from support.torchrun import ROOT, awaits, child_environment, is_held, launched, state, torchrun, wait_for
 from support.whole_runs import assert_same, fault, records, stopped, tree
 
-from dist_rmd.artefacts import load
-from dist_rmd.data.source import Source
+from dist_rmd.config.sections import parse
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.distributed.launcher import SIGNALS_OPTION
 from dist_rmd.engine.checkpoint import Checkpoints
-from dist_rmd.engine.launcher import SIGNALS_OPTION
-from dist_rmd.engine.observer import Observer
+from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.pipeline.command import main
-from dist_rmd.plan import check
+from dist_rmd.pipeline.resolved import check
 from dist_rmd.reports.summary import summary
-from dist_rmd.sections import parse
+from dist_rmd.run.artefacts import load
 
 pytestmark = pytest.mark.timeout(400)  # on a busy machine; each run that torchrun starts has its own deadline
 RUN = ("-m", "dist_rmd.train")
@@ -265,7 +265,7 @@ def rank_samples(command: list[str], rank: int, world: int, epoch: int, batch: i
     plan = check(parse(None, command))
     config = plan.config
     cpu = torch.device("cpu")
-    source = Source(plan.dataset, config.data, config.augment, rank, world, cpu, 1)
+    source = Loaders(plan.dataset, config.data, config.augment, rank, world, cpu, 1)
     loader = source.training(plan.labels, ("weak",), 32, config.seed)
     return next(loader.epoch(epoch, start=batch)).indices.tolist()
 
@@ -444,14 +444,14 @@ def test_a_forced_run_may_be_stopped_too(command, tmp_path):
 @pytest.mark.parametrize("reader", ["ffcv", "memory"])
 def test_memory_threads_and_files_stay_the_same_over_epochs(command, monkeypatch, reader):
     seen = []
-    evaluated = Observer.evaluated
+    evaluated = MetricLogger.evaluated
 
     def look(*arguments):
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         seen.append((resident, threading.active_count(), len(os.listdir("/proc/self/fd"))))
         return evaluated(*arguments)
 
-    monkeypatch.setattr(Observer, "evaluated", look)
+    monkeypatch.setattr(MetricLogger, "evaluated", look)
     assert main([*command, f"data.reader={reader}", "task.epochs=30"]) == 0
     resident, threads, files = zip(*seen[5:], strict=True)
     assert len(resident) == 25

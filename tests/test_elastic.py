@@ -19,13 +19,13 @@ import pytest
 from support import small
 from support.torchrun import torchrun
 
-from dist_rmd.artefacts import load
-from dist_rmd.data.beton import write
 from dist_rmd.data.datasets.base import Split
 from dist_rmd.data.datasets.digits import digits
+from dist_rmd.data.prepared.beton import write
 from dist_rmd.engine.faults import VARIABLE
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.pipeline.command import main
+from dist_rmd.run.artefacts import load
 
 STAGES = ("simsiam", "classifier", "rgrl")
 TERMS = {

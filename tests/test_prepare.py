@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from dist_rmd import prepare
-from dist_rmd.data import beton
-from dist_rmd.data.beton import open_dataset
+from dist_rmd.data.prepared import beton
+from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.registry import available
 
 
@@ -68,7 +68,7 @@ def test_ones_own_folder_with_a_bad_image(pets, tmp_path, capsys):
 def test_a_read_that_never_returns_ends_on_a_signal(pets, tmp_path):
     """As on a server of files that has gone; here a pipe takes an image's place while the images are read."""
     script = (
-        "import os, sys; from pathlib import Path; from dist_rmd.data import pictures\n"
+        "import os, sys; from pathlib import Path; from dist_rmd.data.images import pictures\n"
         "pictures._decoded = lambda path, *_: open(os.environ['PIPE']).read()\n"
         "sys.argv[0] = 'prepare'; import runpy; runpy.run_module('dist_rmd.prepare', run_name='__main__')"
     )

@@ -6,13 +6,14 @@ from support import seam, small
 from support.torchrun import on_ranks
 from support.whole_runs import assert_same, records, stopped
 
-from dist_rmd import artefacts, sections
+from dist_rmd.config import sections
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.errors import ConfigError
 from dist_rmd.evaluate import evaluate
 from dist_rmd.pipeline.command import main
+from dist_rmd.pipeline.resolved import check
 from dist_rmd.pipeline.session import StageSession, placed
-from dist_rmd.plan import check
+from dist_rmd.run import artefacts
 
 STAGES = seam.STAGES
 STEPS = {"remembering": 4, "averaging": 4, "adversaries": 9, "pair": 4}

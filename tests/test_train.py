@@ -15,12 +15,12 @@ from support.torchrun import torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd import evaluate, report
-from dist_rmd.artefacts import load
-from dist_rmd.data.beton import write
 from dist_rmd.data.datasets.digits import digits
-from dist_rmd.data.labels import LabelView
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.prepared.beton import write
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.pipeline.command import main
+from dist_rmd.run.artefacts import load
 
 STAGES = "stages=[simsiam,classifier,rgrl]"
 
@@ -52,7 +52,7 @@ import sys
 import torch
 before = set(sys.modules)
 import dist_rmd.pipeline.command
-from dist_rmd.sections import sections
+from dist_rmd.config.sections import sections
 sections()
 seldom = {"torch._dynamo", "torchvision", "sklearn", "scipy", "matplotlib", "numba", "ffcv", "cv2", "pandas"}
 print(*(seldom & set(sys.modules)) - before)
@@ -240,7 +240,7 @@ def test_mistakes_are_one_line_with_the_right_code(arguments, capsys, tmp_path, 
 
 
 def test_without_ffcv_the_other_reader_is_named(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "dist_rmd.data.beton_reader", None)
+    monkeypatch.setitem(sys.modules, "dist_rmd.data.loading.ffcv_reader", None)
     assert main([*arguments, "stages=[classifier]", "data.reader=ffcv"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert line.startswith("error: data.reader=ffcv, but FFCV cannot be imported here (")

@@ -6,7 +6,7 @@ import sys
 from support.torchrun import ROOT
 
 SNIPPET = """
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.stages.classifier import Classifier
 from dist_rmd.stages.simsiam import SimSiamConfig
 config = sections.parse(None)

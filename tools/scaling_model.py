@@ -27,8 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dist_rmd import sections  # noqa: E402
-from dist_rmd.data.batch import Batch  # noqa: E402
+from dist_rmd.config import sections  # noqa: E402
+from dist_rmd.data.loading.batch import Batch  # noqa: E402
 from dist_rmd.registry import lookup  # noqa: E402
 from dist_rmd.stages.base import DataInfo  # noqa: E402
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
-from dist_rmd.artefacts import load
-from dist_rmd.engine.launcher import on_this_machine, torchrun_command
+from dist_rmd.distributed.launcher import on_this_machine, torchrun_command
 from dist_rmd.engine.writers import read_metrics
+from dist_rmd.run.artefacts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("simsiam", "rgrl")

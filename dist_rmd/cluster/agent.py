@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dist_rmd import sections
 from dist_rmd.cluster.requeue import end
+from dist_rmd.config import sections
+from dist_rmd.distributed.launcher import SHUTDOWN_TIMEOUT, torchrun_command
+from dist_rmd.distributed.rendezvous import HERE, rendezvous_from_slurm
 from dist_rmd.engine import signals
-from dist_rmd.engine.launcher import SHUTDOWN_TIMEOUT, torchrun_command
-from dist_rmd.engine.rendezvous import HERE, rendezvous_from_slurm
 from dist_rmd.pipeline import command
 from dist_rmd.run.folder import RunFolder
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dist_rmd.cluster.state import in_slurms_words
 from dist_rmd.errors import DataError, UserError
 from dist_rmd.files import write_json
-from dist_rmd.sweep.tasks import Task
+from dist_rmd.sweep.tasks import RunSpec
 
 if TYPE_CHECKING:  # they need submitit, which looking at a sweep does not
     from dist_rmd.cluster.bundle import Bundle
@@ -24,17 +24,17 @@ class Array:
     """Tasks that may begin at the same time: one job array, with an element for each bundle."""
 
     name: str
-    bundles: Sequence[Sequence[Task]]
+    bundles: Sequence[Sequence[RunSpec]]
 
     def needs(self) -> list[str]:
         """The names of the tasks that some of these start from."""
         return sorted({task.needs.name for bundle in self.bundles for task in bundle if task.needs})
 
 
-def arrays(sweep: str, tasks: Sequence[Task], pack: int) -> Iterator[Array]:
+def arrays(sweep: str, tasks: Sequence[RunSpec], pack: int) -> Iterator[Array]:
     """The tasks of the sweep called `sweep` as arrays, each after those that it needs; `pack` tasks in an element."""
 
-    def order(task: Task) -> tuple[int, bool, str]:
+    def order(task: RunSpec) -> tuple[int, bool, str]:
         return _depth(task), not task.serves, task.config.stages[-1] if task.serves else ""
 
     for (_, _, stage), group in itertools.groupby(sorted(tasks, key=order), order):
@@ -43,7 +43,7 @@ def arrays(sweep: str, tasks: Sequence[Task], pack: int) -> Iterator[Array]:
         yield Array(f"{sweep}-{stage}" if stage else sweep, bundles)
 
 
-def _depth(task: Task) -> int:
+def _depth(task: RunSpec) -> int:
     return 1 + _depth(task.needs) if task.needs else 0
 
 
@@ -91,7 +91,7 @@ class Queue:
         return {name: states[job] for name, job in self.jobs.items() if job in states}
 
     def submit(
-        self, array: Array, executor: "SlurmExecutor", bundle: "Callable[[Sequence[Task]], Bundle]"
+        self, array: Array, executor: "SlurmExecutor", bundle: "Callable[[Sequence[RunSpec]], Bundle]"
     ) -> tuple[list[str], list[str]]:
         """Submit an array, to begin when the jobs that it needs have ended.  Returns the ids of its jobs, and of those.
 

@@ -9,13 +9,13 @@ from submitit.helpers import DelayedSubmission
 from dist_rmd.cluster.task import end
 from dist_rmd.errors import Stopped
 from dist_rmd.sweep.slots import Slots
-from dist_rmd.sweep.tasks import Task
+from dist_rmd.sweep.tasks import RunSpec
 
 
 class Bundle:
     """`tasks` of a sweep, with `ranks` processes each.  again: those whose loss was not finite, too."""
 
-    def __init__(self, tasks: Sequence[Task], ranks: int, again: bool):
+    def __init__(self, tasks: Sequence[RunSpec], ranks: int, again: bool):
         self.tasks, self.ranks, self.again = tasks, ranks, again
 
     def __call__(self) -> int:

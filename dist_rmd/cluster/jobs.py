@@ -16,11 +16,10 @@ import submitit
 from rich.console import Console
 from rich.text import Text
 
-from dist_rmd import sections
 from dist_rmd.cluster import submission
 from dist_rmd.cluster.state import State, array_states, follow, follow_all, slurm_state
-from dist_rmd.cluster.task import NUMBER, Task, numbered
-from dist_rmd.config import Config
+from dist_rmd.cluster.task import NUMBER, SlurmTask, numbered
+from dist_rmd.config import Config, sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.files import check_writable
 
@@ -34,7 +33,7 @@ def launch(options: argparse.Namespace) -> int:
     words = [*([str(options.config)] if options.config else []), *options.overrides]
     words += ["--force"] if options.force else []
     ranks = ranks_per_node(options)
-    task = Task(words, agent_of=ranks if options.torchrun else None)
+    task = SlurmTask(words, agent_of=ranks if options.torchrun else None)
     if options.local:
         local = on_this_machine(options, logs)
         with _deaf(), _address():

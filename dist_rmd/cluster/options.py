@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from dist_rmd import plain_yaml
-from dist_rmd.command_line import Parser
+from dist_rmd.cli.command_line import Parser
+from dist_rmd.cli.paths import home
+from dist_rmd.config.key_types import fit
 from dist_rmd.errors import ConfigError
-from dist_rmd.key_types import fit
-from dist_rmd.paths import home
+from dist_rmd.text import plain_yaml
 
 SITE = ".config/dist_rmd/slurm.yaml"
 """options that hold for all jobs of a user, below the home folder"""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dist_rmd.cluster.arrays import Queue
 from dist_rmd.cluster.state import slurm_state
-from dist_rmd.sweep.tasks import Task
+from dist_rmd.sweep.tasks import RunSpec
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Standing:
         return self.state in ("running", "pending")
 
 
-def standings(tasks: Sequence[Task], queue: Queue) -> list[Standing]:
+def standings(tasks: Sequence[RunSpec], queue: Queue) -> list[Standing]:
     """Where the tasks stand now.  Raises UserError when SLURM, which has some of them, does not answer."""
     queued = queue.states()
     return [_standing(task, queue, queued.get(task.name, "")) for task in tasks]
@@ -38,7 +38,7 @@ def counts(found: Collection[Standing]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
 
 
-def _standing(task: Task, queue: Queue, queued: str) -> Standing:
+def _standing(task: RunSpec, queue: Queue, queued: str) -> Standing:
     state, job = task.state, queue.jobs.get(task.name, "")
     if state == "busy":
         return Standing(task.name, "running", job, _progress(task))
@@ -55,7 +55,7 @@ def _standing(task: Task, queue: Queue, queued: str) -> Standing:
     return Standing(task.name, state, job, task.reason if job else "")
 
 
-def _progress(task: Task) -> str:
+def _progress(task: RunSpec) -> str:
     if not (status := task.status):
         return ""
     return f"{status.stage}, epoch {status.epoch + 1}, {100 * status.step / max(1, status.steps):.0f} %"

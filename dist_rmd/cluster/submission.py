@@ -13,7 +13,7 @@ import submitit
 from dist_rmd.cluster.options import SITE
 from dist_rmd.cluster.state import in_slurms_words
 from dist_rmd.errors import ConfigError, UserError
-from dist_rmd.escapes import slurm_pattern
+from dist_rmd.text.escapes import slurm_pattern
 
 SIGNAL_BEFORE_END = 120
 """seconds before the time limit at which SLURM asks the job to stop"""

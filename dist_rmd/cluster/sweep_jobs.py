@@ -12,13 +12,13 @@ from dist_rmd.cluster import submission
 from dist_rmd.cluster.arrays import Queue, arrays
 from dist_rmd.cluster.bundle import Bundle
 from dist_rmd.cluster.standing import counts, runs, standings
-from dist_rmd.sweep.tasks import Task, with_needs
+from dist_rmd.sweep.tasks import RunSpec, with_needs
 
 POLL = 5.0
 """seconds between two looks at SLURM's queue"""
 
 
-def submit(tasks: Sequence[Task], folder: Path, arguments: argparse.Namespace, console: Console) -> int:
+def submit(tasks: Sequence[RunSpec], folder: Path, arguments: argparse.Namespace, console: Console) -> int:
     """Submit what is neither done nor in the queue, and with --follow wait for all.  Returns the exit code."""
     queue, pack = Queue(folder), arguments.pack or 1
     queue.device = "cuda" if arguments.gpus_per_node else "cpu"
@@ -54,7 +54,7 @@ def submit(tasks: Sequence[Task], folder: Path, arguments: argparse.Namespace, c
         return 0
 
 
-def _follow(tasks: Sequence[Task], queue: Queue, console: Console) -> int:
+def _follow(tasks: Sequence[RunSpec], queue: Queue, console: Console) -> int:
     """Say what changes until nothing goes on by itself.  Returns the exit code."""
     shown: dict[str, str] = {}
     while True:

@@ -12,7 +12,7 @@ NUMBER = "%a"
 """in the words of a job array's tasks: the number of the element, as in file names of sbatch"""
 
 
-class Task:
+class SlurmTask:
     """`python -m dist_rmd.train WORDS`, as one rank of a job of submitit's, under SLURM or on this machine.
 
     agent_of: so many ranks of this node in place of one, through torchrun.

@@ -13,11 +13,11 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from dist_rmd import plain_yaml
+from dist_rmd.config.key_types import fit, from_words
 from dist_rmd.config.roles import plain
 from dist_rmd.config.schema import Config, Run, to_dict
 from dist_rmd.errors import ConfigError
-from dist_rmd.key_types import fit, from_words
+from dist_rmd.text import plain_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

@@ -1,7 +1,7 @@
 """What it means to change a key of the configuration: one role for each key, beside the key's default.
 
-Whoever must know asks here: the keys of artefacts (dist_rmd.plan), the comparison with a run folder's last start, the
-grouping of runs into seeds of one recipe, and the record of a sweep.
+Four places ask for it: the keys of artefacts (dist_rmd.pipeline.resolved), the comparison with a run folder's last
+start, the grouping of runs into seeds of one recipe, and the record of a sweep.
 """
 
 import dataclasses

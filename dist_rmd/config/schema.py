@@ -16,9 +16,9 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
+from dist_rmd.config.key_types import FilePath
 from dist_rmd.config.roles import Leaf, Role, leaf, leaves, plain
 from dist_rmd.errors import ConfigError
-from dist_rmd.key_types import FilePath
 
 EncoderName = Literal["resnet10", "resnet18", "resnet34", "vgg13", "vgg16"]
 

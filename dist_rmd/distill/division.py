@@ -157,7 +157,7 @@ class Assignment(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Division:
+class DivisionResult:
     """N images in three sets, and how that came about."""
 
     set: Integers
@@ -201,7 +201,7 @@ def divide(
     probability: Literal["responsibilities", "density"] = "responsibilities",
     undecided: Literal["nearest", "open"] = "nearest",
     force_extremes: bool = False,
-) -> Division:
+) -> DivisionResult:
     """Divide N >= 2 images by their losses (N, finite) into clean, closed-set and open-set noise (eq. 3-5).
 
     labels: N given labels, for scaling="per_class".
@@ -240,7 +240,7 @@ def divide(
     found, chances, tied = mixture.assign(values, probability, undecided)
     if force_extremes:
         found[values.argmin()], found[values.argmax()] = CLEAN, CLOSED
-    return Division(
+    return DivisionResult(
         set=found,
         probability=chances,
         losses=values,

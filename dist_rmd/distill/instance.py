@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dist_rmd.collectives import gather_rows, rank
+from dist_rmd.distributed.collectives import gather_rows, rank
 
 
 def instance_loss(

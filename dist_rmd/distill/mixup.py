@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_rmd.collectives import all_gather_rows
-from dist_rmd.data import keyed
+from dist_rmd.data.augment import keyed_rng
+from dist_rmd.distributed.collectives import all_gather_rows
 
 
 class Mix(NamedTuple):
@@ -37,9 +37,9 @@ def draw(seed: int, epoch: int, number: int, size: int, delta: float) -> Mix:
     if not 0 < delta < float("inf"):
         raise ValueError(f"mixup delta must be positive and finite, got {delta}")
     # 52 bits and a half: in (0, 1), and exact in float64
-    uniform = ((keyed.key(seed, epoch, number, "mixup weight") >> 12) + 0.5) * 2**-52
+    uniform = ((keyed_rng.key(seed, epoch, number, "mixup weight") >> 12) + 0.5) * 2**-52
     # Raw words, as in keyed.epoch_order.  Any order makes a circle, and all circles are equally probable.
-    words = np.random.Philox(key=keyed.key(seed, epoch, number, "mixup partner")).random_raw(size)
+    words = np.random.Philox(key=keyed_rng.key(seed, epoch, number, "mixup partner")).random_raw(size)
     circle = torch.from_numpy(np.argsort(words, kind="stable"))
     partner = torch.empty_like(circle)
     partner[circle] = circle.roll(-1)

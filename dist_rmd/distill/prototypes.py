@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dist_rmd.collectives import all_reduce_sum
+from dist_rmd.distributed.collectives import all_reduce_sum
 
 SHORTEST = 1e-9
 """a mean of unit rows that is no longer than this is rounding: it has no direction"""

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from dist_rmd.collectives import all_gather_rows, all_reduce_sum, gather_sizes, rank, world_size
-from dist_rmd.precision import full_float32
+from dist_rmd.distributed.collectives import all_gather_rows, all_reduce_sum, gather_sizes, rank, world_size
+from dist_rmd.engine.precision import full_float32
 
 __all__ = ["RelationLoss"]
 

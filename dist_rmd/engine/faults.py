@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dist_rmd.collectives import rank
+from dist_rmd.distributed.collectives import rank
 from dist_rmd.engine.clock import Clock
 
 VARIABLE = "DIST_RMD_FAULT"

@@ -9,7 +9,7 @@ from torch import nn
 
 from dist_rmd.engine import faults
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.observer import Observer
+from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import Stopped
@@ -35,7 +35,7 @@ class Session(Protocol):
     def check(self) -> StepCheck: ...
 
     @property
-    def observer(self) -> Observer: ...
+    def observer(self) -> MetricLogger: ...
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the network as it stands, the score first."""

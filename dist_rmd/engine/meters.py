@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dist_rmd.collectives import all_gather_rows, all_reduce_sum, rank, world_size
+from dist_rmd.distributed.collectives import all_gather_rows, all_reduce_sum, rank, world_size
 
 T = TypeVar("T")
 

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.observer import Observer
+from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import DataError
 
 
-def capture(lineage: list[str], stage: Any, updater: Updater, clock: Clock, observer: Observer) -> dict[str, Any]:
+def capture(lineage: list[str], stage: Any, updater: Updater, clock: Clock, observer: MetricLogger) -> dict[str, Any]:
     """The state to save.  Every rank must call it: what the ranks have apart is brought together.
 
     lineage: keys of all that determines the result, oldest first; more than one where a run was forced to go on under
@@ -36,7 +36,7 @@ def restore(
     stage: Any,
     updater: Updater,
     clock: Clock,
-    observer: Observer,
+    observer: MetricLogger,
 ) -> list[str]:
     """Load the newest valid checkpoint into all four, if there is one; returns the lineage to go on with.
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import NonFiniteLoss
 
@@ -26,7 +26,7 @@ class StepCheck:
     minutes: time between two checkpoints within an epoch.
     """
 
-    def __init__(self, stage: str, peers: Peers, request: StopRequest, minutes: float):
+    def __init__(self, stage: str, peers: RankGroup, request: StopRequest, minutes: float):
         self.stage, self.peers, self.request, self.minutes = stage, peers, request, minutes
         self.stop_signal = 0
         """the signal, received by any rank, that the last step agreed to stop for; 0 for none"""

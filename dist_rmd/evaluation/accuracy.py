@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_rmd.collectives import all_reduce_sum
-from dist_rmd.evaluation.splits import Splits
+from dist_rmd.distributed.collectives import all_reduce_sum
+from dist_rmd.evaluation._splits import Splits
 
 __all__ = ["accuracy"]
 

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_rmd.collectives import all_reduce_sum
-from dist_rmd.evaluation.features import extract, extract_all
-from dist_rmd.evaluation.splits import Splits
+from dist_rmd.distributed.collectives import all_reduce_sum
+from dist_rmd.evaluation._features import extract, extract_all
+from dist_rmd.evaluation._splits import Splits
 
 __all__ = ["knn"]
 

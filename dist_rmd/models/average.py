@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dist_rmd.collectives import first_ranks
+from dist_rmd.distributed.collectives import first_ranks
 
 
 def average_of(net: nn.Module) -> nn.Module:

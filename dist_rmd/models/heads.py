@@ -33,7 +33,7 @@ def predictor(features: int, hidden: int) -> nn.Sequential:
     )
 
 
-class Classifier(nn.Module):
+class ImageClassifier(nn.Module):
     """An encoder with a linear head: images N x 3 x S x S -> (logits N x classes, features N x D)."""
 
     def __init__(self, encoder: Encoder, classes: int):

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dist_rmd import command_line, sections, terminal
 from dist_rmd import config as configuration
-from dist_rmd.command_line import Parser
-from dist_rmd.dry_run import dry_run
-from dist_rmd.engine import distributed, signals
-from dist_rmd.engine.launcher import LAUNCHER
+from dist_rmd.cli import command_line, terminal
+from dist_rmd.cli.command_line import Parser
+from dist_rmd.config import sections
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.launcher import LAUNCHER
+from dist_rmd.engine import signals
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.pipeline import runner
-from dist_rmd.plan import Plan, check
+from dist_rmd.pipeline.dry_run import dry_run
+from dist_rmd.pipeline.resolved import ResolvedRun, check
 
 
 def command() -> None:
@@ -56,7 +58,7 @@ def _start(given: argparse.Namespace) -> int:
         signals.follow(LAUNCHER)
     with contextlib.ExitStack() as held:
         try:
-            peers = distributed.start(plan.world, config.dist.timeout)
+            peers = processes.start(plan.world, config.dist.timeout)
             if given.dry_run:
                 runner.check_places(plan, peers)
                 dry_run(plan, peers)
@@ -69,7 +71,7 @@ def _start(given: argparse.Namespace) -> int:
             _report(error, plan)
             return error.code
         finally:
-            distributed.stop()
+            processes.stop()
 
 
 def _refused(error: UserError) -> int:
@@ -89,7 +91,7 @@ def _is_first_here() -> bool:
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
-def _report(error: UserError, plan: Plan) -> None:
+def _report(error: UserError, plan: ResolvedRun) -> None:
     """One line on the terminal, from one rank if all of them have the same to say."""
     if error.agreed or plan.world.size == 1:
         if plan.world.leads:

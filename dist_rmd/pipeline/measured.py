@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from dist_rmd.evaluation.splits import Splits
+from dist_rmd.evaluation._splits import Splits
 from dist_rmd.registry import lookup
 
 

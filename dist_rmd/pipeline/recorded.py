@@ -9,25 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dist_rmd import artefacts
-from dist_rmd.data.batch import Batch
-from dist_rmd.data.source import Source
-from dist_rmd.engine import compilation, distributed, resume
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.rank_group import RankGroup
+from dist_rmd.engine import compilation, resume
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
 from dist_rmd.engine.loop import fit
-from dist_rmd.engine.observer import Observer
-from dist_rmd.engine.peers import Peers
+from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError, Stopped, UserError
-from dist_rmd.evaluation.splits import splits
+from dist_rmd.evaluation._splits import splits
 from dist_rmd.pipeline.measured import measured
+from dist_rmd.pipeline.resolved import ResolvedRun
 from dist_rmd.pipeline.session import StageSession, placed
-from dist_rmd.plan import Plan
-from dist_rmd.stages.base import Computation, Training
+from dist_rmd.run import artefacts
+from dist_rmd.stages.base import ComputationStage, TrainingStage
 
 VIEWS_SHOWN = 64
 PERCENT = 100
@@ -37,13 +38,19 @@ class RecordedSession(StageSession):
     """A session for `dist_rmd.engine.loop.fit`.  Every rank makes it and calls it alike; rank 0 writes."""
 
     def __init__(
-        self, plan: Plan, stage: Training, source: Source, peers: Peers, request: StopRequest, console: Console
+        self,
+        plan: ResolvedRun,
+        stage: TrainingStage,
+        source: Loaders,
+        peers: RankGroup,
+        request: StopRequest,
+        console: Console,
     ):
         super().__init__(plan, stage, source)
         config, rank, recipe = plan.config, plan.world.rank, stage.optimization
         self.peers, self.console, self.save_every = peers, console, config.checkpoint.every
         self.writers = Writers(plan.folder, stage.name, rank)
-        self.observer = Observer(
+        self.observer = MetricLogger(
             stage.name, self.writers, console, config.log.every, recipe.batch_size, self.updater.readings, stage.warning
         )
         self.checkpoints = Checkpoints(plan.folder.checkpoints(stage.name), config.checkpoint.keep)
@@ -76,7 +83,7 @@ class RecordedSession(StageSession):
         """Metrics of the evaluated networks as they stand, the score first.  Every rank must call it."""
         nets = self.stage.eval_nets()
         for net in nets.values():
-            distributed.share_buffers(net)
+            processes.share_buffers(net)
         return measured(str(self.stage.evaluation), nets, self.splits)
 
     def save(self, score: float | None) -> None:
@@ -104,17 +111,17 @@ class RecordedSession(StageSession):
             self.writers.images(clock, "train/views", picture(plan, next(self.batches.epoch(0))))
 
 
-def measured_anew(plan: Plan, name: str, artefact: dict[str, Any], source: Source) -> dict[str, Any]:
+def measured_anew(plan: ResolvedRun, name: str, artefact: dict[str, Any], source: Loaders) -> dict[str, Any]:
     """The artefact of stage `name` with what its network comes to on this run's test images, in place of other ones'.
 
     What is known of is the last epoch alone.  Every rank must call it.
     """
     kind = plan.stages[name]
-    if not issubclass(kind, Training):
+    if not issubclass(kind, TrainingStage):
         return {**artefact, "measured_on": plan.dataset.hashes["test"]}  # a computation looks at training images alone
     needs = [needed for needed in kind.needs(kind.scope(plan.config)) if needed not in plan.inputs]
     stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
-    assert isinstance(stage, Training)
+    assert isinstance(stage, TrainingStage)
     for own, net in stage.eval_nets().items():
         weights = artefact["others"][own] if own else artefact
         for part, module in net.named_children():
@@ -127,7 +134,7 @@ def measured_anew(plan: Plan, name: str, artefact: dict[str, Any], source: Sourc
 
 
 def compute(
-    plan: Plan, stage: Computation, source: Source, request: StopRequest, console: Console, key: str
+    plan: ResolvedRun, stage: ComputationStage, source: Loaders, request: StopRequest, console: Console, key: str
 ) -> dict[str, Any]:
     """Let `stage`, which has been placed, work out what it is for; returns its artefact."""
     labels, began = plan.training(type(stage)), time.monotonic()
@@ -149,7 +156,7 @@ def compute(
     return plan.artefact(stage, key, [{"epoch": 0, "step": 0, **metrics}])
 
 
-def picture(plan: Plan, batch: Batch) -> Tensor:
+def picture(plan: ResolvedRun, batch: Batch) -> Tensor:
     """The first samples of a batch, enlarged and framed, a sample's views in a row: n x 3 x H x W in [0, 1]."""
     views = torch.stack([view[:VIEWS_SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.dataset.mean, plan.dataset.std))

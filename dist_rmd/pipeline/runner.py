@@ -11,24 +11,24 @@ from pathlib import Path
 
 import torch
 
-from dist_rmd import artefacts, sections
-from dist_rmd.data.labels import LabelView
-from dist_rmd.engine import distributed
+from dist_rmd.config import sections
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
 from dist_rmd.engine.logs import logger, rank_log
-from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, UserError
 from dist_rmd.files import check_writable
 from dist_rmd.pipeline.recorded import RecordedSession, compute, measured_anew
+from dist_rmd.pipeline.resolved import ResolvedRun, check
 from dist_rmd.pipeline.session import placed
-from dist_rmd.plan import Plan, check
-from dist_rmd.run import start
+from dist_rmd.run import artefacts, start
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import Exit
 from dist_rmd.run.lock import run_lock
-from dist_rmd.stages.base import Computation, Training
+from dist_rmd.stages.base import ComputationStage, TrainingStage
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Position:
     clock: Clock = field(default_factory=Clock)
 
 
-def _train_stages(plan: Plan, peers: Peers, request: StopRequest, position: Position) -> dict[str, str]:
+def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, position: Position) -> dict[str, str]:
     """Train every stage of the plan that no earlier run has finished; `position` is kept up to date.
 
     Returns the key of each stage's artefact.
@@ -77,10 +77,10 @@ def _train_stages(plan: Plan, peers: Peers, request: StopRequest, position: Posi
         else:
             needs = [needed for needed in stage_class.needs(stage_class.scope(config)) if needed in keys]
             stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
-            if isinstance(stage, Computation):
+            if isinstance(stage, ComputationStage):
                 artefact = compute(plan, stage, source, request, console, keys[name])
             else:
-                assert isinstance(stage, Training)
+                assert isinstance(stage, TrainingStage)
                 session = RecordedSession(plan, stage, source, peers, request, console)
                 position.clock = session.clock
                 artefact = session.train(keys[name])
@@ -115,16 +115,16 @@ def train(config: str | Path | None, *overrides: str, force: bool = False) -> Fi
     plan = check(sections.parse(Path(config) if config else None, overrides), force)
     with contextlib.ExitStack() as held:
         try:
-            peers = distributed.start(plan.world, plan.config.dist.timeout)
+            peers = processes.start(plan.world, plan.config.dist.timeout)
             if not is_finished(plan, peers):
                 check_places(plan, peers)
                 run(plan, peers, held.enter_context(StopRequest()))
         finally:
-            distributed.stop()
+            processes.stop()
     return FinishedRun(plan.folder.path)
 
 
-def is_finished(plan: Plan, peers: Peers) -> bool:
+def is_finished(plan: ResolvedRun, peers: RankGroup) -> bool:
     """An earlier start trained all of the plan's stages to their ends; rank 0 says so."""
     test = plan.dataset.hashes["test"]
     finished = peers.gather(plan.world.leads and start.finished(plan.folder, plan.keys, test))[0]
@@ -133,7 +133,7 @@ def is_finished(plan: Plan, peers: Peers) -> bool:
     return finished
 
 
-def check_places(plan: Plan, peers: Peers) -> None:
+def check_places(plan: ResolvedRun, peers: RankGroup) -> None:
     """Raise CannotCreate on all ranks where the run could not write something, perhaps only after its training."""
 
     def look() -> None:
@@ -145,7 +145,7 @@ def check_places(plan: Plan, peers: Peers) -> None:
     _led(plan, peers, look)
 
 
-def run(plan: Plan, peers: Peers, request: StopRequest) -> None:
+def run(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None:
     """Train all stages of the plan in its folder, alone there; how it ends also stands in its exit.json and logs.
 
     Raises UserError.  `request` should stand until the process group has been left: ranks do not leave at once.
@@ -155,14 +155,14 @@ def run(plan: Plan, peers: Peers, request: StopRequest) -> None:
 
 
 @contextlib.contextmanager
-def _claimed(plan: Plan, peers: Peers) -> Iterator[None]:
+def _claimed(plan: ResolvedRun, peers: RankGroup) -> Iterator[None]:
     """Hold the run folder's lock on the leading rank.  Raises CannotCreate on all ranks when another run has it."""
     with contextlib.ExitStack() as stack:
         _led(plan, peers, lambda: stack.enter_context(run_lock(plan.folder)))
         yield
 
 
-def _led(plan: Plan, peers: Peers, work: Callable[[], object]) -> None:
+def _led(plan: ResolvedRun, peers: RankGroup, work: Callable[[], object]) -> None:
     """Do `work` on the leading rank.  All ranks raise the CannotCreate that it ends with."""
     refusal = None
     if plan.world.leads:
@@ -174,7 +174,7 @@ def _led(plan: Plan, peers: Peers, work: Callable[[], object]) -> None:
         raise CannotCreate(refusal, agreed=True)
 
 
-def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> None:
+def _recorded(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None:
     """Train, and let exit.json and the log say how it ended.  Raises UserError, as ranks together explain it."""
     position = Position()
     try:
@@ -200,7 +200,7 @@ def _recorded(plan: Plan, peers: Peers, request: StopRequest) -> None:
         plan.folder.write_exit(Exit(0, "done", plan.world.rank, keys=plan.keys, forced=forced, measured_on=test))
 
 
-def _headline(plan: Plan) -> str:
+def _headline(plan: ResolvedRun) -> str:
     world, config, labels = plan.world, plan.config, plan.labels
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     return (

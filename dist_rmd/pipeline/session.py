@@ -6,16 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from dist_rmd.data.source import Source
-from dist_rmd.engine import compilation, distributed
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.processes import World
+from dist_rmd.engine import compilation
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.distributed import World
 from dist_rmd.engine.updater import Updater, parameter_dtype
-from dist_rmd.plan import Plan
-from dist_rmd.stages.base import Stage, Training
+from dist_rmd.pipeline.resolved import ResolvedRun
+from dist_rmd.stages.base import Stage, TrainingStage
 
 
-def placed(plan: Plan, name: str, inputs: Mapping[str, Any]) -> Stage:
+def placed(plan: ResolvedRun, name: str, inputs: Mapping[str, Any]) -> Stage:
     """The stage `name` with its initial weights, on this rank's device and in the run's precision.
 
     inputs: artefacts of this run's earlier stages, by name.
@@ -27,16 +28,16 @@ def placed(plan: Plan, name: str, inputs: Mapping[str, Any]) -> Stage:
 
 def place(stage: Stage, world: World, dtype: torch.dtype, sync_batchnorm: bool = True, compiled: bool = False) -> None:
     """Move all networks and the memory of `stage` to this rank's device; `dtype` is that of parameters."""
-    if isinstance(stage, Training):
-        stage.net = distributed.place(stage.net, world, sync_batchnorm, dtype, compiled)
+    if isinstance(stage, TrainingStage):
+        stage.net = processes.place(stage.net, world, sync_batchnorm, dtype, compiled)
         for average in stage.averages.values():
-            distributed.place(average, world, sync_batchnorm, dtype)
+            processes.place(average, world, sync_batchnorm, dtype)
         stage.memory = {
             name: tensor.to(world.device, dtype if tensor.dtype == torch.float32 else None)
             for name, tensor in stage.memory.items()
         }
     for frozen in stage.frozen():
-        distributed.place(frozen, world, sync_batchnorm=False, dtype=dtype)
+        processes.place(frozen, world, sync_batchnorm=False, dtype=dtype)
 
 
 class StageSession:
@@ -45,7 +46,7 @@ class StageSession:
     Every rank must make it.
     """
 
-    def __init__(self, plan: Plan, stage: Training, source: Source):
+    def __init__(self, plan: ResolvedRun, stage: TrainingStage, source: Loaders):
         config, world, kind = plan.config, plan.world, type(stage)
         self.plan, self.stage, self.source = plan, stage, source
         labels = plan.training(kind)
@@ -54,7 +55,7 @@ class StageSession:
         self.updater = Updater(
             stage.param_groups(), stage.optimization, len(self.batches), world.device, plan.precision
         )
-        self.wrapped = distributed.parallel(stage.net, world, config.dist)
+        self.wrapped = processes.parallel(stage.net, world, config.dist)
         """the network as DDP has it"""
         self.net: nn.Module = self.wrapped
         """the network to be called: that one, or compiled"""

@@ -17,16 +17,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dist_rmd import typeset
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import DataError
-from dist_rmd.escapes import prepare_drawing
 from dist_rmd.files import check_writable, write_atomically, write_text
+from dist_rmd.reports import _typeset
 from dist_rmd.reports.summary import measured, spread
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Comparison, named
 from dist_rmd.sweep.results import read
+from dist_rmd.text.escapes import prepare_drawing
 
 __all__ = ["curves"]
 
@@ -211,7 +211,7 @@ def _table(lines: Mapping[Line, Sequence[Seed]]) -> str:
         ]
         rows.append((line.group, line.method, ends[0], f"{best} at epoch {at}", *ends[1:], str(len(seeds))))
     columns = ("last epoch", "best epoch (by test)", "wrong labels fitted", "right labels fitted", "seeds")
-    return typeset.markdown(typeset.Table(("on", "method"), tuple((name,) for name in columns), (tuple(rows),)))
+    return _typeset.markdown(_typeset.Table(("on", "method"), tuple((name,) for name in columns), (tuple(rows),)))
 
 
 def _fitted(seeds: Sequence[Seed]) -> list[list[Curve]]:

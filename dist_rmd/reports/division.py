@@ -20,14 +20,14 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from dist_rmd import artefacts
-from dist_rmd.data.noise import OPEN
+from dist_rmd.data.labels.noise import OPEN
 from dist_rmd.distill.division import CLOSED, SETS, Mixture, quality
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.escapes import prepare_drawing, visible
 from dist_rmd.files import write_atomically
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.division import DivisionConfig
+from dist_rmd.text.escapes import prepare_drawing, visible
 
 __all__ = ["division"]
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from dist_rmd.data.labels import LabelView
+from dist_rmd.data.labels.view import LabelView
 from dist_rmd.errors import DataError
-from dist_rmd.escapes import markdown, prepare_drawing, visible
 from dist_rmd.files import write_atomically
 from dist_rmd.run.finished import FinishedRun
+from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 
 __all__ = ["noise"]
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from dist_rmd.config import Role, to_dict
 from dist_rmd.errors import DataError
-from dist_rmd.escapes import markdown
 from dist_rmd.registry import lookup
 from dist_rmd.run.finished import FinishedRun
+from dist_rmd.text.escapes import markdown
 
 __all__ = ["summary"]
 

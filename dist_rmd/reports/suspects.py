@@ -17,19 +17,19 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch.utils.tensorboard import SummaryWriter
 
-from dist_rmd import artefacts
-from dist_rmd.data.beton import Dataset
-from dist_rmd.data.noise import OPEN
-from dist_rmd.engine.distributed import detect
+from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.prepared.beton import Dataset
+from dist_rmd.distributed.processes import detect
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.escapes import markdown, prepare_drawing, visible
-from dist_rmd.evaluation.features import extract_all
+from dist_rmd.evaluation._features import extract_all
 from dist_rmd.files import write_atomically
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.suspects.page import page
 from dist_rmd.suspects.ranking import Ranking
 from dist_rmd.suspects.scores import Suspicion, suspicion
 from dist_rmd.suspects.twins import disagreeing_twins
+from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 
 __all__ = ["suspects"]
 

@@ -19,13 +19,13 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dist_rmd import typeset
 from dist_rmd.errors import DataError
-from dist_rmd.escapes import prepare_drawing
 from dist_rmd.files import write_atomically, write_text
+from dist_rmd.reports import _typeset
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Block, Comparison, named
 from dist_rmd.sweep.results import STATUSES, Cell, Outcome, Sweep, read
+from dist_rmd.text.escapes import prepare_drawing
 
 __all__ = ["table"]
 
@@ -67,7 +67,7 @@ def _markdown(results: Comparison) -> str:
         parts.append(f"## {heading}")
         for block in results.blocks:
             parts += [f"**{block.title}**"] if block.title else []
-            parts.append(typeset.markdown(which(results, block)))
+            parts.append(_typeset.markdown(which(results, block)))
     if troubles := _troubles(sweep):
         parts += ["## Runs to look at", "\n".join(f"- {trouble}" for trouble in troubles)]
     return "\n\n".join(parts)
@@ -79,7 +79,7 @@ def _latex(results: Comparison) -> str:
     for heading, which in (("last epoch", _last), ("best epoch, chosen by looking at the test images", _best)):
         for block in results.blocks:
             caption = f"{', '.join(filter(None, [results.sweep.title, block.title]))}: {heading}."
-            parts.append(typeset.latex(which(results, block), caption, [*header, *(f"{note}." for note in legend)]))
+            parts.append(_typeset.latex(which(results, block), caption, [*header, *(f"{note}." for note in legend)]))
     return "\n\n".join(parts)
 
 
@@ -156,7 +156,7 @@ def _claim(results: Comparison) -> list[str]:
     return [f"Cells with a gain over the baseline, last epoch: {ours}{beside}."]
 
 
-def _last(results: Comparison, block: Block) -> typeset.Table:
+def _last(results: Comparison, block: Block) -> _typeset.Table:
     has_published = any(results.published(cell) for cell in block.cells.values())
     has_compare = any(row in results.sweep.compare for row in block.rows)
 
@@ -176,7 +176,7 @@ def _last(results: Comparison, block: Block) -> typeset.Table:
     return _table(results, block, rows, is_plain=not (has_published or has_compare))
 
 
-def _best(results: Comparison, block: Block) -> typeset.Table:
+def _best(results: Comparison, block: Block) -> _typeset.Table:
     return _table(results, block, lambda label: [("ours", lambda cell: _ours(cell, "best"))], is_plain=True)
 
 
@@ -185,7 +185,7 @@ def _table(
     block: Block,
     rows: Callable[[str], list[tuple[str, Callable[[Cell], str]]]],
     is_plain: bool,
-) -> typeset.Table:
+) -> _typeset.Table:
     """rows(label) gives what is shown of a method, line by line; is_plain: a single thing, which needs no name."""
     groups = []
     for label in block.rows:
@@ -196,7 +196,7 @@ def _table(
             lines.append((*stub, *(text(cell) if cell else "" for cell in cells)))
         groups.append(tuple(lines))
     headings = tuple(results.heading(column) for column in block.columns)
-    return typeset.Table((results.row_axis,) if is_plain else (results.row_axis, ""), headings, tuple(groups))
+    return _typeset.Table((results.row_axis,) if is_plain else (results.row_axis, ""), headings, tuple(groups))
 
 
 def _ours(cell: Cell, which: str) -> str:

@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from torch.utils.tensorboard import SummaryWriter
 
-from dist_rmd.data.labels import LabelView
-from dist_rmd.engine.distributed import detect
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.distributed.processes import detect
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.escapes import markdown, prepare_drawing, visible
-from dist_rmd.evaluation.features import extract_all
-from dist_rmd.evaluation.separation import Separation, separation
+from dist_rmd.evaluation._features import extract_all
+from dist_rmd.evaluation._separation import Separation, separation
 from dist_rmd.files import write_atomically, write_text
 from dist_rmd.losses._build import LossConfig
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.rgrl import RelationConfig
+from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 
 __all__ = ["tsne"]
 
@@ -63,7 +63,7 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
     classes: two given labels by name or number, such as ship,truck (the data set's last two if not said).
     points: how many points of each class at most, evenly spaced over it.
 
-    The numbers are over all images of the runs' labels and in the features' full dimension (evaluation/separation.py).
+    The numbers are over all images of the runs' labels and in the features' full dimension (evaluation/_separation.py).
     Writes figures/tsne.png and figures/tsne.csv in the first run's folder and the same to its TensorBoard; returns
     the picture's path and the numbers as Markdown.
     """

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from dist_rmd import artefacts, sections
-from dist_rmd.config import Config, Role
-from dist_rmd.data.beton import Dataset, open_dataset
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import Source
+from dist_rmd.cli.paths import user_path
+from dist_rmd.config import Config, Role, sections
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.data.prepared.beton import Dataset, open_dataset
+from dist_rmd.distributed.processes import World
 from dist_rmd.engine import resume
 from dist_rmd.engine.checkpoint import Checkpoints
-from dist_rmd.engine.distributed import World
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.files import check_writable
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier
-from dist_rmd.paths import user_path
+from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.run import artefacts
 from dist_rmd.run.folder import RunFolder
 from dist_rmd.run.prediction import Picture, Prediction, predict
 
@@ -145,10 +145,10 @@ class FinishedRun:
         known = artefacts.origin(self.folder.artefact(finished[0]))
         return replace(dataset, mean=known.mean, std=known.std)
 
-    def source(self, dataset: Dataset, world: World) -> Source:
+    def source(self, dataset: Dataset, world: World) -> Loaders:
         """Loaders of `dataset` for this rank."""
         config = self.config
-        return Source(dataset, config.data, config.augment, world.rank, world.size, world.device, world.cores)
+        return Loaders(dataset, config.data, config.augment, world.rank, world.size, world.device, world.cores)
 
     def networks(self, stage: str) -> list[str]:
         """Names of the stage's evaluated networks: "" is the one that its accuracy is of."""
@@ -183,7 +183,7 @@ class FinishedRun:
         body.load_state_dict(weights["encoder"])
         net: nn.Module = nn.ModuleDict({"encoder": body})
         if "head" in weights:
-            net = Classifier(body, len(artefact["classes"]))
+            net = ImageClassifier(body, len(artefact["classes"]))
             net.head.load_state_dict(weights["head"])
         return net.to(device).to(memory_format=torch.channels_last).eval()
 

@@ -160,7 +160,7 @@ class RunFolder:
         return self.path / "suspects.csv", self.path / "suspects.html"
 
     def artefact(self, stage: str) -> Path:
-        """What the stage leaves when it is finished (dist_rmd.artefacts)."""
+        """What the stage leaves when it is finished (dist_rmd.run.artefacts)."""
         return self.path / stage / "artefact.pt"
 
     def checkpoints(self, stage: str) -> Path:

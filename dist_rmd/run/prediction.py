@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from dist_rmd.artefacts import Origin
-from dist_rmd.data.pictures import fit, read_image
-from dist_rmd.data.views import Views
+from dist_rmd.data.augment.views import Views
+from dist_rmd.data.images.pictures import fit, read_image
+from dist_rmd.run.artefacts import Origin
 
 BATCH = 256
 """images that are decoded, and go through the network, at once"""

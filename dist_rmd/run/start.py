@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from dist_rmd import __version__, artefacts, sections
+from dist_rmd import __version__
 from dist_rmd import config as configuration
-from dist_rmd.config import Change, Config, Role
+from dist_rmd.config import Change, Config, Role, sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.files import write_json, write_text
+from dist_rmd.run import artefacts
 from dist_rmd.run.folder import RunFolder, now
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dist_rmd.config import Config, Model, Optimization, StageConfig
-from dist_rmd.data.batch import Batch
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import Source
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.loaders import Loaders
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Stage:
         raise NotImplementedError
 
 
-class Training(Stage):
+class TrainingStage(Stage):
     """A stage that the engine trains: what is trained, on which batches, with which loss.
 
     `net`, `optimization`, `losses` and `artefact` are all that a stage must give.  What else there is:
@@ -132,7 +132,7 @@ class Training(Stage):
     """the section that is an Optimization"""
     evaluation = "accuracy"
     views: tuple[str, ...] = ("weak",)
-    """the kinds of augmented views in each batch (dist_rmd.data.views); of the class: () where it needs no images"""
+    """the kinds of augmented views in each batch (dist_rmd.data.augment.views); () in a stage that needs no images"""
 
     net: nn.Module
     """exactly what is trained and wrapped by DDP.  An nn.ModuleDict holds several networks, each wrapped by itself"""
@@ -154,13 +154,13 @@ class Training(Stage):
         """
         return [{"params": list(self.net.parameters())}]
 
-    def prepare(self, source: Source, labels: LabelView) -> None:
+    def prepare(self, source: Loaders, labels: LabelView) -> None:
         """Look at the images of `labels` before training begins: score them, make prototypes, choose among them.
 
         Called once at every start on all ranks, when networks and memory are on the device, before `batches`.
         """
 
-    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+    def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         """What it is trained on: by default all images of `labels`."""
         return source.training(labels, self.views, self.optimization.batch_size, seed)
 
@@ -198,7 +198,7 @@ class Training(Stage):
         return None
 
 
-class ClassifierStage(Training):
+class ClassifierStage(TrainingStage):
     """A training of an encoder with a linear head, or of several."""
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
@@ -219,10 +219,10 @@ class ClassifierStage(Training):
         return {**main, "others": parts} if parts else main
 
 
-class Computation(Stage):
+class ComputationStage(Stage):
     """A stage that trains nothing: it works something out from images, once."""
 
-    def compute(self, source: Source, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
+    def compute(self, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
         """Do it, on all ranks; returns what is worth a place among the run's metrics, by tag.
 
         `proceed` is told every few seconds how much is done, from 0 to 1, and raises where the work is to be given up.

@@ -13,17 +13,17 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from dist_rmd.config import StageConfig
-from dist_rmd.data.batch import Batch
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import Source
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill.adaptation import NoiseAdaptation
 from dist_rmd.distill.kd import kd_loss
-from dist_rmd.distill.lesson import Lesson
+from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import Encoder, encoder
-from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.stages._student import StudentConfig, frozen_teacher, score_images
 from dist_rmd.stages.base import Batches, ClassifierStage, DataInfo, batch_mean
-from dist_rmd.student import StudentConfig, frozen_teacher, survey
 
 __all__ = ["DFND"]
 
@@ -96,7 +96,7 @@ class DFND(ClassifierStage):
             },
         ]
 
-    def prepare(self, source: Source, labels: LabelView) -> None:
+    def prepare(self, source: Loaders, labels: LabelView) -> None:
         """Choose the images that the teacher is most certain of, in the plain view of them."""
         count = round(self.config.keep * len(labels))
         if count < self.optimization.batch_size:
@@ -106,11 +106,11 @@ class DFND(ClassifierStage):
                 agreed=True,
             )
         if count < len(labels):
-            entropy = survey(source, labels, self._uncertainty, lambda share: None).cpu().numpy()
+            entropy = score_images(source, labels, self._uncertainty, lambda share: None).cpu().numpy()
             labels = labels.part(np.sort(entropy.argsort(kind="stable")[:count]))
         self.chosen = labels
 
-    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+    def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         """Views of the chosen images."""
         return super().batches(source, self.chosen, seed)
 
@@ -121,7 +121,7 @@ class DFND(ClassifierStage):
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views
-        lesson = Lesson(self.teacher, view)
+        lesson = OverlappedTeacher(self.teacher, view)
         logits, adapted = net(view)
         targets, _ = lesson.result()
         distilled = batch_mean(kd_loss(logits, targets, self.config.temperature), batch)

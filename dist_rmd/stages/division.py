@@ -10,13 +10,13 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import Role, StageConfig, leaf
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import Source
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill import division as division_of
 from dist_rmd.distill.division import CLOSED, SETS, refined_labels, subjective_logic_loss
 from dist_rmd.errors import ConfigError
-from dist_rmd.stages.base import Computation, DataInfo
-from dist_rmd.student import frozen_teacher, survey
+from dist_rmd.stages._student import frozen_teacher, score_images
+from dist_rmd.stages.base import ComputationStage, DataInfo
 
 __all__ = ["Division"]
 
@@ -60,7 +60,7 @@ class DivisionConfig:
             raise ConfigError(f"division.clean={self.clean} must be below division.closed={self.closed}")
 
 
-class Division(Computation):
+class Division(ComputationStage):
     """Every image's loss under the teacher, once over all ranks; a Gaussian mixture over them; a set for each image.
 
     Images of the closed set get the teacher's label (eq. 6).
@@ -81,7 +81,7 @@ class Division(Computation):
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]
 
-    def compute(self, source: Source, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
+    def compute(self, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
         c = self.config
 
         def judge(images: Tensor, given: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Division(Computation):
             loss = subjective_logic_loss(logits, given, c.evidence, c.logit_scale)
             return torch.stack([loss, refined_labels(logits).double()], dim=1)
 
-        losses, predicted = survey(source, labels, judge, proceed).cpu().numpy().T
+        losses, predicted = score_images(source, labels, judge, proceed).cpu().numpy().T
         found = division_of.divide(
             losses, labels.given,
             scaling=c.scaling, clean=c.clean, closed=c.closed, components=c.components, reg_covar=c.reg_covar,
@@ -105,7 +105,7 @@ class Division(Computation):
         found = division_of.divide(losses, components=3, n_init=1)
         self._keep(labels, losses, labels.given, found)
 
-    def _keep(self, labels: LabelView, losses: Any, predicted: Any, found: division_of.Division) -> None:
+    def _keep(self, labels: LabelView, losses: Any, predicted: Any, found: division_of.DivisionResult) -> None:
         mixture = found.mixture
         self.found = found
         self._artefact = {
@@ -140,7 +140,7 @@ class Division(Computation):
         return self._artefact
 
 
-def _metrics(found: division_of.Division, labels: LabelView) -> dict[str, float]:
+def _metrics(found: division_of.DivisionResult, labels: LabelView) -> dict[str, float]:
     """Sizes of the sets; where the truth is known, precision and recall of each that has any (percent)."""
     metrics = {f"division/{name}": float(count) for name, count in found.counts.items()}
     metrics["division/undecided"] = float(found.undecided)

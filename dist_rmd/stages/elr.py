@@ -8,12 +8,12 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
 from torch import Tensor, nn
 
-from dist_rmd.collectives import write_rows
 from dist_rmd.config import StageConfig
-from dist_rmd.data.batch import Batch
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.distributed.collectives import write_rows
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.models.heads import ImageClassifier as Network
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 from dist_rmd.stages.classifier import TaskConfig
 

@@ -10,24 +10,24 @@ import torch.nn.functional as F
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from dist_rmd.collectives import rank
 from dist_rmd.config import Role, StageConfig, leaf
-from dist_rmd.data.batch import Batch
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.paired import Paired
-from dist_rmd.data.source import Source
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.data.loading.paired import Paired
 from dist_rmd.distill import mixup
 from dist_rmd.distill.division import CLEAN, OPEN
 from dist_rmd.distill.hint import hint_loss
 from dist_rmd.distill.instance import instance_loss
 from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_loss
 from dist_rmd.distill.rotation import rotated
+from dist_rmd.distributed.collectives import rank
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.statistics import statistics_kept
-from dist_rmd.stages.base import Batches, DataInfo, Training, batch_mean
-from dist_rmd.student import StudentConfig, frozen_teacher, own_share
+from dist_rmd.stages._student import StudentConfig, frozen_teacher, own_share
+from dist_rmd.stages.base import Batches, DataInfo, TrainingStage, batch_mean
 
 __all__ = ["Modul"]
 
@@ -150,7 +150,7 @@ class Student(nn.Module):
         return F.normalize(z.float() if z.itemsize < 4 else z)
 
 
-class Modul(Training):
+class Modul(TrainingStage):
     """Eq. 21 over the clean set and the closed set with the teacher's labels; the open set is told by its rotations."""
 
     sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "modul": ModulConfig}
@@ -196,7 +196,7 @@ class Modul(Training):
         """Of each class a unit vector, or zeros where it has no image: C x D float64."""
         return self.memory["prototypes"]
 
-    def prepare(self, source: Source, labels: LabelView) -> None:
+    def prepare(self, source: Loaders, labels: LabelView) -> None:
         """Part the images by the division, and look at the labelled ones as the teacher does."""
         divided = self.divided
         kept = torch.isin(divided["indices"], torch.from_numpy(labels.indices))
@@ -215,7 +215,7 @@ class Modul(Training):
         if self.weights["category"]:
             self._look(source, self.labelled)
 
-    def batches(self, source: Source, labels: LabelView, seed: int) -> Batches:
+    def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         """Labelled images, the clean and the closed set in one pool; with each batch one of the open set."""
         loader = source.training(self.labelled, self.views, self.optimization.batch_size, seed)
         if not self.weights["rotation"]:
@@ -285,7 +285,7 @@ class Modul(Training):
     def artefact(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.net.named_children()}
 
-    def _look(self, source: Source, labelled: LabelView) -> None:
+    def _look(self, source: Loaders, labelled: LabelView) -> None:
         """Keep the teacher's features of this rank's share of the labelled images: it sees them the same every time."""
         self._features, indices = own_share(source, labelled, lambda images, _: self.teacher.encoder(images))
         order = self.divided["indices"].argsort()

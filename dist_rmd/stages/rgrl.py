@@ -8,8 +8,8 @@ from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor, nn
 
 from dist_rmd.config import StageConfig
-from dist_rmd.data.batch import Batch
-from dist_rmd.distill.lesson import Lesson
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
@@ -91,7 +91,7 @@ class RGRL(Classifier):
         return [self.teacher]
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        lesson = Lesson(self.teacher, batch.views[-1])
+        lesson = OverlappedTeacher(self.teacher, batch.views[-1])
         logits, features = net(batch.views[0])
         targets = lesson.result()
         task = batch_mean(self.loss(logits, batch.labels), batch)

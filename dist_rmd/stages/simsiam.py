@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from dist_rmd.collectives import global_moments
 from dist_rmd.config import Optimization, Role, StageConfig, leaf
-from dist_rmd.data.batch import Batch
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.distributed.collectives import global_moments
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import predictor, projector
-from dist_rmd.stages.base import DataInfo, Training, batch_mean
+from dist_rmd.stages.base import DataInfo, TrainingStage, batch_mean
 
 __all__ = ["SimSiam"]
 
@@ -59,7 +59,7 @@ class Siamese(nn.Module):
         return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
 
 
-class SimSiam(Training):
+class SimSiam(TrainingStage):
     """L = C(p1, stopgrad z2) / 2 + C(p2, stopgrad z1) / 2, C = minus cosine similarity (RMDNet eq. 1-3)."""
 
     sections: ClassVar[Mapping[str, type]] = {"simsiam": SimSiamConfig}

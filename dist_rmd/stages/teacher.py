@@ -8,10 +8,10 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import EncoderName, Model, Optimization, Role, StageConfig, Width, leaf
-from dist_rmd.data.batch import Batch
+from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.models.heads import ImageClassifier as Network
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
 __all__ = ["Teacher"]

@@ -8,14 +8,14 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from dist_rmd.config import StageConfig
-from dist_rmd.data.batch import Batch
+from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.kd import kd_loss
-from dist_rmd.distill.lesson import Lesson
+from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.stages._student import StudentConfig, frozen_teacher
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
-from dist_rmd.student import StudentConfig, frozen_teacher
 
 __all__ = ["VKD"]
 
@@ -55,7 +55,7 @@ class VKD(ClassifierStage):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (view,) = batch.views
         alpha, temperature = self.config.alpha, self.config.temperature
-        lesson = Lesson(self.teacher, view)
+        lesson = OverlappedTeacher(self.teacher, view)
         logits, _ = net(view)
         targets, _ = lesson.result()
         task = batch_mean(self.loss(logits, batch.labels), batch)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_rmd.escapes import spreadsheet
+from dist_rmd.text.escapes import spreadsheet
 
 COLUMNS = ("file", "given", "proposed", "score", "p_given", "neighbours", "label", "set", "twins")
 

@@ -13,19 +13,20 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, track
 from rich.table import Column, Table
 
 from dist_rmd import config as configuration
-from dist_rmd import extras, sections, shipped, terminal
+from dist_rmd.cli import extras, terminal
+from dist_rmd.cli.paths import user_path
 from dist_rmd.cluster.arrays import Queue
 from dist_rmd.cluster.options import JobParser, positive
 from dist_rmd.cluster.standing import Standing, counts, runs, standings
+from dist_rmd.config import sections, shipped
 from dist_rmd.engine.console import print_table
 from dist_rmd.errors import ConfigError, Stopped, UserError
 from dist_rmd.files import check_writable
-from dist_rmd.paths import user_path
 from dist_rmd.sweep import grid as grids
 from dist_rmd.sweep import record, search
-from dist_rmd.sweep.grid import Cell
+from dist_rmd.sweep.grid import GridRun
 from dist_rmd.sweep.slots import Running, Slots
-from dist_rmd.sweep.tasks import Planner, Task, with_needs
+from dist_rmd.sweep.tasks import Planner, RunSpec, with_needs
 
 EPILOG = """\
 Each run is <out>/<grid>/<cell>-seed<N>, what it says is in <out>/<grid>/logs.  Stages that several cells start from,
@@ -74,10 +75,10 @@ def sweep(arguments: argparse.Namespace) -> int:
         for place in (folder, folder / ("slurm" if arguments.slurm else "logs")):
             check_writable(place)
 
-    def tracked(cells: Sequence[Cell]) -> Iterable[Cell]:
+    def tracked(cells: Sequence[GridRun]) -> Iterable[GridRun]:
         return track(cells, "planning", console=console, transient=True, disable=not console.is_terminal)
 
-    def run(tasks: Sequence[Task]) -> int:
+    def run(tasks: Sequence[RunSpec]) -> int:
         if arguments.status:
             return _show(standings(with_needs(tasks), Queue(folder)), console)
         if arguments.slurm:
@@ -129,7 +130,7 @@ class Bars:
                 self.progress.update(self.bars[name], completed=status.step, total=status.steps, text=text)
 
 
-def _run(tasks: Sequence[Task], arguments: argparse.Namespace, console: Console) -> int:
+def _run(tasks: Sequence[RunSpec], arguments: argparse.Namespace, console: Console) -> int:
     """Run them here, and say what came of it.  Returns the exit code."""
     machine = max(1, torch.cuda.device_count() // arguments.ranks)
     jobs = arguments.jobs or (machine * arguments.pack if arguments.pack else 1)
@@ -156,7 +157,7 @@ def _show(found: Sequence[Standing], console: Console) -> int:
     return int(any(one.state != "done" for one in found))
 
 
-def _list(tasks: Sequence[Task], console: Console) -> int:
+def _list(tasks: Sequence[RunSpec], console: Console) -> int:
     """What there is to do, for --dry-run."""
     for task in with_needs(tasks):
         console.print(f"{task.state:8} {task.name}")

@@ -32,9 +32,9 @@ from typing import Any
 from jsonargparse.typing import NonNegativeInt
 
 from dist_rmd.config import Fraction, read_yaml
+from dist_rmd.config.key_types import fit
 from dist_rmd.errors import ConfigError
-from dist_rmd.key_types import fit
-from dist_rmd.plain_yaml import spelled
+from dist_rmd.text.plain_yaml import spelled
 
 LONGEST = 200
 """bytes of a run's name, to which file systems, of 255, let others be added"""
@@ -42,7 +42,7 @@ KEYS = ("title", "folder", "published", "seeds", "config", "set", "axes", "rules
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class GridRun:
     """One run of a grid."""
 
     coordinates: Mapping[str, str]
@@ -67,7 +67,7 @@ class Cell:
         """The settings as key=value."""
         return [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
 
-    def having(self, settings: Mapping[str, Any]) -> "Cell":
+    def having(self, settings: Mapping[str, Any]) -> "GridRun":
         """The same cell with more settings, which win."""
         return replace(self, settings={**self.settings, **settings})
 
@@ -99,7 +99,7 @@ class Grid:
     seeds: Sequence[int]
     compare: Mapping[str, str]
     search: Search | None
-    cells: Sequence[Cell]
+    cells: Sequence[GridRun]
     """seeds of one cell follow one another"""
 
     def only(self, chosen: Mapping[str, Any]) -> "Grid":
@@ -153,8 +153,9 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
             settings |= rule["set"] if _holds(rule["if"], coordinates) else {}
         if config is None:
             raise ConfigError(f"{file}: no `config` for {_words(coordinates)}, the file that the keys are added to")
-        # What the grid itself says of seeds wins.
-        cells += [Cell(coordinates, s, file.parent / config, {"seed": s, "noise.seed": s, **settings}) for s in seeds]
+        for seed in seeds:  # what the grid itself says of seeds wins
+            seeded = {"seed": seed, "noise.seed": seed, **settings}
+            cells.append(GridRun(coordinates, seed, file.parent / config, seeded))
     _check_folders(file, cells)
     compare = {spelled(method): spelled(baseline) for method, baseline in tree.get("compare", {}).items()}
     _check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
@@ -173,7 +174,7 @@ def _named(file: Path, axis: Any, values: Any) -> dict[str, dict[str, Any]]:
     return {spelled(value): settings or {} for value, settings in values.items()}
 
 
-def _check_folders(file: Path, cells: Sequence[Cell]) -> None:
+def _check_folders(file: Path, cells: Sequence[GridRun]) -> None:
     """Raise ConfigError unless every cell has a folder of its own."""
     places: dict[str, Mapping[str, str]] = {}
     for cell in cells:

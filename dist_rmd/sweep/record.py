@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dist_rmd import sections
-from dist_rmd.config import Config, differences, to_dict
+from dist_rmd.config import Config, differences, sections, to_dict
 from dist_rmd.files import write_json
-from dist_rmd.sweep.grid import Cell, Grid
+from dist_rmd.sweep.grid import Grid, GridRun
 
 
 def write(
@@ -27,7 +26,7 @@ def write(
     cells = {cell.name: _entry(cell, recipes[cell.place]) for cell in grid.cells}
     earlier = read(folder)
     if earlier.get("axes") == grid.axes:
-        kept = [Cell(old["coordinates"], old["seed"], Path(), {}) for old in earlier["cells"]]
+        kept = [GridRun(old["coordinates"], old["seed"], Path(), {}) for old in earlier["cells"]]
         cells = {cell.name: _entry(cell, recipes[cell.place]) for cell in kept if cell.place in recipes} | cells
     content = {
         "grid": grid.name,
@@ -52,7 +51,7 @@ def read(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _changed(cell: Cell, used: Config, datasets: Mapping[str, str]) -> list[str]:
+def _changed(cell: GridRun, used: Config, datasets: Mapping[str, str]) -> list[str]:
     """`key: the grid's -> used` for all that makes the run another one.
 
     Where a dataset lies does not matter, but what it is does: the grid's is named like its folder, data/cifar10, or
@@ -65,7 +64,7 @@ def _changed(cell: Cell, used: Config, datasets: Mapping[str, str]) -> list[str]
     return other + [str(change) for change in differences(own.leaves, used.leaves) if change.role.is_recipe]
 
 
-def _settings(cell: Cell, used: Config, grid: Grid) -> dict[str, Any]:
+def _settings(cell: GridRun, used: Config, grid: Grid) -> dict[str, Any]:
     """key -> value that tells the cell's runs from those of others: what the grid sets but for its seeds and search."""
     apart = {"seed", "noise.seed", grid.search.key if grid.search else ""}
     return {key: value_at(to_dict(used), key) for key in cell.settings if key not in apart}
@@ -79,5 +78,5 @@ def value_at(tree: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def _entry(cell: Cell, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(cell: GridRun, recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {"run": cell.name, "coordinates": dict(cell.coordinates), "seed": cell.seed, **recipe}

@@ -7,16 +7,16 @@ from typing import Any
 
 from dist_rmd.files import write_json
 from dist_rmd.run.finished import FinishedRun
-from dist_rmd.sweep.grid import Cell, Search, folder_name
-from dist_rmd.sweep.tasks import Task
+from dist_rmd.sweep.grid import GridRun, Search, folder_name
+from dist_rmd.sweep.tasks import RunSpec
 
-Trials = Mapping[str, Mapping[Any, Sequence[Task]]]
+Trials = Mapping[str, Mapping[Any, Sequence[RunSpec]]]
 """place of a cell -> value -> the runs with it, one for each seed"""
 
 
-def trials(search: Search, cells: Iterable[Cell], plan: Callable[[Cell, str], Task]) -> Trials:
+def trials(search: Search, cells: Iterable[GridRun], plan: Callable[[GridRun, str], RunSpec]) -> Trials:
     """All runs of the search on `cells`, which have its seeds; `plan` makes a task of a cell and a run's name."""
-    found: dict[str, dict[Any, list[Task]]] = {}
+    found: dict[str, dict[Any, list[RunSpec]]] = {}
     for cell in cells:
         for value in search.values:
             trial = cell.having({search.key: value, "data.holdout": search.holdout})
@@ -45,5 +45,5 @@ def best(made: Trials, key: str, folder: Path, say: Callable[[str], None]) -> di
     return {place: choice["value"] for place, choice in found.items()}
 
 
-def _score(task: Task) -> float:
+def _score(task: RunSpec) -> float:
     return FinishedRun(task.folder.path).scores(task.config.stages[-1])[-1]["val/top1"]

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
+from dist_rmd.distributed.launcher import on_this_machine, torchrun_command
 from dist_rmd.engine.console import duration
-from dist_rmd.engine.launcher import on_this_machine, torchrun_command
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate
-from dist_rmd.sweep.tasks import State, Task, with_needs
+from dist_rmd.sweep.tasks import RunSpec, State, with_needs
 
 POLL = 0.3
 """seconds between two looks at the running tasks"""
@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1
 class Running:
     """A task that has been started."""
 
-    task: Task
+    task: RunSpec
     slot: int
     process: subprocess.Popen
     began: float
@@ -46,14 +46,14 @@ class Slots:
         visible, count = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","), torch.cuda.device_count()
         self.gpus = visible if len(visible) == count else [str(index) for index in range(count)]
 
-    def run(self, tasks: Sequence[Task], again: bool = False) -> int:
+    def run(self, tasks: Sequence[RunSpec], again: bool = False) -> int:
         """Run `tasks` and what they need, each once.  Returns 0, or the number of the signal that ended it.
 
         Finished tasks are skipped, and those whose loss was not finite, unless `again`.  One that fails does not stop
         the others, but those that need it.  Tasks that another sweep is at are left to it, and waited for.  A signal
         stops the running tasks, which save.
         """
-        waiting, done, lost = with_needs(tasks), set[Task](), set[Task]()
+        waiting, done, lost = with_needs(tasks), set[RunSpec](), set[RunSpec]()
         running: list[Running] = []
         with StopRequest() as request:
             while (waiting or running) and not request.signal:
@@ -95,7 +95,7 @@ class Slots:
         gpus = [self.gpus[place % count] for place in range(first, first + self.ranks)] if count else []
         return self.cores[slot :: self.jobs] or self.cores, list(dict.fromkeys(gpus))
 
-    def _start(self, task: Task, taken: set[int]) -> Running:
+    def _start(self, task: RunSpec, taken: set[int]) -> Running:
         slot = min(set(range(self.jobs)) - taken)
         words = [str(task.file), *task.overrides]
         command = [sys.executable, "-m"]

@@ -9,16 +9,16 @@ from typing import Literal
 
 import torch
 
-from dist_rmd import artefacts, plan, sections
-from dist_rmd.config import Config
-from dist_rmd.data.beton import Dataset, open_dataset
-from dist_rmd.engine.distributed import World, detect
+from dist_rmd.config import Config, sections
+from dist_rmd.data.prepared.beton import Dataset, open_dataset
+from dist_rmd.distributed.processes import World, detect
 from dist_rmd.errors import UserError
-from dist_rmd.plan import Plan
-from dist_rmd.run import start
+from dist_rmd.pipeline import resolved
+from dist_rmd.pipeline.resolved import ResolvedRun
+from dist_rmd.run import artefacts, start
 from dist_rmd.run.folder import RunFolder, Status
 from dist_rmd.run.lock import is_locked
-from dist_rmd.sweep.grid import Cell
+from dist_rmd.sweep.grid import GridRun
 
 State = Literal["done", "failed", "diverged", "busy", "open"]
 """diverged: the loss was not finite, so the same start would end the same.  busy: another process is at it.  open: to
@@ -26,7 +26,7 @@ be begun, or to go on."""
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class RunSpec:
     """One start of `python -m dist_rmd.train`."""
 
     file: Path
@@ -37,7 +37,7 @@ class Task:
     """stage -> the key of its artefact"""
     test: str
     """hash of the test images"""
-    needs: "Task | None"
+    needs: "RunSpec | None"
     """what must be done before, if anything"""
     serves: bool
     """it is there for the artefacts that others take up, wherever they come from"""
@@ -102,9 +102,9 @@ class Task:
         return start.finished(self.folder, self.keys, self.test)
 
 
-def with_needs(tasks: Iterable[Task]) -> list[Task]:
+def with_needs(tasks: Iterable[RunSpec]) -> list[RunSpec]:
     """The tasks, each once and after what it needs."""
-    ordered: dict[Task, None] = {}
+    ordered: dict[RunSpec, None] = {}
     for task in tasks:
         ordered |= dict.fromkeys([*with_needs([task.needs] if task.needs else []), task])
     return list(ordered)
@@ -120,9 +120,9 @@ class Planner:
     def __init__(self, name: str, overrides: tuple[str, ...], ranks: int, device: torch.device | None = None):
         self.name, self.overrides, self.ranks, self.device = name, overrides, ranks, device
         self.datasets: dict[str, Dataset] = {}
-        self.shared: dict[str, Task] = {}
+        self.shared: dict[str, RunSpec] = {}
 
-    def task(self, cell: Cell, name: str) -> Task:
+    def task(self, cell: GridRun, name: str) -> RunSpec:
         """The task of one cell, in the run folder `name` of the sweep's.
 
         Raises ConfigError or DataError when it cannot work, and when the folder holds another run.
@@ -132,9 +132,11 @@ class Planner:
         before = tuple(planned.stages)[:-1]
         needs = self._before(cell, overrides, planned, before) if before else None
         words, test = (*overrides, f"name={self.name}/{name}"), planned.dataset.hashes["test"]
-        return Task(cell.file, words, planned.config, planned.keys, test, needs, False)
+        return RunSpec(cell.file, words, planned.config, planned.keys, test, needs, False)
 
-    def _before(self, cell: Cell, overrides: tuple[str, ...], planned: Plan, stages: tuple[str, ...]) -> Task:
+    def _before(
+        self, cell: GridRun, overrides: tuple[str, ...], planned: ResolvedRun, stages: tuple[str, ...]
+    ) -> RunSpec:
         """The task that trains the stages before the last, the same for all cells of which they have the same keys."""
         keys = {stage: planned.keys[stage] for stage in stages}
         name = f"{self.name}/{stages[-1]}-{keys[stages[-1]][:8]}"
@@ -143,10 +145,10 @@ class Planner:
             config, test = self._plan(cell.file, overrides, cell).config, planned.dataset.hashes["test"]
             # One teacher may serve several divisions: whoever trains it, the others wait for it.
             needs = self._before(cell, overrides, planned, stages[:-1]) if len(stages) > 1 else None
-            self.shared[name] = Task(cell.file, overrides, config, keys, test, needs, True)
+            self.shared[name] = RunSpec(cell.file, overrides, config, keys, test, needs, True)
         return self.shared[name]
 
-    def _plan(self, file: Path, overrides: tuple[str, ...], cell: Cell) -> Plan:
+    def _plan(self, file: Path, overrides: tuple[str, ...], cell: GridRun) -> ResolvedRun:
         try:
             config = sections.parse(file, overrides)
             path = config.data.path
@@ -154,6 +156,7 @@ class Planner:
                 self.datasets[path] = open_dataset(Path(path))
             device = self.device or detect(config.device).device
             # Keys can depend on how many ranks there will be, and of what kind.
-            return plan.check(config, dataset=self.datasets[path], world=World(0, self.ranks, 0, self.ranks, device))
+            world = World(0, self.ranks, 0, self.ranks, device)
+            return resolved.check(config, dataset=self.datasets[path], world=world)
         except UserError as error:
             raise type(error)(f"{cell.name}: {error}") from None

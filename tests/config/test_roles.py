@@ -9,12 +9,13 @@ import pytest
 import torch
 from support import small
 
-from dist_rmd import artefacts, plan, sections
-from dist_rmd.config import Config, Role, differences, leaves, stated
-from dist_rmd.data.beton import open_dataset
-from dist_rmd.engine.distributed import World
+from dist_rmd.config import Config, Role, differences, leaves, sections, stated
+from dist_rmd.data.prepared.beton import open_dataset
+from dist_rmd.distributed.processes import World
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier
+from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.pipeline import resolved
+from dist_rmd.run import artefacts
 
 DEFAULTS = sections.parse(None)
 EVERYTHING = "stages=[simsiam,classifier,elr,rgrl,teacher,division,modul,vkd,dfnd]"
@@ -100,7 +101,7 @@ def place(tmp_path_factory):
     data = open_dataset(small.prepare(folder, open_images=100))
     rows = [f"{file},{number % 10},{number % 7}" for number, file in enumerate(data.files("train"))]
     (folder / "labels.csv").write_text("\n".join(["file,one,two", *rows]))
-    net = Classifier(encoder("resnet10", 8), 10)
+    net = ImageClassifier(encoder("resnet10", 8), 10)
     taught = {
         "stage": "teacher", "key": "0123456789abcdef", "classes": list(data.classes), "side": data.side,
         "mean": list(data.mean), "std": list(data.std), "model": {"name": "resnet10", "width": 8},
@@ -134,7 +135,7 @@ def test_keys_of_artefacts_change_if_and_only_if_the_role_says_so(place, key):
     settings, change = CHANGES.get(key, ((), None))
     config = configured(place, settings)
     other = configured(place, (*settings, change)) if change else changed(config, key)
-    before, after = (plan.check(configuration, world=world) for configuration in (config, other))
+    before, after = (resolved.check(configuration, world=world) for configuration in (config, other))
     assert {found.role for found in differences(before.config.leaves, after.config.leaves)} == {role(key)}
     new = {name for name in after.keys if after.keys[name] != before.keys[name]}
     assert bool(new) == role(key).is_learned

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.registry import available, lookup
 from dist_rmd.stages.classifier import Classifier, TaskConfig
 from dist_rmd.stages.simsiam import SimSiamConfig

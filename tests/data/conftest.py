@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dist_rmd.data.kernels import uncompiled
+from dist_rmd.data.augment.kernels import uncompiled
 
 
 class _Images:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from dist_rmd.data.labels import TYPES
+from dist_rmd.data.labels.view import TYPES
 from dist_rmd.distill.division import (
     CLEAN,
     CLOSED,

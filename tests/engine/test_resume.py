@@ -7,7 +7,7 @@ from dist_rmd.engine import resume
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
-from dist_rmd.engine.observer import Observer
+from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError
@@ -34,7 +34,7 @@ def parts(folder, seed, inputs=3):
     stage = Stage(seed, inputs)
     updater = Updater([{"params": list(stage.net.parameters())}], Optimization(), 5, torch.device("cpu"), "fp16")
     writers, console = Writers(RunFolder(folder), "stage", 0), Console(0, 3600, RunFolder(folder))
-    observer = Observer("stage", writers, console, 50, 4, updater.readings, lambda metrics: None)
+    observer = MetricLogger("stage", writers, console, 50, 4, updater.readings, lambda metrics: None)
     return stage, updater, Clock(), observer
 
 

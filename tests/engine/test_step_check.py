@@ -1,12 +1,12 @@
-"""What one rank finds out by itself; tests/engine/test_peers.py has what several do."""
+"""What one rank finds out by itself; tests/distributed/test_rank_group.py has what several do."""
 
 import signal
 
 import pytest
 import torch
 
+from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.errors import NonFiniteLoss
@@ -15,7 +15,7 @@ FINE = {"loss": torch.tensor(1.0), "loss_node": torch.tensor(-1e30)}
 
 
 def step_check(minutes: float = 60, request: StopRequest | None = None) -> StepCheck:
-    return StepCheck("rgrl", Peers(0, 1, 30), request or StopRequest(), minutes)
+    return StepCheck("rgrl", RankGroup(0, 1, 30), request or StopRequest(), minutes)
 
 
 def agreed(check: StepCheck, terms=FINE, indices=(5, 7)) -> StepCheck:

@@ -3,7 +3,7 @@ from support.ranks.features import Share
 from support.torchrun import on_ranks
 from torch import nn
 
-from dist_rmd.evaluation.features import extract_all
+from dist_rmd.evaluation._features import extract_all
 
 
 def test_all_images_in_order():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dist_rmd.evaluation import separation as module
-from dist_rmd.evaluation.separation import agreement, distances, separation
+from dist_rmd.evaluation import _separation as module
+from dist_rmd.evaluation._separation import agreement, distances, separation
 
 
 def table(images=90, classes=4, dim=6, seed=0):

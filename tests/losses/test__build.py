@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.losses._build import PRESETS, LossConfig, configured, robust_loss
 from dist_rmd.registry import lookup

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier, predictor, projector
+from dist_rmd.models.heads import ImageClassifier, predictor, projector
 
 
 def kinds(net):
@@ -26,7 +26,7 @@ def test_predictor_is_a_bottleneck_without_output_normalisation():
 
 
 def test_classifier_returns_logits_and_the_features_they_come_from():
-    net = Classifier(encoder("resnet18", width=4), classes=3)
+    net = ImageClassifier(encoder("resnet18", width=4), classes=3)
     logits, features = net(torch.randn(2, 3, 8, 8))
     assert features.shape == (2, 32)
     torch.testing.assert_close(logits, nn.functional.linear(features, net.head.weight, net.head.bias))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dist_rmd.engine.batchnorm import SyncBatchNorm
+from dist_rmd.distributed.sync_batchnorm import SyncBatchNorm
 from dist_rmd.models.statistics import statistics_kept
 
 

@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier
+from dist_rmd.models.heads import ImageClassifier
 
 NAMES = ("vgg13", "vgg16")
 
@@ -28,7 +28,7 @@ def test_full_width_has_the_published_number_of_parameters(name, published, bias
     normalisations 4 (64 + 128 + 256 + 2*512) = 5,888, head 512*10 + 10 = 5,130.
     """
     with torch.device("meta"):
-        net = Classifier(encoder(name), 10)
+        net = ImageClassifier(encoder(name), 10)
     assert net.encoder.out_features == 512
     assert sum(p.numel() for p in net.parameters()) == published - biases
 
@@ -69,7 +69,7 @@ def test_channels_last_is_the_same_network(side):
 def test_gradients_reach_every_parameter_at_a_healthy_size(name):
     """Neither vanishing nor exploding over 13 layers: the first convolution's is within two orders of the last's."""
     torch.manual_seed(0)
-    net = Classifier(encoder(name, width=8), 10)
+    net = ImageClassifier(encoder(name, width=8), 10)
     logits, _ = net(torch.randn(16, 3, 32, 32))
     nn.functional.cross_entropy(logits, torch.arange(16) % 10).backward()
     assert all(p.grad.isfinite().all() and p.grad.count_nonzero() for p in net.parameters())

@@ -12,14 +12,15 @@ from matplotlib.text import Text
 from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dist_rmd import artefacts, report
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.memory import MemoryReader
-from dist_rmd.data.noise import OPEN
+from dist_rmd import report
+from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.memory_reader import MemoryReader
 from dist_rmd.distill.division import quality
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.pipeline.command import main
 from dist_rmd.reports.division import COLOURS, NAMES, Divided, _drawn, division, draw, draw_examples
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 
 

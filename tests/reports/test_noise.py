@@ -6,9 +6,10 @@ import pytest
 from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dist_rmd import report, sections
-from dist_rmd.data.labels import TYPES, LabelView, noisy_view, openset_view
-from dist_rmd.data.noise import OPEN
+from dist_rmd import report
+from dist_rmd.config import sections
+from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.labels.view import TYPES, LabelView, noisy_view, openset_view
 from dist_rmd.pipeline.command import main
 from dist_rmd.reports.noise import draw
 from dist_rmd.run import start

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.reports.summary import summary
 from dist_rmd.run import start

@@ -5,10 +5,11 @@ import pytest
 from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dist_rmd import artefacts, prepare, report
-from dist_rmd.data.beton import open_dataset
-from dist_rmd.data.labels import LabelView
+from dist_rmd import prepare, report
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.pipeline.command import main
+from dist_rmd.run import artefacts
 
 
 @pytest.fixture(scope="module")

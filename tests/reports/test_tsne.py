@@ -10,17 +10,17 @@ import torch
 from support import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dist_rmd import artefacts
-from dist_rmd.data.beton import write
 from dist_rmd.data.datasets.digits import digits
-from dist_rmd.data.labels import LabelView, noisy_view, openset_view
-from dist_rmd.data.noise import OPEN
-from dist_rmd.engine.distributed import detect
+from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.labels.view import LabelView, noisy_view, openset_view
+from dist_rmd.data.prepared.beton import write
+from dist_rmd.distributed.processes import detect
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.evaluation.features import extract_all
-from dist_rmd.evaluation.separation import Separation, separation
+from dist_rmd.evaluation._features import extract_all
+from dist_rmd.evaluation._separation import Separation, separation
 from dist_rmd.pipeline.command import main
 from dist_rmd.reports.tsne import Panel, _drawn, _pair, draw, tsne
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 
 

@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from dist_rmd import artefacts, sections
-from dist_rmd.data.beton import Dataset
+from dist_rmd.config import sections
+from dist_rmd.data.prepared.beton import Dataset
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.encoder import encoder
-from dist_rmd.run import start
+from dist_rmd.run import artefacts, start
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import RunFolder
 

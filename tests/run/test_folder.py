@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.run.folder import Exit, RunFolder, Status
 
 

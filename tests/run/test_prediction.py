@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 from support import small
 
-from dist_rmd.data.beton import open_dataset
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.pictures import UnreadableImage
-from dist_rmd.engine.distributed import detect
+from dist_rmd.data.images.pictures import UnreadableImage
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.prepared.beton import open_dataset
+from dist_rmd.distributed.processes import detect
 from dist_rmd.errors import DataError
 from dist_rmd.pipeline.runner import train
 from dist_rmd.run import prediction

@@ -1,7 +1,7 @@
 import pytest
 from support import small
 
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.run import start
 from dist_rmd.run.folder import Exit, RunFolder

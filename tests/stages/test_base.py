@@ -9,18 +9,18 @@ from support.recipe import batch, fill_memory, stage
 from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dist_rmd.distributed.processes import World
+from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.distributed import World
 from dist_rmd.engine.meters import Meters
-from dist_rmd.engine.peers import Peers
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.pipeline.session import place
 from dist_rmd.registry import available, lookup
-from dist_rmd.stages.base import Training, fitted
+from dist_rmd.stages.base import TrainingStage, fitted
 
-TRAININGS = [name for name in available("stages") if issubclass(lookup("stages", name), Training)]
+TRAININGS = [name for name in available("stages") if issubclass(lookup("stages", name), TrainingStage)]
 
 OPTIONS = (
     "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
@@ -102,7 +102,7 @@ def one_step(name, device):
     fill_memory(s)
     place(s, World(0, 1, 0, 1, torch.device(device)), torch.float32)
     updater = Updater(s.param_groups(), s.optimization, 10, torch.device(device), "fp32")
-    meters, check = Meters(), StepCheck(name, Peers(0, 1, 30), StopRequest(), 60)
+    meters, check = Meters(), StepCheck(name, RankGroup(0, 1, 30), StopRequest(), 60)
     here = sent(batch(len(s.views)), device)
 
     def step():

@@ -8,14 +8,17 @@ from support import small
 from support.recipe import SHAPE, batch, stage, teacher
 from support.torchrun import torchrun
 
-from dist_rmd import artefacts, evaluate, plan, sections
+from dist_rmd import evaluate
+from dist_rmd.config import sections
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import ConfigError
+from dist_rmd.pipeline import resolved
 from dist_rmd.pipeline.command import main
 from dist_rmd.pipeline.session import placed
 from dist_rmd.registry import lookup
 from dist_rmd.reports.summary import summary
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.dfnd import DFNDConfig
 
@@ -138,7 +141,7 @@ def student(recipe, taught, tmp_path):
 
     def student(*overrides):
         arguments = ["stages=[dfnd]", f"inputs.teacher={taught}", f"out={tmp_path}", *overrides]
-        made = plan.check(sections.parse(None, [*recipe, *arguments]))
+        made = resolved.check(sections.parse(None, [*recipe, *arguments]))
         s = placed(made, "dfnd", {})
         s.prepare(made.source(), made.training(type(s)))
         return made, s, s.batches(made.source(), made.training(type(s)), 0)

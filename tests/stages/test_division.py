@@ -8,12 +8,13 @@ import torch
 from support import small
 from support.torchrun import torchrun
 
-from dist_rmd import artefacts, sections
+from dist_rmd.config import sections
 from dist_rmd.distill.division import divide, subjective_logic_loss
-from dist_rmd.engine.distributed import detect
+from dist_rmd.distributed.processes import detect
 from dist_rmd.errors import ConfigError
 from dist_rmd.pipeline.command import main
 from dist_rmd.reports.summary import summary
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.division import Division, DivisionConfig
 from dist_rmd.stages.teacher import TeacherConfig

@@ -6,10 +6,10 @@ from support.recipe import batch, stage
 from support.torchrun import on_ranks
 from support.whole_runs import assert_same, stopped
 
-from dist_rmd.artefacts import load
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.errors import ConfigError
 from dist_rmd.pipeline.command import main
+from dist_rmd.run.artefacts import load
 
 
 def authors(targets, logits, labels, rows, lam, beta):

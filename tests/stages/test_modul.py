@@ -9,12 +9,11 @@ from support import small
 from support.recipe import SHAPE, SMALL, batch, division, fill_memory, stage, teacher
 from support.whole_runs import assert_same, stopped
 
-from dist_rmd import artefacts, sections
-from dist_rmd.config import Augment, Data
-from dist_rmd.data.beton import open_dataset
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.paired import Paired
-from dist_rmd.data.source import Source
+from dist_rmd.config import Augment, Data, sections
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.data.loading.paired import Paired
+from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.distill import mixup
 from dist_rmd.distill.division import CLEAN, OPEN
 from dist_rmd.errors import ConfigError, DataError
@@ -22,6 +21,7 @@ from dist_rmd.evaluate import evaluate
 from dist_rmd.pipeline.command import main
 from dist_rmd.registry import lookup
 from dist_rmd.reports.summary import summary
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 
 OFF = {"ce": "alpha", "kd": "kd", "category": "category", "instance": "instance", "rotation": "gamma"}
@@ -186,9 +186,9 @@ def data(tmp_path_factory) -> Path:
     return small.prepare(tmp_path_factory.mktemp("data"), open_images=300)
 
 
-def source(data) -> Source:
+def source(data) -> Loaders:
     """Of digits: 8 x 8 pixels as in SHAPE."""
-    return Source(
+    return Loaders(
         open_dataset(data), Data(reader="memory", compile_views=False), Augment(), 0, 1, torch.device("cpu"), cores=1
     )
 

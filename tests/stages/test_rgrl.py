@@ -5,8 +5,8 @@ import pytest
 import torch
 from support.recipe import batch, stage
 
-from dist_rmd import sections
-from dist_rmd.data.views import Views
+from dist_rmd.config import sections
+from dist_rmd.data.augment.views import Views
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater

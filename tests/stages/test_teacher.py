@@ -4,11 +4,13 @@ import torch
 from support import small
 from support.recipe import SHAPE, batch, stage
 
-from dist_rmd import artefacts, evaluate, sections
+from dist_rmd import evaluate
+from dist_rmd.config import sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.vgg import VGG
 from dist_rmd.pipeline.command import main
 from dist_rmd.reports.summary import summary
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.teacher import TeacherConfig
 

@@ -4,11 +4,13 @@ import torch
 from support import small
 from support.recipe import batch, stage, teacher
 
-from dist_rmd import artefacts, evaluate, sections
+from dist_rmd import evaluate
+from dist_rmd.config import sections
 from dist_rmd.pipeline.command import main
 from dist_rmd.reports.summary import summary
+from dist_rmd.run import artefacts
+from dist_rmd.stages._student import StudentConfig
 from dist_rmd.stages.vkd import VKDConfig
-from dist_rmd.student import StudentConfig
 
 
 def doubled(*overrides):

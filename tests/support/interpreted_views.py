@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from dist_rmd.data import fused_gpu
+from dist_rmd.data.augment import views_triton
 
 cases = torch.load(sys.argv[1], weights_only=True)
-torch.save([getattr(fused_gpu, name)(*arguments) for name, arguments in cases], sys.argv[2])
+torch.save([getattr(views_triton, name)(*arguments) for name, arguments in cases], sys.argv[2])

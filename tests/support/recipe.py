@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from dist_rmd import sections
-from dist_rmd.data.batch import Batch
-from dist_rmd.data.keyed import shard
+from dist_rmd.config import sections
+from dist_rmd.data.augment.keyed_rng import shard
+from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.division import CLEAN, CLOSED, OPEN
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier
+from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataInfo
 
@@ -31,7 +31,7 @@ def stage(name, *overrides, seed=0):
 
 def teacher(width=16):
     """What students take of a teacher's artefact; its weights come from torch's generator."""
-    net = Classifier(encoder("resnet10", width), SHAPE.classes)
+    net = ImageClassifier(encoder("resnet10", width), SHAPE.classes)
     return {
         "encoder": net.encoder.state_dict(),
         "head": net.head.state_dict(),

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_rmd.artefacts import FORMAT
-from dist_rmd.data.beton import write
 from dist_rmd.data.datasets.base import Split
 from dist_rmd.data.datasets.digits import digits
-from dist_rmd.data.noise import OPEN
+from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.prepared.beton import write
 from dist_rmd.engine.checkpoint import save_tensors
+from dist_rmd.run.artefacts import FORMAT
 
 RECIPE = (
     "data.compile_views=false",

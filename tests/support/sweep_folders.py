@@ -4,7 +4,7 @@ import itertools
 import json
 from pathlib import Path
 
-from dist_rmd import artefacts
+from dist_rmd.run import artefacts
 
 SEEDS = (0, 1, 2)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dist_rmd.engine.launcher import on_this_machine
+from dist_rmd.distributed.launcher import on_this_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,11 +10,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from dist_rmd.artefacts import load
 from dist_rmd.engine import faults
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.pipeline.command import main
+from dist_rmd.run.artefacts import load
 
 # TensorBoard reads files in the order of their names: second, process, number.  Runs that this process starts within
 # one second are in order if all numbers have as many digits.

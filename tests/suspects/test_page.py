@@ -7,7 +7,7 @@ import pytest
 from support.browser import browser
 from support.small_ranking import CLASSES, FILES, ranking
 
-from dist_rmd.data.label_table import read_label_table
+from dist_rmd.data.labels.table import read_label_table
 from dist_rmd.suspects.page import page
 
 EVIL = ("<img src=x onerror=alert('image')>", "</script><script>alert('script')</script>", "&lt;b&gt;", "{data}", "$&")

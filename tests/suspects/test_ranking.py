@@ -4,7 +4,7 @@ import io
 import numpy as np
 from support.small_ranking import CLASSES, FILES, ranking
 
-from dist_rmd.data.label_table import read_label_table
+from dist_rmd.data.labels.table import read_label_table
 from dist_rmd.suspects.ranking import COLUMNS
 
 

@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from support import naive_suspects
 
-from dist_rmd.data.noise import corrupt
+from dist_rmd.data.labels.noise import corrupt
 from dist_rmd.suspects.scores import neighbours, suspicion, whitened
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.losses._build import LossConfig
 from dist_rmd.stages.classifier import TaskConfig

@@ -1,6 +1,6 @@
 import json
 
-from dist_rmd import sections
+from dist_rmd.config import sections
 from dist_rmd.sweep import record
 
 

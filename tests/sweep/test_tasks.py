@@ -4,8 +4,8 @@ import json
 import pytest
 from support import small
 
-from dist_rmd import artefacts
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.run import artefacts
 from dist_rmd.stages.rgrl import RelationConfig
 from dist_rmd.sweep.tasks import Planner, with_needs
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from dist_rmd.data.beton import open_dataset
+from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.errors import ConfigError, UserError
 from dist_rmd.files import write_atomically
 from tools.bench_parts.host import cpu

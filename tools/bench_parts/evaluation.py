@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 
 from dist_rmd.config import Augment, Data
-from dist_rmd.data.beton import Dataset, open_dataset
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import EVALUATION_BATCH, Source
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import EVALUATION_BATCH, Loaders
+from dist_rmd.data.prepared.beton import Dataset, open_dataset
+from dist_rmd.evaluation._splits import Splits
 from dist_rmd.evaluation.accuracy import accuracy
 from dist_rmd.evaluation.knn import knn
-from dist_rmd.evaluation.splits import Splits
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier
+from dist_rmd.models.heads import ImageClassifier
 from tools.bench_parts import peers
 from tools.bench_parts.images import pixels
 from tools.bench_parts.settings import Settings
@@ -25,7 +25,7 @@ BASE = "plain PyTorch, DataLoader of PIL images"
 
 def measure(settings: Settings) -> Iterator[Table]:
     dataset, device = open_dataset(settings.data), torch.device(settings.device)
-    net = Classifier(encoder(*settings.network), len(dataset.classes)).eval()
+    net = ImageClassifier(encoder(*settings.network), len(dataset.classes)).eval()
     net.to(device).to(memory_format=torch.channels_last)
     test, train = dataset.sizes["test"], dataset.sizes["train"]
     plain = peers.Images(pixels(dataset, "test", test), peers.plain_view())
@@ -62,7 +62,7 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 
 def splits(dataset: Dataset, reader: Literal["ffcv", "memory"], settings: Settings) -> Splits:
-    source = Source(dataset, Data(reader=reader), Augment(), 0, 1, torch.device(settings.device), settings.cores)
+    source = Loaders(dataset, Data(reader=reader), Augment(), 0, 1, torch.device(settings.device), settings.cores)
     labels = {name: LabelView.of(dataset.labels(name), len(dataset.classes)) for name in ("train", "test")}
     return Splits(
         train=lambda: source.evaluation("train", labels["train"]),

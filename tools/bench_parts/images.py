@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dist_rmd.data.beton import Dataset, write
-from dist_rmd.data.datasets.base import Source, Split
-from dist_rmd.data.memory import MemoryReader
+from dist_rmd.data.datasets.base import RawDataset, Split
+from dist_rmd.data.loading.memory_reader import MemoryReader
+from dist_rmd.data.prepared.beton import Dataset, write
 
 SIDE, CLASSES = 32, 10
 
@@ -24,7 +24,7 @@ def generate(folder: Path, train: int, test: int) -> Dataset:
 
     names = tuple(f"class {i}" for i in range(CLASSES))
     splits = {name: split(name, count) for name, count in (("train", train), ("test", test))}
-    return write(Source("random pixels", SIDE, names, splits), folder)
+    return write(RawDataset("random pixels", SIDE, names, splits), folder)
 
 
 def pixels(dataset: Dataset, split: str, count: int) -> NDArray[np.uint8]:

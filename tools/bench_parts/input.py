@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dist_rmd.config import Augment, Data
-from dist_rmd.data.beton import Dataset, open_dataset
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import Source
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.data.prepared.beton import Dataset, open_dataset
 from tools.bench_parts import peers
 from tools.bench_parts.images import pixels
 from tools.bench_parts.settings import Settings
@@ -91,7 +91,7 @@ def kornia(shown: NDArray[np.uint8], batch: int, settings: Settings) -> Way:
 
 
 def ours(dataset: Dataset, images: int, batch: int, settings: Settings, data: Data) -> Way:
-    source = Source(dataset, data, Augment(), 0, 1, torch.device(settings.device), settings.cores)
+    source = Loaders(dataset, data, Augment(), 0, 1, torch.device(settings.device), settings.cores)
     labels = LabelView.of(dataset.labels("train")[:images], len(dataset.classes))
     loader, epochs = source.training(labels, ("strong", "strong"), batch, seed=0), count()
 

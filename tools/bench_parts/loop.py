@@ -7,22 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
-from dist_rmd import sections
-from dist_rmd.data.beton import open_dataset
-from dist_rmd.engine import distributed
+from dist_rmd.config import sections
+from dist_rmd.data.prepared.beton import open_dataset
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
 from dist_rmd.engine.loop import fit
-from dist_rmd.engine.observer import Observer
-from dist_rmd.engine.peers import Peers
+from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.updater import Updater
 from dist_rmd.engine.writers import Writers
+from dist_rmd.pipeline.resolved import check
 from dist_rmd.pipeline.session import StageSession, placed
-from dist_rmd.plan import check
 from dist_rmd.run.folder import RunFolder
-from dist_rmd.stages.base import Training
+from dist_rmd.stages.base import TrainingStage
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.timing import Stopwatch
 
@@ -44,7 +44,7 @@ class Epochs(StageSession):
         steps: int,
         batch: int,
         options: tuple[str, ...] = (),
-        peers: Peers | None = None,
+        peers: RankGroup | None = None,
         exchange: bool = True,
     ):
         recipe = "simsiam" if stage == "simsiam" else "task"
@@ -57,9 +57,9 @@ class Epochs(StageSession):
             f"{recipe}.batch_size={batch}", *options,
         ]  # fmt: skip
         plan = check(sections.parse(None, overrides))
-        peers = peers or distributed.start(plan.world, plan.config.dist.timeout)
+        peers = peers or processes.start(plan.world, plan.config.dist.timeout)
         built = placed(plan, stage, {})
-        assert isinstance(built, Training)
+        assert isinstance(built, TrainingStage)
         super().__init__(plan, built, plan.source())
         self.watch = Stopwatch(settings.device)
         self.updater = _Updater(
@@ -88,7 +88,7 @@ class Epochs(StageSession):
         """Nothing is kept."""
 
 
-class _Observer(Observer):
+class _Observer(MetricLogger):
     watch: Stopwatch
 
     def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from dist_rmd.collectives import all_reduce_sum
-from dist_rmd.engine import distributed
-from dist_rmd.engine.peers import Peers
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.collectives import all_reduce_sum
+from dist_rmd.distributed.rank_group import RankGroup
 from tools.bench_parts.loop import Epochs
 from tools.bench_parts.ranks import on_ranks
 from tools.bench_parts.settings import Settings
@@ -71,14 +71,14 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 def on_each_rank(settings: Settings, steps: int) -> dict[str, float]:
     """What -> the slowest rank's seconds: of a step, with the others and without, and of sums."""
-    peers = distributed.start(distributed.detect(settings.device), timeout=600)
+    peers = processes.start(processes.detect(settings.device), timeout=600)
     try:
         return _seconds(settings, steps, peers)
     finally:
-        distributed.stop()
+        processes.stop()
 
 
-def _seconds(settings: Settings, steps: int, peers: Peers) -> dict[str, float]:
+def _seconds(settings: Settings, steps: int, peers: RankGroup) -> dict[str, float]:
     batch = settings.batch
     ways = {
         what: Epochs(settings, "simsiam", steps, times * batch, (*ON, *options), peers)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from dist_rmd.engine import distributed
-from dist_rmd.engine.peers import Peers
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.rank_group import RankGroup
 from tools.bench_parts.loop import Epochs
 from tools.bench_parts.ranks import on_ranks
 from tools.bench_parts.settings import Settings
@@ -61,15 +61,15 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 def on_each_rank(settings: Settings, steps: int) -> dict[str, tuple[float, dict[str, float]]]:
     """Way -> (the slowest rank's seconds of a step, this rank's seconds of each phase)."""
-    world = distributed.detect(settings.device)
-    peers = distributed.start(world, timeout=600)
+    world = processes.detect(settings.device)
+    peers = processes.start(world, timeout=600)
     try:
         return _epochs(settings, steps, peers)
     finally:
-        distributed.stop()
+        processes.stop()
 
 
-def _epochs(settings: Settings, steps: int, peers: Peers) -> dict[str, tuple[float, dict[str, float]]]:
+def _epochs(settings: Settings, steps: int, peers: RankGroup) -> dict[str, tuple[float, dict[str, float]]]:
     batch, ranks, local = settings.batch, peers.size, "dist.sync_batchnorm=false"
     ways = {SAME: Epochs(settings, "simsiam", steps, batch, ON, peers)}
     if ranks > 1:

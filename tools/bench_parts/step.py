@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from dist_rmd.data.beton import open_dataset
+from dist_rmd.data.prepared.beton import open_dataset
 from tools.bench_parts import peers
 from tools.bench_parts.images import pixels
 from tools.bench_parts.loop import Epochs

@@ -22,12 +22,12 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
 from dist_rmd import prepare
-from dist_rmd.data.beton import Dataset
-from dist_rmd.data.class_maps import CIFAR10
-from dist_rmd.data.instance_noise import instance_view
-from dist_rmd.data.labels import LabelView, noisy_view, openset_view
-from dist_rmd.engine.distributed import detect
-from dist_rmd.evaluation.features import extract_all
+from dist_rmd.data.labels.class_maps import CIFAR10
+from dist_rmd.data.labels.instance_noise import instance_view
+from dist_rmd.data.labels.view import LabelView, noisy_view, openset_view
+from dist_rmd.data.prepared.beton import Dataset
+from dist_rmd.distributed.processes import detect
+from dist_rmd.evaluation._features import extract_all
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.suspects.scores import parts, suspicion
 from tools.bench_parts import peers

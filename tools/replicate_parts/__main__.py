@@ -24,7 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dist_rmd import terminal
+from dist_rmd.cli import terminal
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, ConfigError, UserError
 from dist_rmd.run.folder import RunFolder

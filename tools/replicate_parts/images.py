@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_rmd.data import beton
-from dist_rmd.data.datasets.base import Source, Split
-from dist_rmd.data.noise import OPEN
-from dist_rmd.data.pictures import fit
+from dist_rmd.data.datasets.base import RawDataset, Split
+from dist_rmd.data.images.pictures import fit
+from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.prepared import beton
 from dist_rmd.errors import DataError, UserError
 from dist_rmd.registry import lookup
 
@@ -42,7 +42,7 @@ def kind_of(data: Path | None) -> str:
     return "cifar10" if any(data.glob("cifar-10-*")) else "folder"
 
 
-def open_source(kind: str, data: Path | None, side: int | None = None) -> Source:
+def open_source(kind: str, data: Path | None, side: int | None = None) -> RawDataset:
     """The images as `prepare` sees them.  Raises DataError."""
     if kind != BETONS:
         return lookup("data.datasets", kind)(data, side)
@@ -50,10 +50,10 @@ def open_source(kind: str, data: Path | None, side: int | None = None) -> Source
     dataset = beton.open_dataset(data)
     side = side or dataset.side
     splits = {name: _split(dataset, name, side) for name in ("train", "test")}
-    return Source(dataset.name, side, dataset.classes, splits, dataset.verified)
+    return RawDataset(dataset.name, side, dataset.classes, splits, dataset.verified)
 
 
-def describe(source: Source) -> str:
+def describe(source: RawDataset) -> str:
     """What there is, in a line."""
     train, test = (len(source.splits[name].labels) for name in ("train", "test"))
     return f"{source.name}, {train:,} for training and {test:,} for tests, {len(source.classes)} classes"
@@ -61,7 +61,7 @@ def describe(source: Source) -> str:
 
 def _split(dataset: beton.Dataset, name: str, side: int) -> Split:
     # Only where it is used: it comes with torch.
-    from dist_rmd.data.beton_file import read_images
+    from dist_rmd.data.prepared.beton_file import read_images
 
     labels = dataset.labels(name)
 
@@ -91,7 +91,7 @@ def first(split: Split, per_class: int | None) -> Split:
     return keep(split, chosen)
 
 
-def with_unknown(source: Source, known: int) -> Source:
+def with_unknown(source: RawDataset, known: int) -> RawDataset:
     """The first `known` classes; training images of the others are of none of them, and come last."""
     train, test = source.splits["train"], source.splits["test"]
     inside, outside = keep(train, train.labels < known), keep(train, train.labels >= known)

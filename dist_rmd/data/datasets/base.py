@@ -28,11 +28,11 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Source:
+class RawDataset:
     """A dataset as its publisher or owner gives it: square RGB images of one side, in the splits "train" and "test".
 
     verified: the labels of "train" are right; otherwise nobody knows.  Those of "test" always are.
-    excluded: the classes of other images that were left out when these were added to "train" (data/open_set.py).
+    excluded: the classes of other images that were left out when open-set images were added to "train".
     """
 
     name: str

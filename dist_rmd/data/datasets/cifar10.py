@@ -12,15 +12,15 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from dist_rmd.data.datasets.base import Source, Split, needs_folder
-from dist_rmd.data.pictures import fit
+from dist_rmd.cli.paths import home
+from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
+from dist_rmd.data.images.pictures import fit
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.paths import home
 
 __all__ = ["cifar10"]
 
 
-def cifar10(origin: Path | None, side: int | None) -> Source:
+def cifar10(origin: Path | None, side: int | None) -> RawDataset:
     """50,000 training and 10,000 test images of 10 classes.  `side` is 32 by default, the published pixels.
 
     origin: a folder with cifar-10-python.tar.gz or with cifar-10-batches-py, or that folder itself.  Without one the
@@ -31,12 +31,12 @@ def cifar10(origin: Path | None, side: int | None) -> Source:
     return read("cifar10", CIFAR10, origin, side)
 
 
-def read(name: str, kind: type[CIFAR10], origin: Path | None, side: int | None) -> Source:
+def read(name: str, kind: type[CIFAR10], origin: Path | None, side: int | None) -> RawDataset:
     """The dataset that torchvision's `kind` reads."""
     train, test = _download(kind) if origin is None else _open(kind, needs_folder(name, origin))
     side = side or train.data.shape[1]
     splits = {"train": _split("train", train, side), "test": _split("test", test, side)}
-    return Source(name, side, tuple(train.classes), splits)
+    return RawDataset(name, side, tuple(train.classes), splits)
 
 
 def _split(name: str, images: CIFAR10, side: int) -> Split:

@@ -5,11 +5,11 @@ from pathlib import Path
 from torchvision.datasets import CIFAR100
 
 from dist_rmd.data.datasets import cifar10
-from dist_rmd.data.datasets.base import Source
+from dist_rmd.data.datasets.base import RawDataset
 
 __all__ = ["cifar100"]
 
 
-def cifar100(origin: Path | None, side: int | None) -> Source:
+def cifar100(origin: Path | None, side: int | None) -> RawDataset:
     """50,000 training and 10,000 test images.  As `cifar10`; the files are cifar-100-python(.tar.gz)."""
     return cifar10.read("cifar100", CIFAR100, origin, side)

@@ -10,9 +10,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from dist_rmd.data.datasets.base import Source, Split
-from dist_rmd.data.noise import OPEN
-from dist_rmd.data.pictures import fit
+from dist_rmd.data.datasets.base import RawDataset, Split
+from dist_rmd.data.images.pictures import fit
+from dist_rmd.data.labels.noise import OPEN
 from dist_rmd.errors import ConfigError
 
 __all__ = ["digits"]
@@ -20,7 +20,7 @@ __all__ = ["digits"]
 SPLIT_SEED = 20260  # the publisher's split is by writer, which scikit-learn's copy does not tell
 
 
-def digits(origin: Path | None, side: int | None, *, open_classes: str = "") -> Source:
+def digits(origin: Path | None, side: int | None, *, open_classes: str = "") -> RawDataset:
     """All digits, 1,437 for training and 360 for testing, stratified by class.  `side` is 8 by default.
 
     open_classes: digits to take out of the classes, such as 7,8,9; their training images are the open set.
@@ -48,7 +48,7 @@ def digits(origin: Path | None, side: int | None, *, open_classes: str = "") -> 
         "train": split(("train", train[label[train] != OPEN]), ("open", train[label[train] == OPEN])),
         "test": split(("test", test[label[test] != OPEN])),
     }
-    return Source("digits", side, tuple(str(digit) for digit in known), splits)
+    return RawDataset("digits", side, tuple(str(digit) for digit in known), splits)
 
 
 def _opened(text: str) -> set[int]:

@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_rmd.data.datasets.base import Source, Split, needs_folder
-from dist_rmd.data.look_alikes import difference, look_alike
-from dist_rmd.data.pictures import read_image
-from dist_rmd.data.trees import SUFFIXES, class_folders, folder_names, holds_images, image_files, images_beside
+from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
+from dist_rmd.data.images.pictures import read_image
+from dist_rmd.data.images.trees import (
+    SUFFIXES,
+    class_folders,
+    folder_names,
+    holds_images,
+    image_files,
+    images_beside,
+)
+from dist_rmd.data.labels.look_alikes import difference, look_alike
 from dist_rmd.errors import ConfigError, DataError
 
 __all__ = ["folder"]
 
 
-def folder(origin: Path | None, side: int | None, *, train: str = "train", test: str = "test") -> Source:
+def folder(origin: Path | None, side: int | None, *, train: str = "train", test: str = "test") -> RawDataset:
     """PNG, JPEG, WebP, BMP, GIF, TIFF and PPM images of any size and mode, also deeper below <class>.
 
     `side` is 32 by default.  The classes are the folders of train/, in alphabetical order.  A class may lack test
@@ -54,7 +61,7 @@ def folder(origin: Path | None, side: int | None, *, train: str = "train", test:
             )
     _mention_strays(root, names)
     splits = {split: _split(root, place, classes, side) for split, place in names.items()}
-    return Source("folder", side, tuple(classes), splits)
+    return RawDataset("folder", side, tuple(classes), splits)
 
 
 def _classes(root: Path, split: str, names: dict[str, str]) -> list[str]:

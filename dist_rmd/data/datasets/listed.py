@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_rmd.data.datasets.base import Source, Split, needs_folder
-from dist_rmd.data.look_alikes import look_alike
-from dist_rmd.data.pictures import read_image
+from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
+from dist_rmd.data.images.pictures import read_image
+from dist_rmd.data.labels.look_alikes import look_alike
 from dist_rmd.errors import DataError
-from dist_rmd.texts import read_table, read_text
+from dist_rmd.text.reader import read_table, read_text
 
 __all__ = ["listed"]
 
@@ -18,7 +18,7 @@ NEEDED = ("file", "label")
 LINE = re.compile(r"(?P<file>\S.*?)[ \t]+(?P<label>\S+)")
 
 
-def listed(origin: Path | None, side: int | None, *, train: str = "train.csv", test: str = "test.csv") -> Source:
+def listed(origin: Path | None, side: int | None, *, train: str = "train.csv", test: str = "test.csv") -> RawDataset:
     """A text for each split: a table with the columns file and label, or lines of a file and its label with a blank.
 
     Files are relative to DIR.  Labels are names or numbers of classes, which are in the order of their names, or of
@@ -42,7 +42,7 @@ def listed(origin: Path | None, side: int | None, *, train: str = "train.csv", t
             hint = f"; did you mean {other!a}?" if other else ""
             raise DataError(f"{root / test}: {file} is of class {label!a}, which {train} does not have{hint}")
     splits = {name: _split(root, images, classes, side) for name, images in lists.items()}
-    return Source("listed", side, tuple(classes), splits)
+    return RawDataset("listed", side, tuple(classes), splits)
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_rmd.data.datasets.base import Source, Split, needs_folder
-from dist_rmd.data.pictures import UnreadableImage, fit
+from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
+from dist_rmd.data.images.pictures import UnreadableImage, fit
 from dist_rmd.errors import DataError
-from dist_rmd.texts import read_table
+from dist_rmd.text.reader import read_table
 
 __all__ = ["sheets"]
 
@@ -26,7 +26,7 @@ COLUMNS = ("sheet", "cell", "class", "file")
 Row = dict[str, str]
 
 
-def sheets(origin: Path | None, side: int | None) -> Source:
+def sheets(origin: Path | None, side: int | None) -> RawDataset:
     """Sheets of tiles of 32 x 32 pixels, row by row.  `side` is 32 by default, the pixels as they are.
 
     index.csv names each image's sheet (a file without its suffix, .webp or .png), cell (0 is the tile at the top left,
@@ -49,7 +49,7 @@ def sheets(origin: Path | None, side: int | None) -> Source:
         others = {row["class"] for row in test} - {*classes}
         warnings.warn(f"{root / 'test'}: left out {len(others)} classes that train/ does not have", stacklevel=2)
     splits = {name: _split(root / name, rows, classes, side) for name, rows in (("train", train), ("test", known))}
-    return Source("sheets", side, tuple(classes), splits)
+    return RawDataset("sheets", side, tuple(classes), splits)
 
 
 def _rows(place: Path) -> list[Row]:

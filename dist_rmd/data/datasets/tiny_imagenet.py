@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_rmd.data.datasets.base import Source, Split, needs_folder
-from dist_rmd.data.pictures import read_image
-from dist_rmd.data.trees import folder_names, image_files
+from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
+from dist_rmd.data.images.pictures import read_image
+from dist_rmd.data.images.trees import folder_names, image_files
 from dist_rmd.errors import DataError
-from dist_rmd.texts import read_text
+from dist_rmd.text.reader import read_text
 
 __all__ = ["tiny_imagenet"]
 
 
-def tiny_imagenet(origin: Path | None, side: int | None) -> Source:
+def tiny_imagenet(origin: Path | None, side: int | None) -> RawDataset:
     """train/<wnid>/images/* to learn from, val/ to test on (test/ has no labels).  `side` is 64 by default.
 
     origin: the folder that holds wnids.txt, words.txt, train/ and val/ with val_annotations.txt, or where people have
@@ -50,7 +50,7 @@ def tiny_imagenet(origin: Path | None, side: int | None) -> Source:
         )
     test = _validation(root, number)
     splits = {"train": _split(root, train, side), "test": _split(root, test, side)}
-    return Source("tiny_imagenet", side, names(wnids, text(root / "words.txt")), splits)
+    return RawDataset("tiny_imagenet", side, names(wnids, text(root / "words.txt")), splits)
 
 
 def _validation(root: Path, number: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_rmd.data.datasets.base import Source, Split, needs_folder
+from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
 from dist_rmd.data.datasets.tiny_imagenet import names, text, tiny_imagenet
-from dist_rmd.data.pictures import read_image
+from dist_rmd.data.images.pictures import read_image
 from dist_rmd.errors import ConfigError, DataError
 
 __all__ = ["webvision"]
@@ -21,7 +21,7 @@ def webvision(
     synsets: Path | None = None,
     test: Path | None = None,
     engines: str = "google,flickr",
-) -> Source:
+) -> RawDataset:
     """Images labelled by the class they were searched for, right or not: never verified.  `side` is 64 by default.
 
     origin: the folder that holds info/ (synsets.txt, train_filelist_google.txt, train_filelist_flickr.txt,
@@ -52,13 +52,13 @@ def webvision(
     splits = {"train": _split(root, train, side)}
     if test is not None:
         other = tiny_imagenet(test, side)
-        return Source("webvision", side, other.classes, splits | {"test": other.splits["test"]}, verified=False)
+        return RawDataset("webvision", side, other.classes, splits | {"test": other.splits["test"]}, verified=False)
     place = next((name for name in VALIDATION if (root / name).is_dir()), None)
     if place is None:
         raise DataError(f"{root / VALIDATION[0]}: no such folder; fetch it, or name a Tiny ImageNet with --test")
     splits["test"] = _split(root, _listed(root, "val_filelist.txt", f"{place}/", labels), side)
     words = "\n".join("\t".join(line) for line in known)
-    return Source("webvision", side, names(wanted, words), splits, verified=False)
+    return RawDataset("webvision", side, names(wanted, words), splits, verified=False)
 
 
 def _wanted(root: Path, known: list[str], synsets: Path | None, test: Path | None) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from dist_rmd.data.datasets.digits import digits
-from dist_rmd.data.noise import OPEN
+from dist_rmd.data.labels.noise import OPEN
 from dist_rmd.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dist_rmd.data.datasets.folder import folder
-from dist_rmd.data.pictures import UnreadableImage
+from dist_rmd.data.images.pictures import UnreadableImage
 from dist_rmd.errors import ConfigError, DataError
 
 COLOURS = {"cat": (200, 10, 10), "ant": (10, 200, 10), "Bee 2": (10, 10, 200)}

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from dist_rmd import prepare
-from dist_rmd.data.beton import open_dataset
 from dist_rmd.data.datasets.listed import listed
+from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.errors import ConfigError, DataError
 
 TRAIN = [(f"images/{i % 2}/a, {i}.png", ("cat", "hot dog", "ant")[i % 3]) for i in range(9)]

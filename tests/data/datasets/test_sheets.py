@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_rmd.data import beton
 from dist_rmd.data.datasets.sheets import sheets
-from dist_rmd.data.pictures import UnreadableImage
+from dist_rmd.data.images.pictures import UnreadableImage
+from dist_rmd.data.prepared import beton
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.prepare import main
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dist_rmd.data.datasets.tiny_imagenet import tiny_imagenet
 from dist_rmd.data.datasets.webvision import webvision
-from dist_rmd.data.pictures import UnreadableImage
+from dist_rmd.data.images.pictures import UnreadableImage
 from dist_rmd.errors import ConfigError, DataError
 
 SYNSETS = {

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from dist_rmd.engine import distributed
+from dist_rmd.distributed import processes
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.errors import NonFiniteLoss
 
 folder = Path(sys.argv[1])
-world = distributed.detect("cpu")
-peers = distributed.start(world, timeout=30)
+world = processes.detect("cpu")
+peers = processes.start(world, timeout=30)
 rank, seen = world.rank, {}
 
 seen["highest"] = peers.highest([rank, 5 - rank, 7])

@@ -1,7 +1,7 @@
 """FOLDER [compiled]: the cases of FOLDER/cases.pt on this rank's rows -> FOLDER/rank<r>.pt.
 
-compiled: each layer and the network as one graph.  Called by test_batchnorm.py, which compares the results with torch's
-BatchNorm on the whole batch.
+compiled: each layer and the network as one graph.  Called by test_sync_batchnorm.py, which compares the results with
+torch's BatchNorm on the whole batch.
 """
 
 import sys
@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dist_rmd import collectives
-from dist_rmd.engine.batchnorm import SyncBatchNorm, convert
+from dist_rmd.distributed import collectives
+from dist_rmd.distributed.sync_batchnorm import SyncBatchNorm, convert
 
 
 def train(layer: nn.Module, batches: list[Tensor], factors: list[Tensor], autocast: bool) -> dict[str, Tensor]:

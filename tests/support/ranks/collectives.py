@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dist_rmd import collectives
+from dist_rmd.distributed import collectives
 
 
 def rows(rank: int, size: int, dtype: torch.dtype) -> torch.Tensor:

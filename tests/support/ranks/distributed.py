@@ -5,20 +5,20 @@ import torch.distributed as dist
 from torch import nn
 
 from dist_rmd.config import Distributed
-from dist_rmd.engine import distributed
+from dist_rmd.distributed import processes
 
-world = distributed.detect("cpu")
-distributed.start(world, timeout=60)
+world = processes.detect("cpu")
+processes.start(world, timeout=60)
 torch.manual_seed(world.rank)
-plain = distributed.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)
-net = distributed.parallel(plain, world, Distributed())
+plain = processes.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)
+net = processes.parallel(plain, world, Distributed())
 net(torch.randn(5, 3)).square().sum().backward()
 for tensor in [*plain.parameters(), *(p.grad for p in plain.parameters()), plain[1].running_mean]:
     parts = [torch.empty_like(tensor) for _ in range(world.size)]
     dist.all_gather(parts, tensor.detach().contiguous())
     assert all(torch.equal(part, parts[0]) for part in parts)
 plain[1].running_mean.fill_(world.rank)
-distributed.share_buffers(plain)
+processes.share_buffers(plain)
 assert (plain[1].running_mean == 0).all()
 del net
-distributed.stop()
+processes.stop()

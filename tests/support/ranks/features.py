@@ -4,8 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dist_rmd.data.batch import Batch
-from dist_rmd.evaluation.features import extract_all
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.evaluation._features import extract_all
 
 
 class Share:

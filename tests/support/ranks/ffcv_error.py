@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from dist_rmd.data.beton_reader import BetonReader
+from dist_rmd.data.loading.ffcv_reader import BetonReader
 from dist_rmd.pipeline.command import main
 
 data, *overrides = sys.argv[1:]

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dist_rmd.data.batch import Batch
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.evaluation._splits import Splits
 from dist_rmd.evaluation.knn import knn
-from dist_rmd.evaluation.splits import Splits
 
 
 class Share:

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dist_rmd.data.beton_reader import BetonReader
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.loader import Loader
-from dist_rmd.data.views import Views
+from dist_rmd.data.augment.views import Views
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.ffcv_reader import BetonReader
+from dist_rmd.data.loading.loader import Loader
 
 path, labels, out = map(Path, sys.argv[1:])
 dist.init_process_group("gloo")

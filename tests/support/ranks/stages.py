@@ -4,10 +4,10 @@ import sys
 
 import torch
 
-from dist_rmd.collectives import all_reduce_sum
 from dist_rmd.config import Distributed
-from dist_rmd.engine import distributed
-from dist_rmd.engine.distributed import World
+from dist_rmd.distributed import processes
+from dist_rmd.distributed.collectives import all_reduce_sum
+from dist_rmd.distributed.processes import World
 from dist_rmd.pipeline.session import place
 from support.recipe import batch, fill_memory, stage
 
@@ -20,7 +20,7 @@ def measure(case: str, world: World = ALONE) -> dict[str, torch.Tensor]:
     s = stage(name, *overrides)
     fill_memory(s)
     place(s, world, torch.float64)
-    net = distributed.parallel(s.net, world, Distributed())
+    net = processes.parallel(s.net, world, Distributed())
     terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
     terms["loss"].backward()
     found = {key: p.grad for key, p in s.net.named_parameters()}
@@ -33,8 +33,8 @@ def measure(case: str, world: World = ALONE) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    world = distributed.detect("cpu")
-    distributed.start(world, timeout=60)
+    world = processes.detect("cpu")
+    processes.start(world, timeout=60)
     for number, case in enumerate(sys.argv[2:]):
         torch.save(measure(case, world), f"{sys.argv[1]}/{number}-{world.rank}.pt")
-    distributed.stop()
+    processes.stop()

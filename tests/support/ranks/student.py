@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from dist_rmd.config import Augment, Data
-from dist_rmd.data.beton import open_dataset
-from dist_rmd.data.labels import LabelView
-from dist_rmd.data.source import Source
-from dist_rmd.engine import distributed
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.data.prepared.beton import open_dataset
+from dist_rmd.distributed import processes
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier
-from dist_rmd.student import frozen_teacher, survey
+from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.stages._student import frozen_teacher, score_images
 
 
 def labels() -> LabelView:
@@ -24,14 +24,14 @@ def labels() -> LabelView:
 
 def teacher() -> dict:
     torch.manual_seed(0)
-    net = Classifier(encoder("resnet10", 8), 10)
+    net = ImageClassifier(encoder("resnet10", 8), 10)
     model = {"name": "resnet10", "width": 8}
     return {"encoder": net.encoder.state_dict(), "head": net.head.state_dict(), "model": model, "classes": ["x"] * 10}
 
 
-def opened(data, rank=0, world=1) -> Source:
+def opened(data, rank=0, world=1) -> Loaders:
     device = torch.device("cpu")
-    return Source(open_dataset(Path(data)), Data(reader="memory"), Augment(), rank, world, device, cores=1)
+    return Loaders(open_dataset(Path(data)), Data(reader="memory"), Augment(), rank, world, device, cores=1)
 
 
 def features(data, rank=0, world=1) -> torch.Tensor:
@@ -42,11 +42,11 @@ def features(data, rank=0, world=1) -> torch.Tensor:
     def judge(images, given):
         return torch.cat([net(images)[0], given[:, None]], dim=1)
 
-    return survey(opened(data, rank, world), labels(), judge, lambda share: None)
+    return score_images(opened(data, rank, world), labels(), judge, lambda share: None)
 
 
 if __name__ == "__main__":
-    world = distributed.detect("cpu")
-    distributed.start(world, timeout=60)
+    world = processes.detect("cpu")
+    processes.start(world, timeout=60)
     torch.save(features(sys.argv[1], world.rank, world.size), f"{sys.argv[2]}/{world.rank}.pt")
-    distributed.stop()
+    processes.stop()

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dist_rmd.distill.instance import instance_loss
 from dist_rmd.distill.mixup import draw, mixed, partners
 from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_loss
-from dist_rmd.engine import distributed
+from dist_rmd.distributed import processes
 
 ROWS, FEATURES, WIDTH, CLASSES = 7, 5, 4, 4
 SHARDS = {2: [(4, 3), (5, 2)], 3: [(3, 2, 2), (1, 4, 2), (4, 0, 3)]}  # rows of each rank
@@ -99,4 +99,4 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.save(results(rank, dist.get_world_size()), Path(sys.argv[1]) / f"rank{rank}.pt")
-    distributed.stop()
+    processes.stop()

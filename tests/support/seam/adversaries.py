@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.models.heads import ImageClassifier as Network
 from dist_rmd.stages.base import ClassifierStage, batch_mean
 from dist_rmd.stages.classifier import TaskConfig
 

@@ -3,10 +3,10 @@
 from torch import nn
 
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import Classifier as Network
+from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.stages._student import score_images
 from dist_rmd.stages.base import batch_mean
 from dist_rmd.stages.classifier import Classifier
-from dist_rmd.student import survey
 
 __all__ = ["Pair"]
 
@@ -23,7 +23,10 @@ class Pair(Classifier):
         self.net = nn.ModuleDict({"first": self.net, "second": Network(body, data.classes)})
 
     def prepare(self, source, labels):
-        brightness = survey(source, labels, lambda images, given: images.mean((1, 2, 3)).double(), lambda share: None)
+        def mean(images, given):
+            return images.mean((1, 2, 3)).double()
+
+        brightness = score_images(source, labels, mean, lambda share: None)
         self.weights = brightness.argsort().argsort() / len(labels)
 
     def losses(self, net, batch):

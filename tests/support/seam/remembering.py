@@ -2,7 +2,7 @@
 
 import torch
 
-from dist_rmd.collectives import write_rows
+from dist_rmd.distributed.collectives import write_rows
 from dist_rmd.stages.base import batch_mean
 from dist_rmd.stages.classifier import Classifier
 

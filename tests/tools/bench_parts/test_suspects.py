@@ -3,8 +3,8 @@ import pytest
 import torch
 from support import small
 
-from dist_rmd.data.beton import open_dataset
-from dist_rmd.data.labels import noisy_view
+from dist_rmd.data.labels.view import noisy_view
+from dist_rmd.data.prepared.beton import open_dataset
 from tools.bench_parts import peers, suspects
 from tools.bench_parts.settings import Settings
 

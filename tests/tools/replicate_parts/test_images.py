@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from support import small
 
-from dist_rmd.data import beton
-from dist_rmd.data.noise import OPEN
+from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.prepared import beton
 from dist_rmd.errors import DataError
 from tools.replicate_parts.images import describe, first, kind_of, main, open_source, with_unknown
 

@@ -11,19 +11,19 @@ from tools.replicate_parts.command import ROOT
 from tools.replicate_parts.step import Step, Work
 
 FILES = (
-    "tests/data/test_fused_cpu.py",
-    "tests/data/test_fused_gpu.py",
-    "tests/data/test_loader.py",
-    "tests/distill/test_lesson.py",
+    "tests/data/augment/test_pixels_numba.py",
+    "tests/data/augment/test_views_triton.py",
+    "tests/data/loading/test_loader.py",
+    "tests/distill/test_overlapped.py",
     "tests/distill/test_relation.py",
-    "tests/engine/test_batchnorm.py",
+    "tests/distributed/test_sync_batchnorm.py",
     "tests/stages/test_base.py",
     "tests/engine/test_compilation.py",
 )
 """the quick ones first: each configuration of the last is compiled"""
 CHOSEN = {
     "cuda": ("-m", "gpu"),
-    "cpu": ("-m", "not slow and not gpu", "-k", "fused_cpu or interpreted or lesson or device or never_asks"),
+    "cpu": ("-m", "not slow and not gpu", "-k", "pixels_numba or interpreted or overlapped or device or never_asks"),
 }
 
 

@@ -1,0 +1,70 @@
+"""What all command lines share: options in any order, a mistake in one line that says what would be right."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dist_rmd.cli.paths import user_path
+from dist_rmd.errors import ConfigError
+
+YAML = (".yaml", ".yml")
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+
+
+class Parser(argparse.ArgumentParser):
+    """Options may stand before, after and between the other words.  `parse` raises ConfigError for a mistake."""
+
+    _has_configuration = False
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self._explained(message)} (see {self.prog} --help)")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The options and words of a command line."""
+        return self.parse_intermixed_args(argv)
+
+    def add_configuration(self) -> None:
+        """Take words that `configuration` takes apart."""
+        self._has_configuration = True
+        self.add_argument(
+            "words",
+            nargs="*",
+            metavar="CONFIG.yaml key=value",
+            help="a configuration, or a shipped one such as rmdnet/digits (without one the defaults), and keys that "
+            "are other than there, such as noise.rate=0.4",
+        )
+
+    def _explained(self, message: str) -> str:
+        """argparse's message, with what was probably meant by an option that there is not."""
+        unknown = message.removeprefix("unrecognized arguments: ").split(" ")[0]
+        if unknown == message.split(" ")[0] or not unknown.startswith("-"):
+            return message
+        name, equals, value = unknown.lstrip("-").partition("=")
+        known = re.findall(r"--[\w-]+", self.format_usage())
+        near = difflib.get_close_matches(unknown.partition("=")[0], known, n=1, cutoff=0.7)
+        if near:
+            return f"{unknown}: there is no such option; did you mean {near[0]}?"
+        if self._has_configuration and (DOTTED.fullmatch(name) or equals):
+            return f"{unknown}: there is no such option; a key is given without dashes: {name}={value or 'VALUE'}"
+        return message
+
+
+def configuration(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """CONFIG.yaml, None where there is none, and key=value.  Raises ConfigError, which says what was probably meant."""
+    files = [word for word in words if "=" not in word or (word.endswith(YAML) and Path(word).is_file())]
+    overrides = [word for word in words if word not in files]
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith("="):
+            raise ConfigError(f"{before} {word}: a key and its value are one word: {before or 'KEY'}=VALUE")
+    for word in files:
+        if DOTTED.fullmatch(word) and not word.endswith(YAML) and not Path(word).exists():
+            raise ConfigError(f"{word}: a key needs a value: {word}=VALUE")
+    if len(files) > 1:
+        raise ConfigError(f"{files[0]} and {files[1]}: one configuration at most, then key=value")
+    return (user_path(files[0]) if files else None), overrides

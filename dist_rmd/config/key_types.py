@@ -1,0 +1,162 @@
+"""What a key of the configuration takes: texts turned into that, and the refusal in words of what does not fit."""
+
+import operator
+import re
+import types
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NewType, Union, get_args, get_origin
+
+import yaml
+
+from dist_rmd.cli.paths import user_path
+from dist_rmd.errors import ConfigError
+from dist_rmd.text.plain_yaml import NOTHING, GivenTwice, load, spelled
+
+if TYPE_CHECKING:
+    FilePath = str
+else:
+    FilePath = NewType("FilePath", str)
+"""the type of keys that name a file or folder: a ~ before it is the home folder"""
+
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?\.?inf", re.IGNORECASE)
+QUOTED = re.compile(r"\"([^\"\\]|\\.)*\"|'([^']|'')*'")
+BOUNDS = {operator.gt: "above", operator.ge: "from", operator.lt: "to below", operator.le: "to"}
+
+
+class _Unfit(Exception):
+    """A value that is not of a key's type."""
+
+
+def fit(key: str, value: Any, hint: Any) -> Any:
+    """`value` as a key of type `hint` takes it.  Raises ConfigError, which names the key and says what it takes."""
+    try:
+        return _fitted(value, hint)
+    except _Unfit:
+        raise ConfigError(f"{key}={_shown(value)}: expected {_wanted(key, value, hint)}") from None
+
+
+def from_words(key: str, text: str, hint: Any) -> Any:
+    """What is meant by `text` in key=text on a command line, for `fit`.
+
+    A key that takes text takes any as it stands, whatever YAML would read into it; quotes around all of it go.
+    Raises ConfigError where a table names one thing twice.
+    """
+    if takes_text(hint) and not QUOTED.fullmatch(text):
+        nothing = text in NOTHING if type(None) in _parts(hint) else not text
+        return None if nothing else text
+    try:
+        return load(text)
+    except GivenTwice as error:
+        raise ConfigError(f"{key}={text}: {error}") from None
+    except yaml.YAMLError:
+        return text
+
+
+def takes_text(hint: Any) -> bool:
+    """Every value is a text, or nothing."""
+    return all(part in (str, FilePath, type(None)) or get_origin(part) is Literal for part in _parts(hint))
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    for part in _parts(hint):
+        try:
+            return _of_one_type(value, part)
+        except _Unfit:
+            continue
+    raise _Unfit
+
+
+def _of_one_type(value: Any, hint: Any) -> Any:
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return _freely(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        return [_fitted(item, inner[0]) for item in value]
+    if kind is dict and isinstance(value, Mapping):
+        table = {_fitted(name, inner[0]): _fitted(item, inner[1]) for name, item in value.items()}
+        if len(table) == len(value):  # else two names mean the same, such as 9 and "9"
+            return table
+    if kind is type(None) and value is None:
+        return None
+    if not isinstance(value, str | bool | int | float):
+        raise _Unfit
+    text = spelled(value)
+    if kind is Literal and text in inner:
+        return text
+    if kind is FilePath:
+        return str(user_path(text))
+    if kind is str:
+        return text
+    if kind is bool and text.lower() in SWITCHES:
+        return SWITCHES[text.lower()]
+    if isinstance(kind, type) and issubclass(kind, int | float) and kind is not bool:
+        return _checked_number(_number(value), kind)
+    raise _Unfit
+
+
+def _freely(value: Any) -> Any:
+    """What a plug-in takes: numbers where texts spell them, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _freely(item) for name, item in value.items()}
+    return [_freely(item) for item in value] if isinstance(value, list | tuple) else _number(value)
+
+
+def _number(value: Any) -> Any:
+    """The number that a text spells, in decimal digits; anything else as it is."""
+    if not isinstance(value, str) or not NUMBER.fullmatch(value):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        return float(value.replace(".inf", "inf"))
+
+
+def _checked_number(value: Any, kind: type) -> Any:
+    try:
+        if not isinstance(value, str | bool) and kind(value) == value:  # a restricted kind refuses what is outside
+            return value
+    except (ValueError, OverflowError):
+        pass
+    raise _Unfit
+
+
+def _shown(value: Any) -> str:
+    """A value as it would stand on a command line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_shown(name)}: {_shown(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_shown, value)) + "]"
+    return spelled(value) if isinstance(value, str | bool | int | float | None) else str(value)
+
+
+def _wanted(key: str, value: Any, hint: Any) -> str:
+    words = " or ".join(_in_words(key, value, part) for part in _parts(hint))
+    if isinstance(value, str) and value.count(",") == 1 and NUMBER.fullmatch(value.replace(",", ".")):
+        return f"{words}; with a decimal point: {value.replace(',', '.')}"
+    return words
+
+
+def _in_words(key: str, value: Any, hint: Any) -> str:
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is Literal:
+        return f"one of {', '.join(inner)}"
+    if kind is tuple and not isinstance(value, list | tuple):
+        return f"a list, such as {key}=[{_shown(value)}]"
+    if kind is tuple:
+        return f"a list, each entry {_in_words(key, None, inner[0])}"
+    if kind is dict:
+        return f"a table {{{': '.join(_in_words(key, None, part) for part in inner)}}}"
+    if isinstance(kind, type) and issubclass(kind, int | float) and kind is not bool:
+        return ("a whole number" if issubclass(kind, int) else "a number") + _range(kind)
+    return {bool: "true or false", FilePath: "a path", str: "a text", type(None): "null"}.get(kind, "any value")
+
+
+def _range(kind: type) -> str:
+    """What a restricted number is restricted to."""
+    bounds = [f"{BOUNDS[compared]} {limit}" for compared, limit in getattr(kind, "_restrictions", ())]
+    return "".join(f" {bound}" for bound in bounds) + " on" * (len(bounds) == 1 and bounds[0].startswith("from"))

@@ -1,0 +1,138 @@
+"""Augmented, normalised views of a uint8 batch, made on the device it is on.
+
+Every draw is keyed by (seed, epoch, sample, view): a sample's pixels are the same, bit by bit, in whatever batch and on
+whatever rank it is.  Only the order of the four colour operations is drawn for a whole global batch.
+What is drawn stands in draws.py, the arithmetic on pixels in pixels_torch.py; pixels_numba.py and views_triton.py do
+the same faster, to the bit.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dist_rmd.data.augment import draws, keyed_rng, pixels_torch
+from dist_rmd.engine.precision import full_float32
+from dist_rmd.errors import ConfigError
+
+LARGEST = 128
+"""side of images up to which resizing is exact; larger ones are pixels_torch.py's on GPUs"""
+
+
+class Pixels(Protocol):
+    """Makes views of b x S x S x 3 uint8 `images`, each sample with its own parameters.
+
+    Parameters are of length b.  `statistics` are mean and std, 2 x 1 x 3 x 1 x 1 float32.  Returns b x 3 x S x S
+    float32, channels_last.  For sides up to LARGEST the resizing is exact but for one division.
+    """
+
+    def strong(
+        self,
+        images: Tensor,
+        box: tuple[Tensor, Tensor, Tensor, Tensor],
+        flip: Tensor,
+        factors: Sequence[Tensor],
+        gray: Tensor,
+        order: Sequence[int],
+        statistics: Tensor,
+    ) -> Tensor:
+        """Crop to `box` (top, left, height, width: int64), enlarge to S x S and mirror where `flip` (bool).
+
+        Then the operations of colour.JITTER in `order`, each with its float32 `factors`, and grayscale where `gray`
+        (bool).
+        """
+
+    def weak(self, images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: Tensor) -> Tensor:
+        """Move by `down` and `right` pixels (int64; what comes in is black), then mirror where `flip` (bool)."""
+
+
+class Views:
+    """Makes one view of each of `kinds` from a batch.
+
+    "strong": RandomResizedCrop(crop_min..1), flip, ColorJitter(.4, .4, .4, .1) with p .8, grayscale with p .2
+    (SimSiam's CIFAR recipe, arXiv 2011.10566, without blur); "weak": random crop with side/8 black pixels of padding,
+    flip; "plain": the image.  Without `flip` nothing is mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
+    Pixels are computed in float32 and handed out as `dtype`.
+    With `compiled`, a sample goes through all operations at once: by numba on CPUs (some 10 s of compiling, once), by
+    Triton on GPUs (seconds, once; sides up to 128).  It changes no bit.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        side: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        compiled: bool,
+        crop_min: float = 0.2,
+        flip: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ):
+        for kind in kinds:
+            if kind not in ("strong", "weak", "plain"):
+                raise ConfigError(f"unknown view {kind!r}: choose from strong, weak, plain")
+        self.kinds, self.side, self.seed, self.dtype = tuple(kinds), side, seed, dtype
+        self._statistics = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
+        self._crop_min, self._flip_rate = crop_min, 0.5 if flip else 0.0
+        self._compiled = compiled
+        # One epoch's keys serve all its batches.
+        self._keys = functools.lru_cache(maxsize=2 * len(self.kinds))(self._fold_keys)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, indices: Tensor, epoch: int, batch: int) -> tuple[Tensor, ...]:
+        """b x S x S x 3 uint8 and b int64 beton positions -> one b x 3 x S x S (channels_last) for each kind.
+
+        `batch` is the number of the global batch in its epoch.
+        """
+        if images.shape[1:] != (self.side, self.side, 3):
+            raise ValueError(f"expected b x {self.side} x {self.side} x 3 images, got {tuple(images.shape)}")
+        self._statistics = self._statistics.to(images.device)
+        with full_float32():
+            return tuple(
+                getattr(self, f"_{kind}")(images, indices, epoch, batch, view).to(self.dtype)
+                for view, kind in enumerate(self.kinds)
+            )
+
+    def _strong(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
+        keys = self._keys(epoch, view, draws.STRONG, images.device)
+        order = draws.order(self.seed, epoch, view, batch)
+        drawing = self._crop_min, self._flip_rate
+        if kernels := self._kernels(images):
+            return kernels.strong(images, indices, keys, order, self._statistics, *drawing)
+        parameters = draws.strong(keys, indices, self.side, *drawing)
+        return self._pixels(images).strong(images, *parameters, draws.ORDERS[order], self._statistics)
+
+    def _weak(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
+        keys = self._keys(epoch, view, draws.WEAK, images.device)
+        if kernels := self._kernels(images):
+            return kernels.weak(images, indices, keys, self._statistics, self._flip_rate)
+        parameters = draws.weak(keys, indices, self.side, self._flip_rate)
+        return self._pixels(images).weak(images, *parameters, self._statistics)
+
+    def _kernels(self, images: Tensor) -> Any:
+        """The module that makes whole views on a GPU, draws and all, where it can."""
+        if not (self._compiled and images.is_cuda and self.side <= LARGEST):
+            return None
+        # Only where it is used: importing Triton takes a second.
+        from dist_rmd.data.augment import views_triton
+
+        return views_triton
+
+    def _pixels(self, images: Tensor) -> Pixels:
+        if images.is_cuda or not self._compiled:
+            return pixels_torch
+        # Only where it is used: importing numba takes half a second.
+        from dist_rmd.data.augment import pixels_numba
+
+        return pixels_numba
+
+    def _plain(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
+        mean, std = self._statistics.view(2, 3).repeat(1, self.side).unbind(0)  # rows of S x 3 values vectorise well
+        rows = images.view(len(images), self.side, 3 * self.side).to(torch.float32)
+        return ((rows / 255 - mean) / std).view(images.shape).permute(0, 3, 1, 2)
+
+    def _fold_keys(self, epoch: int, view: int, whats: tuple[str, ...], device: torch.device) -> Tensor:
+        return keyed_rng.keys(self.seed, epoch, view, whats).to(device)

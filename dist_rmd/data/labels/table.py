@@ -1,0 +1,87 @@
+"""A table of image files and their labels, whoever wrote it: names or numbers of classes, rows in any order."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rmd.data.labels.look_alikes import look_alike
+from dist_rmd.text.escapes import spreadsheet
+from dist_rmd.text.reader import read_table
+
+Integers = NDArray[np.int64]
+
+
+def read_label_table(
+    table: Path, column: str, files: Sequence[str], classes: Sequence[str], place: object, choice: str = ""
+) -> tuple[Integers, Integers]:
+    """(positions in `files`, rising; class of each) of the images that the table's columns file and `column` list.
+
+    files: the names of all images there are; where they stand, `place` says.
+    classes: the labels are these names or their numbers, from 0 on.
+    choice: how another column is chosen, for the message where there is none of that name.
+
+    Names that a spreadsheet could take for formulas may have an apostrophe before them (escapes.spreadsheet).  Raises
+    ValueError, which names line and column, for an image or class that does not exist, an image that is listed twice,
+    and a table that lists none; DataError for what is no table.
+    """
+    images, meanings = spellings(files), _meanings(classes)
+    labels: dict[int, int] = {}
+    lines: dict[int, int] = {}
+    content = read_table(table)
+    listing = ", ".join(content.columns) or "none"
+    if "file" not in content.columns:
+        raise ValueError(f"no column 'file', to name the images as {place} does; it has {listing}")
+    if column not in content.columns:
+        raise ValueError(f"no column {column!r}{choice}, it has {listing}")
+    for line, row in content.rows:
+        name, label = row["file"], row[column].strip()
+        if name not in images:
+            raise ValueError(f"line {line}, column file: no image {name!r} in {place}{_right_name(name, images)}")
+        image, number = images[name], meanings.get(label, -1)
+        if image is None:
+            raise ValueError(f"line {line}, column file: {name!r} may be that or {name[1:]!r} in {place}; rename one")
+        if image in lines:
+            raise ValueError(f"line {line}, column file: {name!r} stands on line {lines[image]} already")
+        if number == -1:
+            other = look_alike(label, classes)
+            hint = f"; did you mean {other!r}?" if other else ""
+            raise ValueError(
+                f"line {line}, column {column}: no class has the name or number {label!r} (0..{len(classes) - 1}){hint}"
+            )
+        if number is None:
+            raise ValueError(
+                f"line {line}, column {column}: {label!r} is the name of one class and the number of another, so "
+                "it may mean either; give the numbers as an .npy"
+            )
+        labels[image], lines[image] = number, line
+    if not labels:
+        raise ValueError("lists no image")
+    positions = np.array(sorted(labels))
+    return positions, np.array([labels[image] for image in positions.tolist()])
+
+
+def _meanings(classes: Sequence[str]) -> dict[str, int | None]:
+    """The class that a text means by name or number; None where it is the name of one and the number of another."""
+    meanings: dict[str, int | None] = {str(number): number for number in range(len(classes))}
+    for text, number in spellings(classes).items():
+        meanings[text] = number if meanings.get(text, number) == number else None
+    return meanings
+
+
+def spellings(names: Iterable[str]) -> dict[str, int | None]:
+    """Place of a name by the name itself and by how a spreadsheet must see it; None where a text may be two names."""
+    found: dict[str, int | None] = {}
+    for place, name in enumerate(names):
+        for text in {name, spreadsheet(name)}:
+            found[text] = place if found.get(text, place) == place else None
+    return found
+
+
+def _right_name(name: str, images: Mapping[str, int | None]) -> str:
+    """A hint at how `images` would name an image that they do not have under `name`."""
+    parts = name.replace("\\", "/").removeprefix("./").split("/")
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]  # the longest first
+    near = next((known for end in ends for known in images if f"/{known}".endswith(f"/{end}")), None)
+    return f"; did you mean {near!r}?" if near else f"; they are called like {next(iter(images), '')!r}"

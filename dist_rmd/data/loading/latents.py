@@ -1,0 +1,53 @@
+"""Batches of noise, for a stage that makes its images itself: the same global batch on any number of ranks."""
+
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from dist_rmd.data.augment import keyed_rng
+from dist_rmd.data.loading.batch import Batch
+
+
+class Latents:
+    """Epochs of `steps` global batches of `batch_size` vectors in `dims` dimensions, of independent standard normals.
+
+    Rank `rank` of `world` takes its slice of each.  A number is a hash of (seed, step, place in the global batch,
+    dimension), so a training that goes on within an epoch needs nothing but its step.  views: one, b x dims of `dtype`;
+    labels: -1; indices and rows: the places in the global batch.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        rank: int,
+        world: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self._dims, self._batch_size, self._steps, self._seed = dims, batch_size, steps, seed
+        self._rank, self._device, self._dtype = rank, device, dtype
+        self._parts = [keyed_rng.shard(batch_size, each, world) for each in range(world)]
+
+    def __len__(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self._steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
+        """The batches of epoch `epoch` from global batch `start` on."""
+        part, sizes = self._parts[self._rank], tuple(len(range(self._batch_size)[each]) for each in self._parts)
+        places = torch.arange(self._batch_size, device=self._device)[part]
+        none = torch.full_like(places, -1)
+        for number in range(start, self._steps):
+            # All ranks make all of it: vectorised functions may round a number by its place in the tensor.
+            noise = normal(self._seed, epoch * self._steps + number, (self._batch_size, self._dims), self._device)
+            yield Batch((noise[part].to(self._dtype),), none, places, places, sizes, epoch, number)
+
+
+def normal(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Standard normals of this shape, float64, each by inversion of the distribution function at its keyed draw."""
+    bits = keyed_rng.bits(seed, step, 0, "latent", torch.arange(shape[0] * shape[1], device=device))
+    return torch.special.ndtri((bits + 0.5) * 2**-32).view(shape)

@@ -1,0 +1,80 @@
+"""All loaders of one run on one rank, over betons that are opened once each."""
+
+from collections.abc import Sequence
+
+import torch
+
+from dist_rmd.config import Augment, Data
+from dist_rmd.data.augment.views import Views
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.latents import Latents
+from dist_rmd.data.loading.loader import ImageReader, Loader
+from dist_rmd.data.loading.memory_reader import MemoryReader
+from dist_rmd.data.prepared.beton import Dataset
+from dist_rmd.errors import ConfigError
+
+EVALUATION_BATCH = 512  # images per rank
+
+
+class Loaders:
+    """Makes loaders for `rank` of `world` ranks on `device`; `cores` are the CPU cores this rank may use.
+
+    Views are of `dtype`, that of the networks they are for.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Data,
+        augment: Augment,
+        rank: int,
+        world: int,
+        device: torch.device,
+        cores: int,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.dataset, self.config, self.augment = dataset, config, augment
+        self.rank, self.world, self.device, self.cores, self.dtype = rank, world, device, cores, dtype
+        self._readers: dict[str, ImageReader] = {}
+
+    def training(self, labels: LabelView, kinds: Sequence[str], batch_size: int, seed: int) -> Loader:
+        """Augmented views of the training images in keyed order, in whole global batches of `batch_size`."""
+        views = self._views(kinds, seed, compiled=self.config.compile_views)
+        return Loader(self._reader("train"), labels, views, batch_size, seed, self.rank, self.world)
+
+    def evaluation(self, split: str, labels: LabelView, aligned: bool = False) -> Loader:
+        """The test view of every image in `labels`, each once over all ranks.  aligned: see Loader."""
+        seed = 0  # nothing is drawn
+        return Loader(
+            self._reader(split), labels, self._views(("plain",), seed, compiled=False), EVALUATION_BATCH * self.world,
+            seed, self.rank, self.world, shuffle=False, drop_last=False, aligned=aligned,
+        )  # fmt: skip
+
+    def latents(self, dims: int, batch_size: int, steps: int, seed: int) -> Latents:
+        """Noise in place of images: epochs of `steps` global batches of `batch_size` vectors in `dims` dimensions."""
+        return Latents(dims, batch_size, steps, seed, self.rank, self.world, self.device, self.dtype)
+
+    def _views(self, kinds: Sequence[str], seed: int, compiled: bool) -> Views:
+        return Views(
+            kinds, self.dataset.side, self.dataset.mean, self.dataset.std, seed, compiled,
+            self.augment.crop_min, self.augment.flip, self.dtype,
+        )  # fmt: skip
+
+    def _reader(self, split: str) -> ImageReader:
+        if split not in self._readers:
+            path = self.dataset.beton(split)
+            if self.config.reader == "memory":
+                self._readers[split] = MemoryReader(path, self.device)
+            else:
+                # Only where it is used: importing FFCV takes seconds.
+                try:
+                    from dist_rmd.data.loading.ffcv_reader import BetonReader, most_workers
+                except ImportError as error:
+                    raise ConfigError(
+                        f"data.reader=ffcv, but FFCV cannot be imported here ({error}): use data.reader=memory"
+                    ) from None
+
+                self._readers[split] = BetonReader(
+                    path, self.config.workers or min(self.cores, most_workers()), self.device
+                )
+        return self._readers[split]

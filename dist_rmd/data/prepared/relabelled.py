@@ -1,0 +1,26 @@
+"""A dataset under other labels: `prepare --labels`, such as those that `report suspects` proposes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dist_rmd.data.datasets.base import RawDataset, Split
+from dist_rmd.data.labels.table import read_label_table
+from dist_rmd.errors import DataError
+
+
+def relabelled(source: RawDataset, table: Path) -> RawDataset:
+    """The training images that the table's columns file and label list, under these labels; the test images as before.
+
+    Nobody knows whether the labels are right, so those of the result are not verified.  Raises DataError, which names
+    the table and the place in it, where it does not fit the images, or leaves none of a class.
+    """
+    train, count = source.splits["train"], len(source.classes)
+    try:
+        rows, labels = read_label_table(table, "label", train.files, source.classes, f"the {source.name} images")
+        if missing := sorted({*range(count)} - {*labels.tolist()}):
+            raise ValueError(f"no image is left of class {source.classes[missing[0]]}")
+    except ValueError as error:
+        raise DataError(f"{table}: {error}") from None
+    chosen = rows.tolist()
+    kept = Split(labels, [train.files[row] for row in chosen], lambda i: train.read(chosen[i]))
+    return replace(source, splits={**source.splits, "train": kept}, verified=False)

@@ -1,0 +1,110 @@
+"""Watches a stage's training: means, speed, scores and warnings, to metrics.jsonl, TensorBoard and the console."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.console import Console
+from dist_rmd.engine.meters import Meters
+from dist_rmd.engine.writers import Writers
+from dist_rmd.errors import NonFiniteLoss
+
+T = TypeVar("T")
+
+
+class MetricLogger:
+    """Every rank has one and calls it alike; rank 0's writes.
+
+    every: optimizer steps between two points of the curves.  batch_size: of the global batch.  readings: what the
+    curves show beside the means, asked for at each point.  warn: turns the means, or what an evaluation has measured,
+    into one line for the user when they look wrong, else None.
+    """
+
+    best: float | None = None
+    """the highest score of the stage so far"""
+    scores: list[dict[str, float]]
+    """what each evaluation so far has measured, with its epoch and step"""
+
+    def __init__(
+        self,
+        stage: str,
+        writers: Writers,
+        console: Console,
+        every: int,
+        batch_size: int,
+        readings: Callable[[], dict[str, float]],
+        warn: Callable[[Mapping[str, float]], str | None],
+    ):
+        self.stage, self.writers, self.console = stage, writers, console
+        self.every, self.batch_size, self.readings, self.warn = every, batch_size, readings, warn
+        self.meters = Meters()
+        self.scores: list[dict[str, float]] = []
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass `batches` through, counting the time that each is waited for."""
+        return self.meters.waiting(batches)
+
+    def step(self, clock: Clock, terms: Mapping[str, Tensor]) -> None:
+        """One optimizer step was made.  Raises NonFiniteLoss when a mean since the last point is not finite."""
+        self.meters.add(terms, self.batch_size)
+        if clock.step % self.every == 0:
+            self.flush(clock)
+        self.console.step(clock)
+
+    def flush(self, clock: Clock) -> None:
+        """Write the means since the last point, if there was a step."""
+        if not self.meters.steps:
+            return
+        metrics = self.meters.reduce()
+        self._check(clock, metrics)
+        self.writers.scalars(clock, metrics | self.readings())
+        self.console.step(clock, metrics)
+        self._warn(metrics)
+
+    def evaluated(self, clock: Clock, metrics: Mapping[str, float]) -> float | None:
+        """`metrics` of the network after clock.epoch epochs; returns the first, the score, if it is a record."""
+        tag, score = next(iter(metrics.items()))
+        self.writers.scalars(clock, metrics)
+        self.console.evaluated({tag: score})
+        self._warn(metrics)
+        self.scores.append({"epoch": clock.epoch, "step": clock.step, **metrics})
+        if self.best is not None and score <= self.best:
+            return None
+        self.best = score
+        return score
+
+    def resume_timer(self) -> None:
+        """What passed since the last step, evaluation and saving, was not training time."""
+        self.meters.resume_timer()
+
+    def state_dict(self, clock: Clock) -> dict[str, Any]:
+        """What a resumed run needs to write the same curves.  Every rank must call it.
+
+        Raises NonFiniteLoss as `step` does: whatever is saved has been looked at.
+        """
+        meters = self.meters.state_dict()
+        for kind in meters["kinds"]:
+            names = [name for name, size in kind["terms"] for _ in range(size)]
+            self._check(clock, dict(zip(names, kind["sums"].sum(0).tolist(), strict=True)))
+        return {"meters": meters, "best": self.best, "scores": self.scores}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.meters.load_state_dict(state["meters"], device)
+        self.best, self.scores = state["best"], list(state["scores"])
+
+    def _warn(self, metrics: Mapping[str, float]) -> None:
+        if warning := self.warn(metrics):
+            self.console.say(f"{self.stage}: {warning}")
+
+    def _check(self, clock: Clock, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise NonFiniteLoss(
+                    f"{self.stage}: {name} is {value} in one of the steps up to {clock.step} "
+                    "(a smaller learning rate usually cures it)",
+                    agreed=True,
+                )

@@ -1,0 +1,40 @@
+"""The images that evaluations look at, without augmentation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Makers of loaders that yield every image once over all ranks, as the test view, with its correct label.
+
+    They are made on first use: most evaluations need only one.
+    """
+
+    train: Callable[[], Any]
+    test: Callable[[], Any]
+    classes: int
+    validation: Callable[[], Any] | None = None
+    """images held out of training, with the labels that are given to them, right or wrong"""
+    verified: bool = True
+    """False: nobody knows the correct labels of `train`, which comes with the given ones"""
+
+
+def splits(source: Loaders, train: LabelView, validation: LabelView | None = None) -> Splits:
+    """Those of the images behind `source`: all test images, and the training images of `train`.
+
+    validation: images held out of training, if any, under their given labels.
+    """
+    classes = len(source.dataset.classes)
+    return Splits(
+        train=lambda: source.evaluation("train", train.best_known()),
+        test=lambda: source.evaluation("test", LabelView.of(source.dataset.labels("test"), classes)),
+        classes=classes,
+        validation=None if validation is None else partial(source.evaluation, "train", validation),
+        verified=train.true is not None,
+    )

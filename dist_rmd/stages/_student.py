@@ -1,0 +1,73 @@
+"""What all ways to distil a student share: its recipe, its frozen teacher, and a look of that at every image."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
+from torch import Tensor
+
+from dist_rmd.config import Optimization
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.distributed.collectives import all_gather_rows, gather_sizes
+from dist_rmd.models.encoder import encoder
+from dist_rmd.models.heads import ImageClassifier
+
+
+@dataclass(frozen=True)
+class StudentConfig(Optimization):
+    """The student, trained by the stages `modul`, `vkd` and `dfnd` alike (MODUL sec. V-B)."""
+
+    weight_decay: NonNegativeFloat = 1e-4
+    """weight decay of SGD, on all parameters"""
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    milestones: tuple[NonNegativeInt, ...] = (80, 160)
+    """epochs after which schedule=step lowers the learning rate"""
+
+
+def frozen_teacher(artefact: Mapping[str, Any]) -> ImageClassifier:
+    """The network of an artefact of stage `teacher`, in evaluation mode and without gradient."""
+    model = artefact["model"]
+    net = ImageClassifier(encoder(model["name"], model["width"]), len(artefact["classes"]))
+    net.encoder.load_state_dict(artefact["encoder"])
+    net.head.load_state_dict(artefact["head"])
+    return net.requires_grad_(False).eval()
+
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+"""(images b x 3 x S x S, given labels b) -> b rows of numbers"""
+
+
+def score_images(source: Loaders, labels: LabelView, judge: Scorer, proceed: Callable[[float], None]) -> Tensor:
+    """What `judge` makes of every training image of `labels`: N rows on every rank, in the order of `labels`.
+
+    Each image is looked at once over all ranks, in the plain view of it.  The same bits on any number of ranks, where
+    all machines are of one kind.  proceed: told between batches what share of the images is done.
+    """
+    judged, indices = own_share(source, labels, judge, proceed)
+    sizes = gather_sizes(len(indices), indices.device)
+    rows, indices = (all_gather_rows(column, sizes) for column in (judged, indices))
+    place = torch.from_numpy(labels.indices.argsort().argsort()).to(source.device)
+    return rows[indices.argsort()][place]
+
+
+@torch.no_grad()
+def own_share(
+    source: Loaders, labels: LabelView, judge: Scorer, proceed: Callable[[float], None] = lambda share: None
+) -> tuple[Tensor, Tensor]:
+    """This rank's part of a survey: n rows, and the positions of the images in the beton, n int64."""
+    loader = source.evaluation("train", labels, aligned=True)
+    parts = []
+    for batch in loader.epoch(0):
+        (view,) = batch.views
+        parts.append((judge(view, batch.labels), batch.indices))
+        proceed((batch.number + 1) / len(loader))
+    if not parts:  # more ranks than there are batches
+        none = torch.empty(0, dtype=torch.int64, device=source.device)
+        side = source.dataset.side
+        return judge(torch.empty(0, 3, side, side, dtype=source.dtype, device=source.device), none), none
+    rows, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    return rows, indices
