@@ -1,4 +1,4 @@
-"""Every page is found from the index, and every link leads somewhere."""
+"""Every page is found from the index, every link leads somewhere, and every file has its line."""
 
 import re
 from pathlib import Path
@@ -25,6 +25,20 @@ def test_links_lead_to_files(page):
 
 def test_the_index_has_every_page():
     assert {page for page in PAGES if page != INDEX} - links(INDEX) == set()
+
+
+def test_the_readme_stays_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_the_architecture_has_a_line_for_every_file():
+    """And for none that is not there.  An empty file has nothing to say."""
+    package = ROOT / "dist_rmd"
+    files = [str(path.relative_to(package)) for path in package.rglob("*.py") if path.read_text()]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert sorted(re.findall(r"^\| `(\S+\.py)` \| \S", page, re.MULTILINE)) == sorted(files)
 
 
 def test_the_version_has_its_changes_and_its_citation():
