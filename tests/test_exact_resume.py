@@ -10,8 +10,10 @@ from support import small
 from support.torchrun import ROOT
 from support.whole_runs import assert_same, fault, stopped
 
+from dist_rmd import report
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.pipeline.command import main
+from dist_rmd.run.artefacts import load
 
 STAGES = ("simsiam", "classifier", "rgrl")
 # Two epochs of 4 steps; points of the curve and checkpoints that do not fall on epochs' ends.
@@ -77,6 +79,26 @@ def test_stopped_with_scaled_losses(command, tmp_path):
     newest = Checkpoints(tmp_path / "a" / "classifier" / "checkpoints", 2).load_newest()
     assert newest
     assert newest["updater"]["scaler"]["scale"] > 0
+
+
+def test_a_patience_that_ends_is_the_same_after_any_stop(command, tmp_path, capsys):
+    """3 steps an epoch of the 120 labels that are not held out; nothing rises at this learning rate."""
+    early = ["data.holdout=0.2", "task.epochs=9", "task.lr=1e-9", "task.patience=2", "stages=[classifier]"]
+    arguments = [*command, *early, "task.optimizer=adamw"]
+    straight = finished(arguments, tmp_path / "straight")
+    scores = load(straight / "classifier" / "artefact.pt")["scores"]
+    assert len(scores) < 9
+    record = max(scores, key=lambda score: score["val/top1"])
+    assert scores[-1]["epoch"] - record["epoch"] == 2
+    assert f"ended after epoch {len(scores)} of 9" in capsys.readouterr().out
+    arguments.append(f"out={tmp_path}")
+    last = scores[-1]["step"]
+    assert [stopped(arguments, "classifier", step) for step in (1, last - 1, last)] == [75, 75, 75]
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", straight, "classifier")
+    capsys.readouterr()
+    assert report.main([str(straight)]) == 0
+    assert "unfinished" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("step", range(1, 9))

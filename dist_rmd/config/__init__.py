@@ -10,6 +10,7 @@ from dist_rmd.config.schema import (
     Distributed,
     EncoderName,
     Fraction,
+    LabelledOptimization,
     Log,
     Model,
     Noise,
@@ -22,7 +23,8 @@ from dist_rmd.config.schema import (
 )
 
 __all__ = [
-    "Augment", "Change", "Checkpoint", "Config", "Data", "Distributed", "EncoderName", "Fraction", "Leaf", "Log",
-    "Model", "Noise", "Optimization", "Role", "Run", "Speed", "StageConfig", "Width", "determinants", "differences",
-    "help_text", "leaf", "leaves", "parse", "read_yaml", "repeated", "stated", "to_dict", "to_yaml",
+    "Augment", "Change", "Checkpoint", "Config", "Data", "Distributed", "EncoderName", "Fraction",
+    "LabelledOptimization", "Leaf", "Log", "Model", "Noise", "Optimization", "Role", "Run", "Speed", "StageConfig",
+    "Width", "determinants", "differences", "help_text", "leaf", "leaves", "parse", "read_yaml", "repeated", "stated",
+    "to_dict", "to_yaml",
 ]  # fmt: skip

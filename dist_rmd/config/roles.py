@@ -58,9 +58,12 @@ class Change(NamedTuple):
         return f"{self.key}: {self.old} -> {self.new}"
 
 
-def leaf(default: T, role: Role) -> T:
-    """The field of a dataclass that is a key of the configuration, with its default and its role."""
-    metadata = {"role": role}
+def leaf(default: T, role: Role, added: bool = False) -> T:
+    """The field of a dataclass that is a key of the configuration, with its default and its role.
+
+    added: the key came when there were artefacts already.  At its default it does not enter their keys, which stay.
+    """
+    metadata = {"role": role, "added": added}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -105,6 +108,7 @@ def determinants(section: Any) -> dict[str, Any]:
         field.name: plain(getattr(section, field.name))
         for field in dataclasses.fields(section)
         if (stated(type(section), field.name) or Role.RESULT).is_recipe
+        and not (field.metadata.get("added") and getattr(section, field.name) == field.default)
     }
 
 

@@ -212,7 +212,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Optimization:
-    """SGD and its schedule: the part of a stage's section that all stages share."""
+    """The optimizer and its schedule: the part of a stage's section that all stages share."""
 
     seed: NonNegativeInt | None = leaf(None, Role.SEED)
     """seed of this stage, where it is not the run's (null): runs of several seeds can share one teacher"""
@@ -222,12 +222,14 @@ class Optimization:
     """images per optimizer step over all ranks (the global batch)"""
     lr: PositiveFloat = 0.1
     """initial learning rate"""
+    optimizer: Literal["sgd", "adamw"] = leaf("sgd", Role.RESULT, added=True)
+    """sgd; adamw: decoupled weight decay, betas 0.9 and 0.999; its lr is usually some 0.001, its weight_decay 0.05"""
     lr_scaling: bool = False
     """multiply lr by batch_size / 256"""
     momentum: NonNegativeFloat = 0.9
     """momentum of SGD"""
     weight_decay: NonNegativeFloat = 5e-4
-    """weight decay of SGD, on all parameters"""
+    """weight decay, on all parameters"""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = ()
@@ -240,6 +242,15 @@ class Optimization:
     """largest norm of the gradient (no limit when null)"""
     eval_every: PositiveInt = 1
     """epochs between two evaluations; the last epoch is always evaluated"""
+
+
+@dataclass(frozen=True)
+class LabelledOptimization(Optimization):
+    """The same of a stage that learns given labels, of which data.holdout keeps some apart."""
+
+    patience: PositiveInt | None = leaf(None, Role.RESULT, added=True)
+    """end the stage when val/top1, of the labels held out by data.holdout, has not risen for so many epochs (never when
+    null); the schedule of the learning rate does not know of it"""
 
 
 Section = TypeVar("Section")

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 
+from dist_rmd.config import LabelledOptimization
 from dist_rmd.engine import faults
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.metric_logger import MetricLogger
@@ -49,13 +50,14 @@ class Session(Protocol):
 def fit(session: Session) -> None:
     """Train from where the session's clock stands, which may be within an epoch, to the stage's last epoch.
 
+    That is the one before its time in which the patience of a LabelledOptimization has come to its end.
     Checkpoints: every `save_every` epochs, at the end, for a new best, and whenever the step check says so.  Raises
     Stopped after a checkpoint.  Every rank must call it.
     """
     stage, net, clock = session.stage, session.net, session.clock
     updater, check, observer = session.updater, session.check, session.observer
     config = stage.optimization
-    while clock.epoch < config.epochs:
+    while not _is_over(session):
         net.train()
         if clock.batch == 0:
             stage.start_epoch()
@@ -83,9 +85,22 @@ def fit(session: Session) -> None:
         if evaluates:
             observer.flush(clock)
             record = observer.evaluated(clock, session.evaluate())
-        if saves or record is not None:
+        if saves or record is not None or _is_over(session):
             session.save(record)
         observer.resume_timer()
+    if clock.epoch < config.epochs:
+        observer.console.say(
+            f"{stage.name}: no better score in {observer.epochs_since_record} epochs, the patience that it has: ended "
+            f"after epoch {clock.epoch} of {config.epochs}"
+        )
+
+
+def _is_over(session: Session) -> bool:
+    """The last epoch is done.  It goes by what has been measured, which a checkpoint holds: so any restart agrees."""
+    config, clock = session.stage.optimization, session.clock
+    patience = config.patience if isinstance(config, LabelledOptimization) else None
+    tired = patience is not None and session.observer.epochs_since_record >= patience
+    return clock.epoch == config.epochs or tired
 
 
 class Ahead(Generic[T]):

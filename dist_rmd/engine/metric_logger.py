@@ -44,6 +44,15 @@ class MetricLogger:
         self.meters = Meters()
         self.scores: list[dict[str, float]] = []
 
+    @property
+    def epochs_since_record(self) -> int:
+        """From the evaluation with the highest score, the earliest of several, to the newest one."""
+        if not self.scores:
+            return 0
+        tag = next(tag for tag in self.scores[0] if "/" in tag)
+        record = max(self.scores, key=lambda found: found[tag])
+        return int(self.scores[-1]["epoch"] - record["epoch"])
+
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass `batches` through, counting the time that each is waited for."""
         return self.meters.waiting(batches)

@@ -1,4 +1,4 @@
-"""One optimizer step: learning rate, backward, gradient scaling, clipping, SGD and Adam."""
+"""One optimizer step: learning rate, backward, gradient scaling, clipping; SGD, AdamW and Adam."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -28,7 +28,7 @@ def parameter_dtype(precision: str) -> torch.dtype:
 
 
 class Updater:
-    """The optimizers of a stage's parameter groups (see Training.param_groups), with everything around them.
+    """The optimizers of a stage's parameter groups (see TrainingStage.param_groups), with everything around them.
 
     precision: bf16, fp16 (with a GradScaler), fp32 or fp64.  Learning rate, momentum and weight decay are those of
     `config` where a group has none of its own.
@@ -48,7 +48,11 @@ class Updater:
         self.dtype = AUTOCAST.get(precision)
         self.base_lr = schedule.initial_lr(config)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        of = {kind: [_own(group, self.base_lr) for group in groups if _kind(group) == kind] for kind in ("sgd", "adam")}
+        kinds = [group.get("optimizer", config.optimizer) for group in groups]
+        of = {
+            kind: [_own(group, self.base_lr) for group, its in zip(groups, kinds, strict=True) if its == kind]
+            for kind in ("sgd", "adamw", "adam")
+        }
         if of["sgd"]:
             sgd = torch.optim.SGD(of["sgd"], momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
             # torch would allocate them in the first step, and leave them unwritten when that step moves nothing.
@@ -56,6 +60,8 @@ class Updater:
                 for parameter in group["params"] if group["momentum"] else ():
                     sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             self.optimizers["optimizer"] = sgd
+        if of["adamw"]:
+            self.optimizers["adamw"] = torch.optim.AdamW(of["adamw"], weight_decay=config.weight_decay, fused=True)
         if of["adam"]:
             self.optimizers["adam"] = torch.optim.Adam(of["adam"], fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -126,10 +132,6 @@ class Updater:
             for group, settings in zip(optimizer.param_groups, configured, strict=True):
                 group.update(settings)
         self.scaler.load_state_dict(state["scaler"])
-
-
-def _kind(group: Mapping[str, Any]) -> str:
-    return group.get("optimizer", "sgd")
 
 
 def _own(group: Mapping[str, Any], lr: float) -> dict[str, Any]:

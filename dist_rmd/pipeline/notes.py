@@ -61,6 +61,8 @@ def _schedules(config: Config) -> list[str]:
     for stage in (lookup("stages", name) for name in config.stages):
         if issubclass(stage, TrainingStage):
             recipe = config.sections[stage.recipe]
+            if recipe.optimizer != "sgd" and recipe.momentum != type(recipe).momentum:
+                lines.append(f"{stage.recipe}.momentum has no effect: {stage.recipe}.optimizer={recipe.optimizer}")
             if recipe.milestones and recipe.schedule != "step":
                 lines.append(f"{stage.recipe}.milestones has no effect: {stage.recipe}.schedule={recipe.schedule}")
     return list(dict.fromkeys(lines))

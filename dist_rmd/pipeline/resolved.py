@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dist_rmd import config as configuration
-from dist_rmd.config import Config, Optimization, determinants
+from dist_rmd.config import Config, LabelledOptimization, Optimization, determinants
 from dist_rmd.data.labels.class_maps import class_map
 from dist_rmd.data.labels.files import given_view
 from dist_rmd.data.labels.view import LabelView, noisy_view, openset_view
@@ -218,6 +218,11 @@ def check(
             continue
         recipe = config.sections[stage.recipe]
         assert isinstance(recipe, Optimization)
+        if isinstance(recipe, LabelledOptimization) and recipe.patience and not config.data.holdout:
+            raise ConfigError(
+                f"{stage.recipe}.patience={recipe.patience} goes by labels that are held out, and test images are not "
+                "to end a training: set data.holdout, such as data.holdout=0.1"
+            )
         size, images = recipe.batch_size, len(plan.training(stage))
         if size < 2 * world.size or (stage.views and size > images):
             most = f", and at most the {images} training images" if stage.views else ""

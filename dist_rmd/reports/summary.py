@@ -115,8 +115,9 @@ def _measured(folder: Path) -> list[Measured]:
         records = [record for record in run.scores(stage) if tag in record]
         if records:
             epoch = records[-1]["epoch"]
-            planned = config[lookup("stages", stage).recipe]["epochs"]
-            unfinished = "" if epoch == planned else f", unfinished: {epoch} of {planned} epochs"
+            its = config[lookup("stages", stage).recipe]
+            planned, ended_early = its["epochs"], its.get("patience") and run.folder.finished(stage)
+            unfinished = "" if epoch == planned or ended_early else f", unfinished: {epoch} of {planned} epochs"
             data = Path(config["data"]["path"]).name
             forced = ", forced" if stage in run.forced else ""
             collapsed = ", collapsed" if records[-1].get("test/predicted_classes") == 1 else ""

@@ -21,7 +21,7 @@ class StudentConfig(Optimization):
     """The student, trained by the stages `modul`, `vkd` and `dfnd` alike (MODUL sec. V-B)."""
 
     weight_decay: NonNegativeFloat = 1e-4
-    """weight decay of SGD, on all parameters"""
+    """weight decay, on all parameters"""
     schedule: Literal["cosine", "step", "constant"] = "step"
     """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (80, 160)

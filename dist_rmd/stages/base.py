@@ -148,9 +148,10 @@ class TrainingStage(Stage):
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, as torch's optimizers take them.
 
-        `optimizer` is "sgd" (default) or "adam".  `lr` is the initial learning rate, that of the section when left out;
-        it follows the section's schedule unless `constant_lr` is True.  SGD also takes momentum and weight decay of the
-        section where a group has none of its own; Adam takes torch's defaults.
+        `optimizer` is "sgd", "adamw" or "adam", that of the section when left out.  `lr` is the initial learning rate,
+        that of the section when left out; it follows the section's schedule unless `constant_lr` is True.  SGD also
+        takes momentum and weight decay of the section where a group has none of its own, AdamW the weight decay; Adam
+        takes torch's defaults.
         """
         return [{"params": list(self.net.parameters())}]
 

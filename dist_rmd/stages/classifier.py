@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, StageConfig
+from dist_rmd.config import LabelledOptimization, StageConfig
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.models.encoder import encoder
@@ -18,7 +18,7 @@ __all__ = ["Classifier"]
 
 
 @dataclass(frozen=True)
-class TaskConfig(Optimization):
+class TaskConfig(LabelledOptimization):
     """The task network, trained by the stages `classifier` and `rgrl` alike (RMDNet sec. 4.3)."""
 
     epochs: PositiveInt = 240

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import small
 
-from dist_rmd.config import Config, Role, differences, leaves, sections, stated
+from dist_rmd.config import Config, Role, determinants, differences, leaves, sections, stated
 from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.distributed.processes import World
 from dist_rmd.models.encoder import encoder
@@ -18,7 +18,7 @@ from dist_rmd.pipeline import resolved
 from dist_rmd.run import artefacts
 
 DEFAULTS = sections.parse(None)
-EVERYTHING = "stages=[simsiam,classifier,elr,rgrl,teacher,division,modul,vkd,dfnd]"
+EVERYTHING = "stages=[simsiam,classifier,elr,rgrl,teacher,division,modul,vkd,dfnd,probe]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "data.path": ((), "data.path={place}/moved/digits"),
@@ -39,6 +39,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "loss.weights": (("loss.name=nce+agce",), "loss.weights.agce=4"),
     "loss.options": (("loss.name=gce",), "loss.options.q=0.5"),
     "speed.cuda_graphs": (("speed.compile=true", "precision=fp32"), "speed.cuda_graphs=true"),
+    "task.patience": (("data.holdout=0.2",), "task.patience=2"),
+    "probe.patience": (("data.holdout=0.2",), "probe.patience=2"),
     "teacher.per_class": ((), "teacher.per_class=20"),
 }
 """key -> settings under which another value has a meaning, and that value; other keys are changed by their type"""
@@ -117,7 +119,8 @@ def place(tmp_path_factory):
 
 @functools.cache
 def configured(place, settings):
-    words = [*small.RECIPE, EVERYTHING, f"data.path={place}/digits", f"out={place}/runs", *settings]
+    places = [f"data.path={place}/digits", f"out={place}/runs"]
+    words = [*small.RECIPE, "probe.batch_size=32", EVERYTHING, *places, *settings]
     return sections.parse(None, [word.replace("{place}", str(place)) for word in words])
 
 
@@ -171,3 +174,9 @@ def test_a_section_that_sets_an_inherited_key_anew_keeps_its_role():
 
     assert (stated(Own, "seed"), stated(Own, "rounds")) == (Role.SEED, None)
     assert dict(leaves(Own()))["seed"] == (3, Role.SEED)
+
+
+def test_a_key_that_was_added_later_is_in_keys_of_artefacts_only_where_it_is_set():
+    before, after = (sections.parse(None, words).sections["task"] for words in ([], ["task.optimizer=adamw"]))
+    assert not {"optimizer", "patience"} & determinants(before).keys()
+    assert determinants(after) == {**determinants(before), "optimizer": "adamw"}

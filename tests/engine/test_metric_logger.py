@@ -56,6 +56,16 @@ def test_nothing_is_saved_unchecked(observed):
         observer.state_dict(Clock(step=3))
 
 
+def test_epochs_since_the_record_are_counted_from_the_earliest_of_several(observed):
+    observer, _ = observed
+    assert observer.epochs_since_record == 0
+    since = []
+    for epoch, score in ((2, 50.0), (4, 60.0), (6, 60.0), (8, 55.0), (10, 61.0)):
+        observer.evaluated(Clock(step=epoch, epoch=epoch), {"val/top1": score, "test/top1": 90 - score})
+        since.append(observer.epochs_since_record)
+    assert since == [0, 0, 2, 4, 0]
+
+
 def test_only_a_record_is_a_score(observed):
     observer, _ = observed
     scores = [observer.evaluated(Clock(), {"test/top1": top1, "test/other": 99.0}) for top1 in (50.0, 50.0, 40.0, 60.0)]

@@ -57,7 +57,24 @@ def test_a_group_of_adams_is_adam_at_its_own_rate_and_the_rest_is_sgd():
     assert updater.readings()["train/lr"] < 0.05
 
 
-@pytest.mark.parametrize("group", [{}, {"optimizer": "adam"}])
+def test_equals_adamw_written_out():
+    """Loshchilov & Hutter 2019, algorithm 2: weight decay apart from the gradient, both at the schedule's rate."""
+    weight = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    config = Optimization(epochs=2, lr=0.1, optimizer="adamw", weight_decay=0.05, schedule="cosine")
+    updater, clock = Updater([{"params": [weight]}], config, 2, CPU, "fp64"), Clock()
+    expected, m, v = weight.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
+    for step in range(1, 5):
+        move(updater, (weight**2).sum(), clock)
+        lr, gradient = updater.readings()["train/lr"], 2 * expected
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        adam = (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        expected = expected - lr * (0.05 * expected + adam)
+        clock.tick()
+    torch.testing.assert_close(weight.detach(), expected)
+    assert lr < 0.05
+
+
+@pytest.mark.parametrize("group", [{}, {"optimizer": "adam"}, {"optimizer": "adamw"}])
 def test_only_what_is_to_move_has_a_gradient_and_moves(group):
     nets = [nn.Linear(2, 1, bias=False) for _ in range(2)]
     config = Optimization(epochs=1, lr=0.1, momentum=0.9, weight_decay=0.1, schedule="constant")

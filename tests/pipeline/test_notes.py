@@ -73,3 +73,11 @@ def test_sections_that_no_stage_reads():
         "simsiam.epochs=3 has no effect: none of stages=[classifier] reads it",
         "teacher.width=8 has no effect: none of stages=[classifier] reads it",
     ]
+
+
+def test_a_momentum_that_adamw_does_not_have():
+    view = LabelView.of(np.arange(30) % 3, 3)
+    assert told(view, "task.optimizer=adamw") == []
+    assert told(view, "task.optimizer=adamw", "task.momentum=0.8") == [
+        "task.momentum has no effect: task.optimizer=adamw"
+    ]

@@ -372,6 +372,12 @@ def test_a_teacher_may_learn_other_images_than_the_student_sees(planned):
     assert len(planned().training(made.stages["teacher"])) == 150  # data.per_class, if nothing else is said
 
 
+def test_patience_without_labels_held_out_is_refused(planned):
+    with pytest.raises(ConfigError, match=r"task\.patience=3 goes by labels that are held out.*data\.holdout=0\.1"):
+        planned("task.patience=3")
+    assert planned("task.patience=3", "data.holdout=0.1")
+
+
 def test_a_holdout_that_rounds_to_nothing_is_refused(planned):
     with pytest.raises(ConfigError, match=r"data\.holdout=0\.001 holds out none of the 150 labels: raise it"):
         planned("data.holdout=0.001")

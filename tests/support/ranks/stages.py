@@ -23,7 +23,7 @@ def measure(case: str, world: World = ALONE) -> dict[str, torch.Tensor]:
     net = processes.parallel(s.net, world, Distributed())
     terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
     terms["loss"].backward()
-    found = {key: p.grad for key, p in s.net.named_parameters()}
+    found = {key: p.grad for key, p in s.net.named_parameters() if p.requires_grad}
     found |= {f"buffer {key}": b for key, b in s.net.named_buffers()}
     found |= {f"memory {key}": tensor for key, tensor in s.memory.items()}
     # A number is a mean over ranks, two are counts.
