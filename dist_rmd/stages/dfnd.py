@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch.nn.functional as F
-from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from dist_rmd.config import StageConfig
+from dist_rmd.config import Role, StageConfig, leaf
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
@@ -22,6 +22,7 @@ from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.stages._mixing import mix
 from dist_rmd.stages._student import StudentConfig, frozen_teacher, score_images
 from dist_rmd.stages.base import Batches, ClassifierStage, DataInfo, batch_mean
 
@@ -41,6 +42,9 @@ class DFNDConfig:
     on the test images, as the authors have it"""
     temperature: PositiveFloat = 4.0
     """T of the distillation"""
+    mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
+    """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and the teacher asked
+    about the mixed one; 0: images stay as they are"""
 
     def __post_init__(self) -> None:
         if self.keep > 1:
@@ -77,6 +81,7 @@ class DFND(ClassifierStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = config.section(DFNDConfig)
         self.optimization = config.section(StudentConfig)
+        self.draws = config.seed
         accuracy = measured_accuracy(inputs["teacher"]["scores"]) if c.accuracy is None else c.accuracy
         self.net = Adapted(encoder(config.model.name, config.model.width), data.classes, accuracy)
         self.teacher = frozen_teacher(inputs["teacher"])
@@ -120,7 +125,7 @@ class DFND(ClassifierStage):
         return -logits.double().log_softmax(dim=1).amax(dim=1)
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        (view,) = batch.views
+        (view,) = mix(batch, self.config.mixup, self.draws).views
         lesson = OverlappedTeacher(self.teacher, view)
         logits, adapted = net(view)
         targets, _ = lesson.result()

@@ -22,10 +22,11 @@ from dist_rmd.distill.instance import instance_loss
 from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_loss
 from dist_rmd.distill.rotation import rotated
 from dist_rmd.distributed.collectives import rank
-from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.errors import ConfigError
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.statistics import statistics_kept
+from dist_rmd.stages._divided import divided
 from dist_rmd.stages._student import StudentConfig, frozen_teacher, own_share
 from dist_rmd.stages.base import Batches, DataInfo, TrainingStage, batch_mean
 
@@ -198,20 +199,7 @@ class Modul(TrainingStage):
 
     def prepare(self, source: Loaders, labels: LabelView) -> None:
         """Part the images by the division, and look at the labelled ones as the teacher does."""
-        divided = self.divided
-        kept = torch.isin(divided["indices"], torch.from_numpy(labels.indices))
-        if not kept.all() or len(kept) != len(labels):
-            raise DataError(
-                "the division is of other images than this run's: divide these (stages=[..., division, modul])"
-            )
-        rows, is_open = labels.rows_of(divided["indices"].numpy()), (divided["sets"] == OPEN).numpy()
-        self.opened = labels.part(rows[is_open], divided["given"].numpy()[is_open])
-        self.labelled = labels.part(rows[~is_open], divided["labels"].numpy()[~is_open])
-        if not len(self.labelled):
-            raise DataError(
-                "the division has put all images into the open set, so there is none to learn a class from: look at "
-                "`python -m dist_rmd.report division` and at division.evidence, division.scaling and the thresholds"
-            )
+        self.labelled, self.opened = divided(labels, self.divided)
         if self.weights["category"]:
             self._look(source, self.labelled)
 

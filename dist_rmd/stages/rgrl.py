@@ -13,7 +13,8 @@ from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
-from dist_rmd.stages.base import DataInfo, batch_mean, fitted
+from dist_rmd.stages._mixing import mix
+from dist_rmd.stages.base import DataInfo
 from dist_rmd.stages.classifier import Classifier
 
 __all__ = ["RGRL"]
@@ -62,15 +63,16 @@ class RGRL(Classifier):
     """L = robust loss + K (node ||M - I||_F + edge ||E_t - E_s||_F).
 
     The teacher is the frozen encoder of stage `simsiam`, or a random one, in evaluation mode and without gradient; it
-    sees the last view of a batch, the student the first.  Both matrices are over the pooled features of the global
-    batch.
+    sees the last view of a batch, the student the first, both mixed where images are.  Both matrices are over the
+    pooled features of the global batch.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
-        return ("simsiam",) if config.section(RelationConfig).teacher == "simsiam" else ()
+        learned = ("simsiam",) if config.section(RelationConfig).teacher == "simsiam" else ()
+        return (*learned, *super().needs(config))
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         super().__init__(config, data, inputs)  # the student's weights are drawn first: the same as the baseline's
@@ -88,20 +90,21 @@ class RGRL(Classifier):
             self.net.encoder.load_state_dict(self.teacher.state_dict())
 
     def frozen(self) -> list[nn.Module]:
-        return [self.teacher]
+        return [*super().frozen(), self.teacher]
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        lesson = OverlappedTeacher(self.teacher, batch.views[-1])
-        logits, features = net(batch.views[0])
+        mixed = mix(batch, self.task.mixup, self.draws)
+        lesson = OverlappedTeacher(self.teacher, mixed.views[-1])
+        seen = self.look(net, mixed)
         targets = lesson.result()
-        task = batch_mean(self.loss(logits, batch.labels), batch)
-        relation = self.relation(targets, features, batch.sizes, batch.labels)
+        task = self.judged(seen, mixed)
+        relation = self.relation(targets, seen.features, batch.sizes, batch.labels)
         return {
-            "loss": task + self.k * relation.loss,
-            "loss_task": task.detach(),
+            "loss_task": task["loss"].detach(),
+            **task,
+            "loss": task["loss"] + self.k * relation.loss,
             "loss_node": relation.node,
             "loss_edge": relation.edge,
-            **fitted(logits, batch),
         }
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:

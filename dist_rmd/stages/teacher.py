@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import EncoderName, Model, Optimization, Role, StageConfig, Width, leaf
@@ -12,6 +12,7 @@ from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.stages._mixing import mix
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
 __all__ = ["Teacher"]
@@ -34,6 +35,9 @@ class TeacherConfig(Optimization):
     """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (80, 120)
     """epochs after which schedule=step lowers the learning rate"""
+    mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
+    """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
+    both labels; 0: images stay as they are"""
 
 
 class Teacher(ClassifierStage):
@@ -53,11 +57,13 @@ class Teacher(ClassifierStage):
         return config.section(TeacherConfig).per_class
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
-        self.optimization = config.section(TeacherConfig)
+        self.optimization: TeacherConfig = config.section(TeacherConfig)
         self.net = Network(encoder(config.model.name, config.model.width), data.classes)
         self.loss = CE()
+        self.draws = config.seed
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        (view,) = batch.views
-        logits, _ = net(view)
-        return {"loss": batch_mean(self.loss(logits, batch.labels), batch), **fitted(logits, batch)}
+        mixed = mix(batch, self.optimization.mixup, self.draws)
+        logits, _ = net(mixed.views[0])
+        loss = mixed.terms(lambda b: {"task": self.loss(logits, b.labels)})["task"]
+        return {"loss": batch_mean(loss, batch), **({} if mixed.other else fitted(logits, batch))}

@@ -18,7 +18,7 @@ from dist_rmd.pipeline import resolved
 from dist_rmd.run import artefacts
 
 DEFAULTS = sections.parse(None)
-EVERYTHING = "stages=[simsiam,classifier,elr,rgrl,teacher,division,modul,vkd,dfnd,probe]"
+EVERYTHING = "stages=[simsiam,teacher,division,classifier,elr,rgrl,modul,vkd,dfnd,probe]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "data.path": ((), "data.path={place}/moved/digits"),

@@ -5,7 +5,8 @@ import pytest
 
 from dist_rmd.config import sections
 from dist_rmd.registry import available, lookup
-from dist_rmd.stages.classifier import Classifier, TaskConfig
+from dist_rmd.stages._task import TaskConfig
+from dist_rmd.stages.classifier import Classifier
 from dist_rmd.stages.simsiam import SimSiamConfig
 from dist_rmd.stages.teacher import Teacher, TeacherConfig
 

@@ -7,7 +7,7 @@ from dist_rmd.errors import ConfigError
 from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.registry import available, lookup
 from dist_rmd.stages._student import StudentConfig
-from dist_rmd.stages.classifier import TaskConfig
+from dist_rmd.stages._task import TaskConfig
 from dist_rmd.stages.division import DivisionConfig
 from dist_rmd.stages.modul import ModulConfig
 from dist_rmd.stages.rgrl import RelationConfig

@@ -25,6 +25,11 @@ TRAININGS = [name for name in available("stages") if issubclass(lookup("stages",
 OPTIONS = (
     "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
     "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
+    "classifier task.mixup=1 task.divided=true task.kd=0.9",
+    "elr task.mixup=1",
+    "rgrl task.mixup=8 relation.teacher_view=other",
+    "teacher teacher.mixup=1",
+    "dfnd dfnd.mixup=1",
 )
 
 

@@ -3,7 +3,7 @@ import pytest
 from dist_rmd.config import sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.losses._build import LossConfig
-from dist_rmd.stages.classifier import TaskConfig
+from dist_rmd.stages._task import TaskConfig
 from dist_rmd.stages.simsiam import SimSiamConfig
 from dist_rmd.sweep import grid
 

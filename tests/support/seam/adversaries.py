@@ -6,8 +6,8 @@ from torch import nn
 
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.stages._task import TaskConfig
 from dist_rmd.stages.base import ClassifierStage, batch_mean
-from dist_rmd.stages.classifier import TaskConfig
 
 __all__ = ["Adversaries"]
 

@@ -1,0 +1,157 @@
+"""What all classifiers of the given labels share: the recipe, mixed images, divided labels, a teacher's features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dist_rmd.config import LabelledOptimization, Role, StageConfig, leaf
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.distill.hint import hint_loss
+from dist_rmd.models.encoder import Encoder, encoder
+from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.models.statistics import statistics_kept
+from dist_rmd.stages._divided import divided
+from dist_rmd.stages._mixing import Mixed, mix
+from dist_rmd.stages._student import frozen_teacher
+from dist_rmd.stages.base import Batches, ClassifierStage, DataInfo, batch_mean, fitted
+
+
+@dataclass(frozen=True)
+class TaskConfig(LabelledOptimization):
+    """The task network, trained by `classifier`, `rgrl` and all methods for noisy labels alike (RMDNet sec. 4.3)."""
+
+    epochs: PositiveInt = 240
+    """passes over the training images"""
+    lr: PositiveFloat = 0.001
+    """initial learning rate (0.001 for CIFAR-10, 0.01 for CIFAR-100)"""
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    milestones: tuple[int, ...] = (150, 180, 210)
+    """epochs after which schedule=step lowers the learning rate"""
+    mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
+    """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
+    both labels; 1 in most codes, 8 in that of MODUL's authors; 0: images stay as they are"""
+    divided: bool = leaf(False, Role.RESULT, added=True)
+    """learn the clean and the closed set of stage `division` under its labels, and leave the open set out"""
+    kd: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
+    """weight of the distance to the features of stage `teacher` (MODUL eq. 20); that of the method is 1 - kd"""
+
+
+class Seen(NamedTuple):
+    """What a network makes of a batch."""
+
+    logits: Tensor
+    """b x C"""
+    features: Tensor
+    """b x D"""
+    hint: Any = None
+    """b x the teacher's dimensions, where there is a teacher"""
+    others: Any = None
+    """b x C: logits of the other images that were shown"""
+
+
+class TaskNetwork(ImageClassifier):
+    """A classifier that is compared with a teacher's features, or sees other images beside a batch: one forward."""
+
+    def __init__(self, body: Encoder, classes: int, taught: int | None):
+        super().__init__(body, classes)
+        width = body.out_features
+        self.hint: nn.Module | None = None
+        if taught is not None:
+            self.hint = nn.Linear(width, taught) if width != taught else nn.Identity()
+
+    def forward(self, images: Tensor, others: Tensor | None = None) -> Seen:  # type: ignore[override]
+        """images, others: b x 3 x S x S.  The latter leave no trace in the running statistics."""
+        logits, features = super().forward(images)
+        hint = None if self.hint is None else self.hint(features)
+        if others is None:
+            return Seen(logits, features, hint)
+        with statistics_kept(self.encoder):
+            beside, _ = super().forward(others)
+        return Seen(logits, features, hint, beside)
+
+
+class TaskStage(ClassifierStage):
+    """A method that learns the given labels: `terms` says what each image costs under a label, and `weights` how much.
+
+    L = (1 - kd) sum_k weight_k mean(term_k) + kd MSE(features, teacher's features); without a teacher kd is 0.
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig}
+    recipe = "task"
+    weights: Mapping[str, float] = {"task": 1.0}
+    """of the terms, by name"""
+    sees_others: ClassVar[bool] = False
+    """the network is shown other images beside a batch"""
+
+    @classmethod
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
+        task = config.section(TaskConfig)
+        return (*(("teacher",) if task.kd else ()), *(("division",) if task.divided else ()))
+
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
+        task = self.optimization = self.task = config.section(TaskConfig)
+        self.guide = frozen_teacher(inputs["teacher"]) if task.kd else None
+        self.division = inputs["division"] if task.divided else None
+        self.draws = config.seed
+        body = encoder(config.model.name, config.model.width)
+        self.net: ImageClassifier
+        if self.guide is None and not self.sees_others:
+            self.net = ImageClassifier(body, data.classes)
+        else:
+            taught = None if self.guide is None else self.guide.encoder.out_features
+            self.net = TaskNetwork(body, data.classes, taught)
+
+    def frozen(self) -> list[nn.Module]:
+        return [] if self.guide is None else [self.guide]
+
+    def prepare(self, source: Loaders, labels: LabelView) -> None:
+        """Take the images that are learned from those that there are."""
+        self.source = source
+        self.learned = labels if self.division is None else divided(labels, self.division)[0]
+
+    def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
+        """Views of the images that are learned."""
+        return super().batches(source, self.learned, seed)
+
+    def terms(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+        """The method's losses by name, b values each, under the labels of `batch`.
+
+        Of mixed images it is asked twice: for their own labels, rows and indices, and for those of the other ones.
+        """
+        raise NotImplementedError
+
+    def remember(self, seen: Seen, batch: Batch, is_mixed: bool) -> None:
+        """Take note of what the network makes of the images, before `terms` is asked.
+
+        seen: of the images as they came, or mixed.
+        """
+
+    def look(self, net: nn.Module, mixed: Mixed) -> Seen:
+        """What the network, called once, makes of the images."""
+        return Seen(*net(mixed.views[0]))
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        mixed = mix(batch, self.task.mixup, self.draws)
+        seen = self.look(net, mixed)
+        self.remember(seen, batch, mixed.other is not None)
+        return self.judged(seen, mixed)
+
+    def judged(self, seen: Seen, mixed: Mixed) -> dict[str, Tensor]:
+        """The loss of a batch; its parts, where there are several; which labels are fitted, where none is mixed."""
+        batch = mixed.own
+        means = {name: batch_mean(values, batch) for name, values in mixed.terms(lambda b: self.terms(seen, b)).items()}
+        loss = torch.stack([self.weights[name] * mean for name, mean in means.items()]).sum()
+        if self.guide is not None:
+            with torch.no_grad():
+                taught = self.guide.encoder(mixed.views[0])
+            means["kd"] = batch_mean(hint_loss(seen.hint, taught), batch)
+            loss = (1 - self.task.kd) * loss + self.task.kd * means["kd"]
+        parts = {f"loss_{name}": mean.detach() for name, mean in means.items()} if len(means) > 1 else {}
+        return {"loss": loss, **parts, **(fitted(seen.logits, batch) if mixed.other is None else {})}

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from support import small
+from support.recipe import batch, stage
+from support.whole_runs import assert_same, stopped
+
+from dist_rmd.config import determinants, sections
+from dist_rmd.distill import mixup
+from dist_rmd.errors import DataError
+from dist_rmd.pipeline.command import main
+from dist_rmd.pipeline.resolved import check
+from dist_rmd.pipeline.session import StageSession, placed
+from dist_rmd.run import artefacts
+from dist_rmd.stages._task import TaskConfig
+
+OPENSET = (
+    "noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5", "teacher.epochs=8",
+    "division.evidence=exp", "task.divided=true",
+)  # fmt: skip
+
+
+def cross_entropy(logits, labels):
+    """Image by image, in numpy float64."""
+    return np.array([np.log(np.exp(z).sum()) - z[y] for z, y in zip(logits, labels, strict=True)])
+
+
+def test_mixed_images_are_learned_under_both_labels():
+    s, b = stage("classifier", "task.mixup=1"), batch(dtype=torch.float64)
+    s.net.double()
+    drawn = mixup.draw(s.draws, b.epoch, b.number, 10, 1.0)
+    w, j = drawn.weight, drawn.partner
+    logits = s.net(w * b.views[0] + (1 - w) * b.views[0][j])[0].detach().numpy()
+    expected = w * cross_entropy(logits, b.labels) + (1 - w) * cross_entropy(logits, b.labels[j])
+    terms = s.losses(s.net, b)
+    assert terms["loss"].item() == pytest.approx(expected.mean(), rel=1e-10)
+    assert "fitted_wrong" not in terms  # of a mixed image nobody can say which label it shows
+
+
+def test_a_teachers_features_stand_beside_the_method():
+    s, b = stage("classifier", "task.kd=0.9"), batch(dtype=torch.float64)
+    s.net.double()
+    s.guide.double()
+    logits, _, hint, _ = (out if out is None else out.detach().numpy() for out in s.net(b.views[0]))
+    taught = s.guide.encoder(b.views[0]).detach().numpy()
+    expected = 0.1 * cross_entropy(logits, b.labels).mean() + 0.9 * ((hint - taught) ** 2).mean(axis=1).mean()
+    found = s.losses(s.net, b)
+    assert found["loss"].item() == pytest.approx(expected, rel=1e-10)
+    found["loss"].backward()
+    assert all(parameter.grad is not None for parameter in s.net.parameters())
+    assert all(parameter.grad is None for parameter in s.guide.parameters())
+
+
+def test_elr_remembers_what_is_said_of_images_unmixed():
+    s, b = stage("elr", "task.mixup=1", "elr.beta=0.5"), batch()
+    plain = stage("elr", "elr.beta=0.5")
+    mixed, unmixed = (one.losses(one.net, b)["loss"].item() for one in (s, plain))
+    torch.testing.assert_close(s.memory["targets"], plain.memory["targets"])
+    assert mixed != unmixed
+
+
+def test_running_statistics_are_of_what_is_learned():
+    """ELR looks at unmixed images besides, which leaves no trace."""
+    s, b = stage("elr", "task.mixup=1"), batch()
+    s.losses(s.net, b)
+    assert {int(n) for name, n in s.net.state_dict().items() if name.endswith("num_batches_tracked")} == {1}
+
+
+def test_keys_at_their_defaults_are_in_no_artefacts_key():
+    assert not {"mixup", "divided", "kd"} & determinants(TaskConfig()).keys()
+    assert determinants(TaskConfig(mixup=8.0))["mixup"] == 8.0
+
+
+def test_what_a_stage_needs():
+    def needs(name, *words):
+        s = stage(name, *words)
+        return type(s).needs(type(s).scope(sections.parse(None, words)))
+
+    assert needs("classifier") == ()
+    assert needs("classifier", "task.kd=0.9") == ("teacher",)
+    assert needs("elr", "task.kd=0.9", "task.divided=true") == ("teacher", "division")
+    assert needs("rgrl", "task.divided=true") == ("simsiam", "division")
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    data = small.prepare(tmp_path_factory.mktemp("data"), open_images=100)
+    return [*small.RECIPE, f"data.path={data}", "data.reader=memory", "name=a", *OPENSET]
+
+
+@pytest.fixture(scope="module")
+def divided(command, tmp_path_factory):
+    out = tmp_path_factory.mktemp("divided")
+    assert main([*command, "stages=[teacher,division,elr]", "task.mixup=8", "task.kd=0.5", f"out={out}"]) == 0
+    return out
+
+
+def test_what_is_learned_is_the_divisions_labels_and_no_open_image(command, divided):
+    division = artefacts.load(divided / "a" / "division" / "artefact.pt")
+    config = sections.parse(None, [*command, "stages=[teacher,division,elr]", f"out={divided}"])
+    plan = check(config, force=True)
+    inputs = {"division": division}
+    session = StageSession(plan, placed(plan, "elr", inputs), plan.source())
+    labels = dict(zip(division["indices"].tolist(), division["labels"].tolist(), strict=True))
+    kept = {index for index, s in zip(division["indices"].tolist(), division["sets"].tolist(), strict=True) if s != 2}
+    seen = [pair for b in session.batches.epoch(0) for pair in zip(b.indices.tolist(), b.labels.tolist(), strict=True)]
+    assert 0 < len(kept) < len(labels)
+    assert {index for index, _ in seen} <= kept
+    assert all(labels[index] == label for index, label in seen)
+
+
+def test_stopped_within_mixed_and_divided_epochs_it_ends_with_the_same_bits(command, divided, tmp_path):
+    arguments = [*command, "stages=[teacher,division,elr]", "task.mixup=8", "task.kd=0.5", f"out={tmp_path}"]
+    assert [stopped(arguments, "elr", step) for step in (1, 2)] == [75, 75]
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", divided / "a", "elr")
+
+
+def test_a_division_of_other_images_is_refused(command, divided):
+    config = sections.parse(None, [*command, "stages=[teacher,division,elr]", f"out={divided}", "data.per_class=10"])
+    plan = check(config, force=True)
+    division = artefacts.load(divided / "a" / "division" / "artefact.pt")
+    with pytest.raises(DataError, match="the division is of other images"):
+        StageSession(plan, placed(plan, "elr", {"division": division}), plan.source())
