@@ -9,13 +9,13 @@ from dist_rmd.cli.command_line import Parser
 from dist_rmd.cli.paths import user_path
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.distributed import processes
-from dist_rmd.errors import UserError
 from dist_rmd.evaluation._splits import splits
 from dist_rmd.pipeline.measured import measured
 from dist_rmd.registry import lookup
 from dist_rmd.run.finished import FinishedRun
 
 
+@terminal.told
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors)."""
     parser = Parser(
@@ -33,9 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse(sys.argv[1:] if argv is None else argv)
         for line in evaluate(arguments.run, arguments.data, arguments.device, arguments.best):
             print(line)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
     finally:
         processes.stop()
     return 0

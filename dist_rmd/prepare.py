@@ -2,12 +2,11 @@
 
 import argparse
 import inspect
-import re
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from dist_rmd.data.images.pictures import allow_pixels
 from dist_rmd.data.prepared import beton
 from dist_rmd.data.prepared.open_set import read_exclusions, with_open_set
 from dist_rmd.data.prepared.relabelled import relabelled
-from dist_rmd.errors import CannotCreate, ConfigError, UserError
+from dist_rmd.errors import CannotCreate, ConfigError
 
 DESCRIPTION = """\
 Write a dataset as FFCV's .beton files, with its labels, class names and colour statistics, into the folder OUT.
@@ -56,28 +55,26 @@ exit codes: 0 done, 2 wrong command line, 65 bad data, 73 OUT cannot be created 
 """
 
 
+@terminal.told
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv[1:] when None); the result is the exit code."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow's about EXIF and the like: what decides nothing about pixels
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            words = list(sys.argv[1:] if argv is None else argv)
-            named = [word for word in words if word in registry.available("data.datasets")]
-            own = _own_options(named[0]) if named else {}
-            arguments = _parser(own).parse(words)
-            with terminal.lasting():
-                _prepare(arguments, list(own))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
+    words = list(sys.argv[1:] if argv is None else argv)
+    named = [word for word in words if word in registry.available("data.datasets")]
+    parser = _parser()
+    own = parser.add_options_of(registry.lookup("data.datasets", named[0]), _reader) if named else []
+    arguments = parser.parse(words)
+    with warnings.catch_warnings():
+        # Pillow's about EXIF and the like: what decides nothing about pixels
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        with terminal.lasting():
+            _prepare(arguments, own)
     return 0
 
 
 def _prepare(args: argparse.Namespace, own: Sequence[str]) -> None:
     dataset = registry.lookup("data.datasets", args.name)
-    if (args.out / "manifest.json").exists() and not args.overwrite:
+    if beton.manifest_path(args.out).exists() and not args.overwrite:
         raise CannotCreate(f"{args.out}: holds a prepared dataset already; choose another OUT, or --overwrite it")
     if args.side is not None and not 4 <= args.side <= 1024:
         raise ConfigError(f"--side {args.side} is outside 4..1024")
@@ -134,20 +131,12 @@ def _summarise(dataset: beton.Dataset, out: Path) -> None:
     print(f"written to {out}: train with data.path={out}")
 
 
-def _own_options(name: str) -> dict[str, dict[str, Any]]:
-    """The keyword-only parameters of the dataset of that name, as argparse wants its options."""
-    dataset = registry.lookup("data.datasets", name)
-    about = inspect.getdoc(dataset) or ""
-    options = {}
-    for parameter in inspect.signature(dataset).parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            line = re.search(rf"^{parameter.name}: (.*?)\.?$", about, re.MULTILINE)
-            kind = str if isinstance(parameter.default, str) else user_path
-            options[parameter.name] = {"type": kind, "default": parameter.default, "help": line[1] if line else ""}
-    return options
+def _reader(parameter: inspect.Parameter) -> Callable[[str], str | Path]:
+    """What a dataset's own option takes: a text where its default is one, else a path."""
+    return str if isinstance(parameter.default, str) else user_path
 
 
-def _parser(own: dict[str, dict[str, Any]]) -> Parser:
+def _parser() -> Parser:
     parser = Parser(
         prog="dist-rmd prepare",
         description=DESCRIPTION,
@@ -193,8 +182,6 @@ def _parser(own: dict[str, dict[str, Any]]) -> Parser:
     )
     parser.add_argument("--skip-bad", action="store_true", help="list unreadable images in manifest.json, and go on")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT once the new one is whole")
-    for name, options in own.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **options)
     return parser
 
 

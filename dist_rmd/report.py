@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from dist_rmd.cli import terminal
-from dist_rmd.cli.command_line import Parser
+from dist_rmd.cli.command_line import Parser, meaning
 from dist_rmd.cli.paths import user_path
 from dist_rmd.config.key_types import fit, from_words
-from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.errors import ConfigError
 from dist_rmd.registry import available, lookup
 from dist_rmd.run.folder import RunFolder, runs_in
+from dist_rmd.sweep.record import record_path
 
 
+@terminal.told
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command line; returns the exit code (see dist_rmd.errors).
 
@@ -27,15 +29,11 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     what = next((word for word in words if _is_report(word) and (word == words[0] or not Path(word).exists())), None)
     if what:
         words.remove(what)
-    try:
-        # table1 is the report `table` of a sweep that has to be table1
-        fixed = {"grid": what} if what and _is_table(what) else {}
-        report = lookup("reports", "table" if fixed else what or "summary")
-        options = _parse(_parser(what, report, fixed, program), words)
-        print(report(_runs(options.pop("runs")), **options, **fixed))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
+    # table1 is the report `table` of a sweep that has to be table1
+    fixed = {"grid": what} if what and _is_table(what) else {}
+    report = lookup("reports", "table" if fixed else what or "summary")
+    options = _parse(_parser(what, report, fixed, program), words)
+    print(report(_runs(options.pop("runs")), **options, **fixed))
     return 0
 
 
@@ -44,7 +42,7 @@ def _runs(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         inside = runs_in(path)
-        if RunFolder(path).config.exists() or (path / "sweep.json").exists() or not (inside or _is_shared(path)):
+        if RunFolder(path).config.exists() or record_path(path).exists() or not (inside or _is_shared(path)):
             found.append(path)
         else:
             found += inside
@@ -75,26 +73,18 @@ def _parser(
         description=about if what else "Tables and figures from run folders.",
         epilog=None if what else _listing(),
     )
-    result.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help=_meaning("runs", about))
-    for name, parameter in inspect.signature(report).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in fixed:
-            kind = functools.partial(_option, name, parameter.annotation)
-            result.add_argument(f"--{name}", type=kind, default=parameter.default, help=_meaning(name, about))
+    result.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help=meaning("runs", about))
+    result.add_options_of(report, lambda parameter: functools.partial(_option, parameter), but=fixed)
     return result
 
 
-def _option(name: str, hint: Any, text: str) -> Any:
-    """The value of an option of type `hint`."""
+def _option(parameter: inspect.Parameter, text: str) -> Any:
+    """The value that an option has by this text."""
+    name, hint = parameter.name, parameter.annotation
     try:
         return fit(name, from_words(name, text, hint), hint)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _meaning(parameter: str, about: str) -> str:
-    """What a docstring says of a parameter in a line `parameter: ...`."""
-    line = re.search(rf"^{parameter}: (.*?)\.?$", about, re.MULTILINE)
-    return line[1] if line else ""
 
 
 def _listing() -> str:

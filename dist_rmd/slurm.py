@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dist_rmd.cli import command_line, extras, terminal
 from dist_rmd.cluster.options import JobParser
-from dist_rmd.errors import ConfigError, UserError
+from dist_rmd.errors import ConfigError
 
 ELEMENTS = re.compile(r"\d+(-\d+(:[1-9]\d*)?)?(,\d+(-\d+(:[1-9]\d*)?)?)*(%[1-9]\d*)?")
 EPILOG = """\
@@ -21,16 +21,13 @@ Exit code: that of the job with --follow, else 0; 1 refused by SLURM, 2 wrong op
 """
 
 
+@terminal.told
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
-        options = arguments(sys.argv[1:] if argv is None else argv)
-        with extras.explained():
-            from dist_rmd.cluster.jobs import launch
-        return launch(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
+    options = arguments(sys.argv[1:] if argv is None else argv)
+    with extras.explained():
+        from dist_rmd.cluster.jobs import launch
+    return launch(options)
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -310,39 +310,46 @@ def ours() -> list[Path]:
     return [path for folder in ("dist_rmd", "launch") for path in sources(ROOT / folder)]
 
 
-FILES_OF_A_RUN = (
-    "config.yaml", "env.json", "run.lock", "status.json", "exit.json", "labels.npz", "metrics.jsonl", "artefact.pt",
-)  # fmt: skip
-FOLDERS_OF_A_RUN = ("checkpoints", "tb", "figures")
+FILES = {
+    "run/folder.py": "config.yaml env.json run.lock status.json exit.json labels.npz metrics.jsonl artefact.pt",
+    "sweep/record.py": "sweep.json",
+    "sweep/search.py": "search.json",
+    "cluster/arrays.py": "jobs.json",
+    "data/prepared/beton.py": "manifest.json",
+}
+"""module -> the files that it alone names"""
+FOLDERS = {"run/folder.py": "checkpoints tb figures slurm"}
 
 
-def names_a_file_of_a_run(nodes: list[ast.AST]) -> bool:
-    """The code spells a path that dist_rmd/run/folder.py names; words to a reader do not count."""
+def named_files(nodes: list[ast.AST]) -> set[str]:
+    """The modules whose paths the code spells; words to a reader do not count."""
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     paths = [text.rpartition("/")[2] for text in texts if " " not in text]
     joined = [child for node in nodes if isinstance(node, ast.BinOp) for child in (node.left, node.right)]
     parts = [child.value for child in joined if isinstance(child, ast.Constant)]
-    return bool({*FILES_OF_A_RUN} & {*paths} or {*FOLDERS_OF_A_RUN} & {*parts})
+    files = {owner for owner, names in FILES.items() if {*names.split()} & {*paths}}
+    return files | {owner for owner, names in FOLDERS.items() if {*names.split()} & {*parts}}
 
 
-def test_the_files_of_a_run_are_named_in_one_module():
-    own = ROOT / "dist_rmd" / "run" / "folder.py"
-    assert [path for path in ours() if names_a_file_of_a_run(tree(path))] == [own]
+def test_each_file_that_is_left_on_the_disk_is_named_in_one_module():
+    named = {str(path.relative_to(ROOT)): named_files(tree(path)) for path in product()}
+    assert {path: found for path, found in named.items() if found} == {f"dist_rmd/{own}": {own} for own in FILES}
 
 
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        ("path = folder / stage / 'artefact.pt'", True),
-        ("path = f'{folder}/exit.json'", True),
-        ("path = folder / 'checkpoints'", True),
-        ("board.add_figure('figures', picture)", False),
-        ("print(f'{folder}: all of them are in exit.json')", False),
-        ("path = folder.exit", False),
+        ("path = folder / stage / 'artefact.pt'", {"run/folder.py"}),
+        ("path = f'{folder}/exit.json'", {"run/folder.py"}),
+        ("path = folder / 'checkpoints'", {"run/folder.py"}),
+        ("path = folder / 'sweep.json'", {"sweep/record.py"}),
+        ("board.add_figure('figures', picture)", set()),
+        ("print(f'{folder}: all of them are in exit.json')", set()),
+        ("path = folder.exit", set()),
     ],
 )
-def test_a_planted_file_of_a_run_is_found(code, found):
-    assert names_a_file_of_a_run(list(ast.walk(ast.parse(code)))) is found
+def test_a_planted_name_of_a_file_is_found(code, found):
+    assert named_files(list(ast.walk(ast.parse(code)))) == found
 
 
 EXIT_CODES = {65, 70, 73, 74, 75}

@@ -23,16 +23,17 @@ from pathlib import Path
 
 import torch
 
+from dist_rmd.data.prepared.beton import manifest_path
 from dist_rmd.distributed.launcher import on_this_machine, torchrun_command
+from dist_rmd.engine.checkpoint import NAME
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.run.artefacts import load
+from dist_rmd.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("simsiam", "rgrl")
 STEPS = 6  # at most so many optimizer steps after its first checkpoint, an attempt is ended
-EPOCHS_PER_KILL = (
-    2  # of each stage, 4 steps an epoch: the kills reach both stages, and the run does not end before them
-)
+EPOCHS_PER_KILL = 2  # of each stage, 4 steps an epoch: the kills reach both, and the run does not end before them
 RECIPE = (
     "data.compile_views=false", "data.per_class=15", "data.reader=memory", "noise.rate=0.4",
     "model.name=resnet10", "model.width=8",
@@ -103,7 +104,7 @@ class Attempt:
 def soak(folder: Path, kills: int, seed: int) -> tuple[dict[str, Tally], float]:
     """Train quietly, then with `kills` kills, and compare.  Raises SystemExit where a promise is broken."""
     data = folder / "digits"
-    if not (data / "manifest.json").exists():
+    if not manifest_path(data).exists():
         subprocess.run([sys.executable, "-m", "dist_rmd.prepare", "digits", str(data)], cwd=ROOT, check=True)
     quiet, harried = folder / "quiet", folder / "harried"
     for out in (quiet, harried):
@@ -160,26 +161,27 @@ def _lives(pid: int) -> bool:
 
 def _newest(run: Path) -> tuple[str, int]:
     """Stage and step of the newest finished checkpoint."""
-    found = [(stage, path) for stage in STAGES for path in (run / stage / "checkpoints").glob("step-*.json")]
-    return max(((stage, int(path.stem.split("-")[1].split(".")[0])) for stage, path in found),
-               key=lambda at: (STAGES.index(at[0]), at[1]), default=("", 0))  # fmt: skip
+    found = [(stage, path) for stage in STAGES for path in RunFolder(run).checkpoints(stage).glob("*.json")]
+    steps = [(stage, int(name[1])) for stage, path in found if (name := NAME.fullmatch(path.name))]
+    return max(steps, key=lambda at: (STAGES.index(at[0]), at[1]), default=("", 0))
 
 
 def _reached(run: Path) -> tuple[str, int]:
     """Stage and step of the last point of the curves."""
-    records = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    metrics = RunFolder(run).metrics
+    records = read_metrics(metrics) if metrics.exists() else []
     return max(((r["stage"], r["step"]) for r in records), key=lambda at: (STAGES.index(at[0]), at[1]), default=("", 0))
 
 
 def _compare(quiet: Path, harried: Path) -> None:
     for stage in STAGES:
-        ours, theirs = (load(run / stage / "artefact.pt") for run in (harried, quiet))
+        ours, theirs = (load(RunFolder(run).artefact(stage)) for run in (harried, quiet))
         for part in ("encoder", "head", "projector", "predictor"):
             for name, tensor in theirs.get(part, {}).items():
                 if not torch.equal(ours[part][name], tensor):
                     raise SystemExit(f"soak: {stage}: {part}.{name} differs from the undisturbed run's")
     records = [
-        [{k: v for k, v in r.items() if not k.startswith("perf/")} for r in read_metrics(run / "metrics.jsonl")]
+        [{k: v for k, v in r.items() if not k.startswith("perf/")} for r in read_metrics(RunFolder(run).metrics)]
         for run in (harried, quiet)
     ]
     if records[0] != records[1]:

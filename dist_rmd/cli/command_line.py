@@ -2,8 +2,9 @@
 
 import argparse
 import difflib
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +41,24 @@ class Parser(argparse.ArgumentParser):
             "are other than there, such as noise.rate=0.4",
         )
 
+    def add_options_of(
+        self,
+        plug_in: Callable[..., Any],
+        value: Callable[[inspect.Parameter], Callable[[str], Any]],
+        but: Collection[str] = (),
+    ) -> list[str]:
+        """An option for each keyword-only parameter of a plug-in but those named in `but`; returns their names.
+
+        value: turns a parameter into what reads the option's text.
+        """
+        about = inspect.getdoc(plug_in) or ""
+        parameters = inspect.signature(plug_in).parameters.values()
+        own = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in but]
+        for one in own:
+            option = f"--{one.name.replace('_', '-')}"
+            self.add_argument(option, type=value(one), default=one.default, help=meaning(one.name, about))
+        return [one.name for one in own]
+
     def _explained(self, message: str) -> str:
         """argparse's message, with what was probably meant by an option that there is not."""
         unknown = message.removeprefix("unrecognized arguments: ").split(" ")[0]
@@ -53,6 +72,12 @@ class Parser(argparse.ArgumentParser):
         if self._has_configuration and (DOTTED.fullmatch(name) or equals):
             return f"{unknown}: there is no such option; a key is given without dashes: {name}={value or 'VALUE'}"
         return message
+
+
+def meaning(parameter: str, about: str) -> str:
+    """What a docstring says of a parameter in a line `parameter: ...`."""
+    line = re.search(rf"^{parameter}: (.*?)\.?$", about, re.MULTILINE)
+    return line[1] if line else ""
 
 
 def configuration(words: Sequence[str]) -> tuple[Path | None, list[str]]:

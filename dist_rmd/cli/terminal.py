@@ -6,6 +6,7 @@ files goes on without one: `lasting`.  What a stream's encoding has no letters f
 
 import contextlib
 import errno
+import functools
 import io
 import math
 import os
@@ -16,10 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, ParamSpec, TextIO
 
-from dist_rmd.errors import WriteFailed
+from dist_rmd.errors import UserError, WriteFailed
 
+P = ParamSpec("P")
 Failed = Callable[[int, OSError], None] | None
 
 PATIENCE = 5.0
@@ -45,6 +47,20 @@ def run(main: Callable[[], int | None]) -> int:
             return main() or 0
         except KeyboardInterrupt:
             _interrupt()
+
+
+def told(main: Callable[P, int]) -> Callable[P, int]:
+    """`main` of a command, with what a UserError says as its last line and exit code."""
+
+    @functools.wraps(main)
+    def telling(*args: P.args, **options: P.kwargs) -> int:
+        try:
+            return main(*args, **options)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.code
+
+    return telling
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dist_rmd.cluster.state import in_slurms_words
 from dist_rmd.errors import DataError, UserError
 from dist_rmd.files import write_json
+from dist_rmd.run.folder import slurm_folder
 from dist_rmd.sweep.tasks import RunSpec
 
 if TYPE_CHECKING:  # they need submitit, which looking at a sweep does not
@@ -55,7 +56,7 @@ class Queue:
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder / "slurm"
+        self.folder = slurm_folder(folder)
         self._path = self.folder / "jobs.json"
         try:
             kept = json.loads(self._path.read_text())

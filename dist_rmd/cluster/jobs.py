@@ -22,6 +22,7 @@ from dist_rmd.cluster.task import NUMBER, SlurmTask, numbered
 from dist_rmd.config import Config, sections
 from dist_rmd.errors import ConfigError
 from dist_rmd.files import check_writable
+from dist_rmd.run.folder import slurm_folder
 
 
 def launch(options: argparse.Namespace) -> int:
@@ -29,7 +30,7 @@ def launch(options: argparse.Namespace) -> int:
     numbers = options.array.numbers if options.array else []
     config = checked(options, numbers)
     folder = Path(config.out) if numbers else Path(config.out) / config.name
-    logs = folder / "slurm"
+    logs = slurm_folder(folder)
     words = [*([str(options.config)] if options.config else []), *options.overrides]
     words += ["--force"] if options.force else []
     ranks = ranks_per_node(options)

@@ -7,16 +7,30 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NewType, Union, get_args, get_origin
 
 import yaml
+from jsonargparse import typing as restricted
 
 from dist_rmd.cli.paths import user_path
 from dist_rmd.errors import ConfigError
 from dist_rmd.text.plain_yaml import NOTHING, GivenTwice, load, spelled
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # mypy takes types that are made as the program runs for Any
     FilePath = str
+    PositiveInt = int
+    NonNegativeInt = int
+    Width = int
+    PositiveFloat = float
+    NonNegativeFloat = float
+    ClosedUnitInterval = float
+    Fraction = float
 else:
     FilePath = NewType("FilePath", str)
-"""the type of keys that name a file or folder: a ~ before it is the home folder"""
+    PositiveInt, NonNegativeInt = restricted.PositiveInt, restricted.NonNegativeInt
+    PositiveFloat, NonNegativeFloat = restricted.PositiveFloat, restricted.NonNegativeFloat
+    ClosedUnitInterval = restricted.ClosedUnitInterval
+    Fraction = restricted.restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
+    # Narrower convolutions corrupt memory in torch 2.15's CPU kernels for channels_last.
+    Width = restricted.restricted_number_type("Width", int, (">=", 8))
+"""types of keys beside Python's own.  FilePath names a file or folder: a ~ before it is the home folder"""
 
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?\.?inf", re.IGNORECASE)

@@ -7,28 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from jsonargparse.typing import (
+from dist_rmd.config.key_types import (
     ClosedUnitInterval,
+    FilePath,
+    Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    restricted_number_type,
+    Width,
 )
-
-from dist_rmd.config.key_types import FilePath
 from dist_rmd.config.roles import Leaf, Role, leaf, leaves, plain
 from dist_rmd.errors import ConfigError
 
 EncoderName = Literal["resnet10", "resnet18", "resnet34", "vgg13", "vgg16"]
-
-if TYPE_CHECKING:
-    Width = int
-    Fraction = float
-else:
-    # Narrower convolutions corrupt memory in torch 2.15's CPU kernels for channels_last.
-    Width = restricted_number_type("Width", int, (">=", 8))
-    Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
 
 
 @dataclass(frozen=True)

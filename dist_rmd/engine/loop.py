@@ -3,7 +3,7 @@
 import itertools
 import signal
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
@@ -12,25 +12,28 @@ from dist_rmd.engine import faults
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.engine.step_check import StepCheck
+from dist_rmd.engine.trainable import B, Batches, Trainable
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import Stopped
 
 T = TypeVar("T")
 
 
-class Session(Protocol):
+class Session(Protocol[B]):
     """A training that is ready to go on from `clock`, on this rank."""
 
-    stage: Any
-    """the stage (dist_rmd.stages.base.Training)"""
     net: nn.Module
     """what the stage is to call: its network as DDP wraps it, or the bare one on one process"""
-    batches: Any
-    """its batches by epoch (dist_rmd.stages.base.Batches)"""
     updater: Updater
     clock: Clock
     save_every: int
     """epochs between two checkpoints"""
+
+    @property
+    def stage(self) -> Trainable[B]: ...
+
+    @property
+    def batches(self) -> Batches[B]: ...
 
     @property
     def check(self) -> StepCheck: ...
@@ -47,7 +50,7 @@ class Session(Protocol):
         ...
 
 
-def fit(session: Session) -> None:
+def fit(session: Session[B]) -> None:
     """Train from where the session's clock stands, which may be within an epoch, to the stage's last epoch.
 
     That is the one before its time in which the patience of a LabelledOptimization has come to its end.
@@ -95,7 +98,7 @@ def fit(session: Session) -> None:
         )
 
 
-def _is_over(session: Session) -> bool:
+def _is_over(session: Session[B]) -> bool:
     """The last epoch is done.  It goes by what has been measured, which a checkpoint holds: so any restart agrees."""
     config, clock = session.stage.optimization, session.clock
     patience = config.patience if isinstance(config, LabelledOptimization) else None

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.metric_logger import MetricLogger
+from dist_rmd.engine.trainable import Checkpointed
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import DataError
 
 
-def capture(lineage: list[str], stage: Any, updater: Updater, clock: Clock, observer: MetricLogger) -> dict[str, Any]:
+def capture(
+    lineage: list[str], stage: Checkpointed, updater: Updater, clock: Clock, observer: MetricLogger
+) -> dict[str, Any]:
     """The state to save.  Every rank must call it: what the ranks have apart is brought together.
 
     lineage: keys of all that determines the result, oldest first; more than one where a run was forced to go on under
@@ -33,7 +36,7 @@ def restore(
     checkpoints: Checkpoints,
     key: str,
     force: bool,
-    stage: Any,
+    stage: Checkpointed,
     updater: Updater,
     clock: Clock,
     observer: MetricLogger,
@@ -87,7 +90,7 @@ def evaluated(state: dict[str, Any], name: str = "") -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state["net"].items() if key.startswith(prefix)}
 
 
-def _place(stage: Any, net: nn.Module) -> str:
+def _place(stage: Checkpointed, net: nn.Module) -> str:
     """Where an evaluated network is in the state: net, net.student, averages.teacher."""
     places = [(f"net.{name}" if name else "net", module) for name, module in stage.net.named_modules()]
     places += [(f"averages.{name}", module) for name, module in stage.averages.items()]

@@ -1,15 +1,14 @@
 """Features of a whole split, the same on any number of ranks."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from dist_rmd.distributed.collectives import all_gather_rows, gather_sizes
+from dist_rmd.evaluation._splits import Images
 
 
 @torch.inference_mode()
-def extract(encoder: nn.Module, loader: Any) -> tuple[Tensor, Tensor, Tensor]:
+def extract(encoder: nn.Module, loader: Images) -> tuple[Tensor, Tensor, Tensor]:
     """(features n x D float32, labels n, indices n) of this rank's share of the loader's images."""
     parts = [(encoder(*batch.views).float(), batch.labels, batch.indices) for batch in loader.epoch(0)]
     features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -17,7 +16,7 @@ def extract(encoder: nn.Module, loader: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def extract_all(encoder: nn.Module, loader: Any) -> tuple[Tensor, Tensor, Tensor]:
+def extract_all(encoder: nn.Module, loader: Images) -> tuple[Tensor, Tensor, Tensor]:
     """The same for all N images, on every rank, ordered by index."""
     own = extract(encoder, loader)
     sizes = gather_sizes(len(own[0]), own[0].device)

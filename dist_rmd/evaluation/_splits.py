@@ -1,12 +1,21 @@
 """The images that evaluations look at, without augmentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
+
+
+class Images(Protocol):
+    """This rank's share of some images, in batches: a Loader."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Each of them once."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -16,10 +25,10 @@ class Splits:
     They are made on first use: most evaluations need only one.
     """
 
-    train: Callable[[], Any]
-    test: Callable[[], Any]
+    train: Callable[[], Images]
+    test: Callable[[], Images]
     classes: int
-    validation: Callable[[], Any] | None = None
+    validation: Callable[[], Images] | None = None
     """images held out of training, with the labels that are given to them, right or wrong"""
     verified: bool = True
     """False: nobody knows the correct labels of `train`, which comes with the given ones"""

@@ -1,12 +1,10 @@
 """Top-1 accuracy, each image counted once on any number of ranks."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from dist_rmd.distributed.collectives import all_reduce_sum
-from dist_rmd.evaluation._splits import Splits
+from dist_rmd.evaluation._splits import Images, Splits
 
 __all__ = ["accuracy"]
 
@@ -27,7 +25,7 @@ def accuracy(net: nn.Module, splits: Splits) -> dict[str, float]:
     return metrics | {"test/top1": percent(right, taken), "test/predicted_classes": float(taken.count_nonzero())}
 
 
-def predictions(net: nn.Module, loader: Any, classes: int) -> Tensor:
+def predictions(net: nn.Module, loader: Images, classes: int) -> Tensor:
     """How many of all ranks' images have their largest logit at each class, and how many of these rightly: 2 x C."""
     counts = torch.zeros(2, classes, dtype=torch.int64, device=next(net.parameters()).device)
     for batch in loader.epoch(0):

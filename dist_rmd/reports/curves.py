@@ -25,6 +25,7 @@ from dist_rmd.reports.summary import measured, spread
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Comparison, named
+from dist_rmd.sweep.record import record_path
 from dist_rmd.sweep.results import read
 from dist_rmd.text.escapes import prepare_drawing
 
@@ -68,7 +69,7 @@ def curves(runs: Sequence[Path]) -> str:
     A network that memorises fits wrong labels in the second half of its training, and its test accuracy falls.  Writes
     figures/curves.png and figures/curves.csv into the first folder; returns their paths and a table.
     """
-    lines = _of_sweep(runs) if all((folder / "sweep.json").exists() for folder in runs) else _of_runs(runs)
+    lines = _of_sweep(runs) if all(record_path(folder).exists() for folder in runs) else _of_runs(runs)
     if not lines:
         raise DataError(f"{runs[0]}: no run here has measured {ACCURACY} yet")
     path = picture_path(runs[0], "curves")

@@ -66,7 +66,7 @@ class FinishedRun:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """What its result depends on beside the values in its configuration, by key: see Plan.resolved.
+        """What its result depends on beside the values in its configuration, by key: see ResolvedRun.resolved.
 
         A run of an older version has not written it down: its paths stand for what lies there.
         """

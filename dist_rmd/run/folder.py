@@ -9,6 +9,7 @@
     <stage>/checkpoints      where a stopped stage goes on
     <stage>/artefact.pt      what a finished stage leaves
     figures/<report>.png     pictures that reports have drawn
+    slurm                    scripts and logs of SLURM jobs
     suspects.csv .html       which labels are probably wrong: what report suspects found
 
 These names stand here alone.
@@ -215,6 +216,11 @@ def runs_in(folder: Path) -> list[Path]:
 def picture_path(folder: Path, name: str) -> Path:
     """Where the picture `name` of the run or the sweep in `folder` is."""
     return folder / "figures" / f"{name}.png"
+
+
+def slurm_folder(folder: Path) -> Path:
+    """Where scripts and logs of SLURM jobs are, of the run or the sweep in `folder`."""
+    return folder / "slurm"
 
 
 def _read(path: Path) -> dict[str, Any]:

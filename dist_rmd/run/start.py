@@ -51,7 +51,7 @@ def describe(
 ) -> None:
     """Write config.yaml and env.json, and remove the outcome of an earlier start.
 
-    resolved: what the result depends on beside the values in the configuration (Plan.resolved).
+    resolved: what the result depends on beside the values in the configuration (ResolvedRun.resolved).
     """
     environment = {
         "command": sys.argv,

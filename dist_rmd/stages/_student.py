@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from dist_rmd.config import Optimization
+from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distributed.collectives import all_gather_rows, gather_sizes

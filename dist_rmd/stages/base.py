@@ -3,7 +3,7 @@
 Stages meet only through artefacts: plain dictionaries of tensors, strings and numbers, written when a stage ends.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
@@ -45,8 +45,8 @@ class Batches(Protocol):
         """Optimizer steps in an epoch."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Any:
-        """A generator of the batches of epoch `epoch` from global batch `start` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
+        """The batches of epoch `epoch` from global batch `start` on."""
         ...
 
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import Role, StageConfig, leaf
+from dist_rmd.config.key_types import NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill import division as division_of

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
 from torch import Tensor
 
 from dist_rmd.config import StageConfig
+from dist_rmd.config.key_types import ClosedUnitInterval, NonNegativeFloat
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distributed.collectives import write_rows
 from dist_rmd.losses.ce import CE

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import LabelledOptimization, StageConfig
+from dist_rmd.config.key_types import NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor, nn
 
 from dist_rmd.config import StageConfig
+from dist_rmd.config.key_types import NonNegativeFloat
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.distill.relation import RelationLoss

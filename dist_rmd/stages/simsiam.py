@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import Optimization, Role, StageConfig, leaf
+from dist_rmd.config.key_types import NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distributed.collectives import global_moments
 from dist_rmd.models.encoder import encoder

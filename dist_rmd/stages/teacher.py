@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import EncoderName, Model, Optimization, Role, StageConfig, Width, leaf
+from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt, PositiveInt
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder

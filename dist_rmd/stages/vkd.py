@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from dist_rmd.config import StageConfig
+from dist_rmd.config.key_types import ClosedUnitInterval, PositiveFloat
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.kd import kd_loss
 from dist_rmd.distill.overlapped import OverlappedTeacher

@@ -20,8 +20,9 @@ from dist_rmd.cluster.options import JobParser, positive
 from dist_rmd.cluster.standing import Standing, counts, runs, standings
 from dist_rmd.config import sections, shipped
 from dist_rmd.engine.console import print_table
-from dist_rmd.errors import ConfigError, Stopped, UserError
+from dist_rmd.errors import ConfigError, Stopped
 from dist_rmd.files import check_writable
+from dist_rmd.run.folder import slurm_folder
 from dist_rmd.sweep import grid as grids
 from dist_rmd.sweep import record, search
 from dist_rmd.sweep.grid import GridRun
@@ -38,16 +39,13 @@ request.
 """
 
 
+@terminal.told
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
-        arguments = _arguments(sys.argv[1:] if argv is None else argv)
-        looks = arguments.dry_run or arguments.status
-        with contextlib.nullcontext() if looks else terminal.lasting():
-            return sweep(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
+    arguments = _arguments(sys.argv[1:] if argv is None else argv)
+    looks = arguments.dry_run or arguments.status
+    with contextlib.nullcontext() if looks else terminal.lasting():
+        return sweep(arguments)
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -72,7 +70,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     planner = Planner(grid.folder, overrides, arguments.ranks, torch.device(device) if device else None)
     looks = arguments.dry_run or arguments.status
     if not arguments.status:
-        for place in (folder, folder / ("slurm" if arguments.slurm else "logs")):
+        for place in (folder, slurm_folder(folder) if arguments.slurm else folder / "logs"):
             check_writable(place)
 
     def tracked(cells: Sequence[GridRun]) -> Iterable[GridRun]:

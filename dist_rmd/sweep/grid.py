@@ -29,10 +29,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import NonNegativeInt
-
 from dist_rmd.config import Fraction, read_yaml
-from dist_rmd.config.key_types import fit
+from dist_rmd.config.key_types import NonNegativeInt, fit
 from dist_rmd.errors import ConfigError
 from dist_rmd.text.plain_yaml import spelled
 

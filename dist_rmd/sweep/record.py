@@ -11,6 +11,11 @@ from dist_rmd.files import write_json
 from dist_rmd.sweep.grid import Grid, GridRun
 
 
+def record_path(folder: Path) -> Path:
+    """Where the record of the sweep in `folder` is: what makes it a sweep's folder."""
+    return folder / "sweep.json"
+
+
 def write(
     folder: Path, grid: Grid, configs: Mapping[str, Config], overrides: Sequence[str], datasets: Mapping[str, str]
 ) -> None:
@@ -40,13 +45,13 @@ def write(
         "search": grid.search and asdict(grid.search),
         "cells": list(cells.values()),
     }
-    write_json(folder / "sweep.json", content)
+    write_json(record_path(folder), content)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of <folder>/sweep.json, empty where there is none."""
     try:
-        return json.loads((folder / "sweep.json").read_text())
+        return json.loads(record_path(folder).read_text())
     except (OSError, ValueError):
         return {}
 

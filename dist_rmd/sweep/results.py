@@ -10,7 +10,7 @@ from dist_rmd.config import read_yaml
 from dist_rmd.errors import DataError
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import Exit
-from dist_rmd.sweep.record import value_at
+from dist_rmd.sweep.record import record_path, value_at
 
 METRIC = "test/top1"
 
@@ -113,13 +113,13 @@ def read(paths: Sequence[Path]) -> Sweep:
 
 def _sweep_folder(path: Path) -> Path:
     for folder in (path, path.parent):
-        if (folder / "sweep.json").exists():
+        if record_path(folder).exists():
             return folder
     raise DataError(f"{path}: no sweep here (no sweep.json): name the folder that dist-rmd sweep made, or its runs")
 
 
 def _plan(folder: Path) -> dict[str, Any]:
-    path = folder / "sweep.json"
+    path = record_path(folder)
     try:
         plan = json.loads(path.read_text())
         missing = {"grid", "title", "published", "table", "axes", "cells"} - plan.keys()

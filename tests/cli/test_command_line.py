@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_rmd import evaluate, prepare, report, slurm
+from dist_rmd import evaluate, prepare, registry, report, slurm
 from dist_rmd.cli.command_line import Parser, configuration
 from dist_rmd.errors import ConfigError
 from dist_rmd.pipeline import command
@@ -91,8 +91,9 @@ def test_keys_given_twice_are_told(capsys):
 def test_paths_begin_at_home_in_options_too(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command.arguments(["~/a.yaml"]).config == tmp_path / "a.yaml"
-    own = prepare._own_options("webvision")
-    given = prepare._parser(own).parse(["webvision", "~/out", "--from=~/web", "--test=~/tiny", "--exclude=~/list"])
+    parser = prepare._parser()
+    parser.add_options_of(registry.lookup("data.datasets", "webvision"), prepare._reader)
+    given = parser.parse(["webvision", "~/out", "--from=~/web", "--test=~/tiny", "--exclude=~/list"])
     found = [path.relative_to(tmp_path) for path in (given.out, given.origin, given.test, given.exclude)]
     assert list(map(str, found)) == ["out", "web", "tiny", "list"]
 

@@ -3,10 +3,17 @@
 from typing import Any, Literal
 
 import pytest
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dist_rmd.config import Fraction, Width
-from dist_rmd.config.key_types import FilePath, fit, from_words
+from dist_rmd.config.key_types import (
+    ClosedUnitInterval,
+    FilePath,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    fit,
+    from_words,
+)
 from dist_rmd.errors import ConfigError
 
 TABLE = dict[int, int] | str | None

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from jsonargparse.typing import PositiveFloat
 
 from dist_rmd import config
 from dist_rmd.config import Optimization, parse, to_dict, to_yaml
+from dist_rmd.config.key_types import PositiveFloat
 from dist_rmd.errors import ConfigError
 
 

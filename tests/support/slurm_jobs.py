@@ -43,7 +43,8 @@ def launched(data: Path, out: Path, *more: str, fault: str = "") -> str:
 
 def submitted(data: Path, out: Path, *more: str, fault: str = "") -> str:
     """The id of such a job."""
-    return re.match(r"job +(\d+): ", launched(data, out, *more, fault=fault)).group(1)
+    (job,) = re.findall(r"^job +(\d+): ", launched(data, out, *more, fault=fault), re.MULTILINE)
+    return job
 
 
 def wait_until_held(folder: Path) -> None:

@@ -37,7 +37,8 @@ class Launched:
                 int(pid)
                 for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
             ]
-            return sorted((pid for pid in pids if rank_of(pid) is not None), key=rank_of)
+            ranks_of = {pid: rank for pid in pids if (rank := rank_of(pid)) is not None}
+            return sorted(ranks_of, key=lambda pid: ranks_of[pid])
 
         self.ranks = wait_for(lambda: len(found := find()) == ranks and found, 60)
         return self.ranks

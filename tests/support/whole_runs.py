@@ -45,8 +45,8 @@ def assert_same(run: Path, undisturbed: Path, *stages: str, pictures: bool = Tru
         ours, theirs = (load(folder / stage / "artefact.pt") for folder in (run, undisturbed))
         assert ours["key"] == theirs["key"]
         assert_equal({**ours, "config": ""}, {**theirs, "config": ""}, stage)  # which names the folder
-        states = [Checkpoints(folder / stage / "checkpoints", 2).load_newest() for folder in (run, undisturbed)]
-        assert_equal(*states, f"checkpoint of {stage}")
+        saved, same = (Checkpoints(folder / stage / "checkpoints", 2).load_newest() for folder in (run, undisturbed))
+        assert_equal(saved, same, f"checkpoint of {stage}")
     assert [timeless(r) for r in records(run, *stages)] == [timeless(r) for r in records(undisturbed, *stages)]
     for stage in stages:
         assert_board(run, stage, pictures)

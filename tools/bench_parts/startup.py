@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dist_rmd.engine.writers import read_metrics
+from dist_rmd.run.folder import RunFolder
 from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Row, Table
 
@@ -56,7 +57,7 @@ def first_step(settings: Settings, caches: Path, state: str, options: tuple[str,
         *options, *settings.options,
     ]  # fmt: skip
     folders = {name: str(caches / name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")}
-    log, metrics = caches / f"{state}.log", caches / state / "metrics.jsonl"
+    log, metrics = caches / f"{state}.log", RunFolder(caches / state).metrics
     began = time.perf_counter()
     with open(log, "w") as output:
         run = subprocess.Popen(

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dist_rmd.data.prepared.beton import manifest_path
 from tools.bench_parts.tables import Table
 from tools.replicate_parts.command import ROOT
 from tools.replicate_parts.step import Work
@@ -51,6 +52,6 @@ def take(work: Work, result: dict[str, Any]) -> None:
 def prepared_side(work: Work) -> int:
     """Of the prepared images; 0 without any."""
     try:
-        return int(json.loads((work.images / "manifest.json").read_text())["side"])
+        return int(json.loads(manifest_path(work.images).read_text())["side"])
     except (OSError, ValueError):
         return 0

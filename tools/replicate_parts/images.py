@@ -35,7 +35,7 @@ def kind_of(data: Path | None) -> str:
         raise DataError(
             f"{data}: no such folder; --data wants sheets, train/ and test/ with a folder a class, or betons"
         )
-    if (data / "manifest.json").exists():
+    if beton.manifest_path(data).exists():
         return BETONS
     if (data / "train" / "index.csv").exists():
         return "sheets"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dist_rmd.data.prepared.beton import manifest_path
 from tools.replicate_parts.step import Work
 
 ENCODERS = {"cuda": ("resnet18", 64), "cpu": ("resnet10", 16)}
@@ -18,7 +19,7 @@ def encoder(work: Work, chosen: tuple[str, int] | None = None) -> tuple[str, ...
 
 def prepared(folder: Path) -> dict[str, Any]:
     """The manifest of prepared images."""
-    return json.loads((folder / "manifest.json").read_text())
+    return json.loads(manifest_path(folder).read_text())
 
 
 def training_images(work: Work) -> int:

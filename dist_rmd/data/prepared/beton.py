@@ -124,7 +124,7 @@ def write(source: RawDataset, out: Path, skip_bad: bool = False, track: Track | 
             if not any(colours.std):
                 raise DataError(f"{source.name}: all train images have one colour, so there is nothing to learn")
             _warn_of_repeats(source, written)
-            (out / "manifest.json").unlink(missing_ok=True)  # from here to the next manifest, `out` is no dataset
+            manifest_path(out).unlink(missing_ok=True)  # from here to the next manifest, `out` is no dataset
             for name in written:
                 for path in (_beton_path(place, name), _table_path(place, name)):
                     os.replace(path, out / path.name)
@@ -145,8 +145,13 @@ def write(source: RawDataset, out: Path, skip_bad: bool = False, track: Track | 
         "std": [spread or 1.0 for spread in colours.std],
         "splits": {name: split.part for name, split in written.items()},
     }
-    write_json(out / "manifest.json", manifest)
+    write_json(manifest_path(out), manifest)
     return open_dataset(out)
+
+
+def manifest_path(folder: Path) -> Path:
+    """Where the manifest is: what makes `folder` a dataset, since it is written last."""
+    return folder / "manifest.json"
 
 
 def open_dataset(folder: str | Path) -> Dataset:
@@ -163,7 +168,7 @@ def open_dataset(folder: str | Path) -> Dataset:
     array([0, 1, 2])
     """
     folder = Path(folder)
-    manifest = folder / "manifest.json"
+    manifest = manifest_path(folder)
     if not manifest.is_file():
         raise DataError(f"{folder}: {_missing(folder)}")
     try:

@@ -17,7 +17,8 @@ from dist_rmd.errors import NonFiniteLoss
 folder = Path(sys.argv[1])
 world = processes.detect("cpu")
 peers = processes.start(world, timeout=30)
-rank, seen = world.rank, {}
+rank = world.rank
+seen: dict[str, object] = {}
 
 seen["highest"] = peers.highest([rank, 5 - rank, 7])
 seen["gathered"] = peers.gather({"rank": rank})

@@ -16,9 +16,9 @@ from dist_rmd.distributed import collectives
 from dist_rmd.distributed.sync_batchnorm import SyncBatchNorm, convert
 
 
-def train(layer: nn.Module, batches: list[Tensor], factors: list[Tensor], autocast: bool) -> dict[str, Tensor]:
+def train(layer: nn.Module, batches: list[Tensor], factors: list[Tensor], autocast: bool) -> dict[str, Tensor | None]:
     """A training step per batch, loss = sum of factor * output: outputs, gradients and the layer's state afterwards."""
-    seen = {}
+    seen: dict[str, Tensor | None] = {}
     for step, (batch, factor) in enumerate(zip(batches, factors, strict=True)):
         batch = batch.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -42,7 +42,7 @@ def network() -> nn.Module:
 def network_gradient(net: nn.Module, images: Tensor, factor: Tensor) -> Tensor:
     """Gradient of sum(factor * net(images)) with respect to all parameters, in one vector."""
     (net(images) * factor).sum().backward()
-    return torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+    return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
 if __name__ == "__main__":

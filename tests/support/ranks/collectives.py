@@ -46,13 +46,15 @@ def with_gradient(rank: int, known: list[int]) -> tuple[torch.Tensor, torch.Tens
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = collectives.rank(), collectives.world_size()
-    result = {"place": (rank, world), "gathered": [], "with_gradient": []}
+    gathered: list[tuple] = []
+    gradients: list[tuple] = []
+    result: dict[str, object] = {"place": (rank, world), "gathered": gathered, "with_gradient": gradients}
     for case in sizes(world):
         known = collectives.gather_sizes(case[rank], torch.device("cpu"))
         for dtype in (torch.float32, torch.int64):
             own = rows(rank, case[rank], dtype).requires_grad_(dtype.is_floating_point)
-            result["gathered"].append((known, collectives.all_gather_rows(own, known)))
-        result["with_gradient"].append(with_gradient(rank, known))
+            gathered.append((known, collectives.all_gather_rows(own, known)))
+        gradients.append(with_gradient(rank, known))
     own = torch.full((2,), 10.0**rank, requires_grad=True)
     result["sum"], result["own"] = collectives.all_reduce_sum(own), own.detach()
     large = torch.full((collectives.GATHERED // 4 + 1,), 10**rank, dtype=torch.int32)

@@ -11,14 +11,17 @@ world = processes.detect("cpu")
 processes.start(world, timeout=60)
 torch.manual_seed(world.rank)
 plain = processes.place(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), world, True)
+mean = plain.get_buffer("1.running_mean")
 net = processes.parallel(plain, world, Distributed())
 net(torch.randn(5, 3)).square().sum().backward()
-for tensor in [*plain.parameters(), *(p.grad for p in plain.parameters()), plain[1].running_mean]:
+gradients = [p.grad for p in plain.parameters() if p.grad is not None]
+assert len(gradients) == 4
+for tensor in [*plain.parameters(), *gradients, mean]:
     parts = [torch.empty_like(tensor) for _ in range(world.size)]
     dist.all_gather(parts, tensor.detach().contiguous())
     assert all(torch.equal(part, parts[0]) for part in parts)
-plain[1].running_mean.fill_(world.rank)
+mean.fill_(world.rank)
 processes.share_buffers(plain)
-assert (plain[1].running_mean == 0).all()
+assert (mean == 0).all()
 del net
 processes.stop()

@@ -12,7 +12,8 @@ data, *overrides = sys.argv[1:]
 rank = os.environ["RANK"]
 own = Path(data).with_name(f"copy{rank}")  # each machine may have the images on a disk of its own
 shutil.copytree(data, own)
-read, calls = BetonReader.read, []
+read = BetonReader.read
+calls: list[Path] = []
 
 
 def cut_short(self, batches):
@@ -22,5 +23,5 @@ def cut_short(self, batches):
     return read(self, batches)
 
 
-BetonReader.read = cut_short
+BetonReader.read = cut_short  # type: ignore[method-assign]
 sys.exit(main([*overrides, f"data.path={own}"]))

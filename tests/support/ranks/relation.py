@@ -6,6 +6,7 @@ Called by test_relation.py, which compares the results with the whole batch.
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,19 +16,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_rmd.distill.relation import RelationLoss
 
-FORMS = [
+FORMS: list[dict[str, Any]] = [
     {"method": method, "norm": norm, "node_pairs": pairs}
-    for method, node_pairs in {"gather": ("all", "other_label", "self"), "gram": ("all",)}.items()
+    for method, node_pairs in (("gather", ["all", "other_label", "self"]), ("gram", ["all"]))
     for norm in ("fro", "rms")
     for pairs in node_pairs
 ]
 """all that one can ask of the relation loss"""
 
 WIDTHS = (3, 6, 20)
-SHARDS = {1: [(7,)], 2: [(4, 3), (5, 2)], 3: [(3, 2, 2), (1, 4, 2), (4, 0, 3)]}  # rows of each rank
+# rows of each rank
+SHARDS: dict[int, list[tuple[int, ...]]] = {1: [(7,)], 2: [(4, 3), (5, 2)], 3: [(3, 2, 2), (1, 4, 2), (4, 0, 3)]}
 
 
-def cases(ranks: int) -> list[tuple[dict[str, str], int, tuple[int, ...], torch.dtype, bool]]:
+def cases(ranks: int) -> list[tuple[dict[str, Any], int, tuple[int, ...], torch.dtype, bool]]:
     """Form, width, shards, float type, shards told or not: the paper's loss in all ways, its options in one."""
     papers = [form for form in FORMS if (form["norm"], form["node_pairs"]) == ("fro", "all")]
     dtypes, known = (torch.float64, torch.float32), (False, True)
@@ -43,17 +45,18 @@ def mine(rows: np.ndarray, sizes: tuple[int, ...], dtype: torch.dtype | None = N
 
 
 def step(
-    whole, form: dict[str, str], width: int, sizes: tuple[int, ...], dtype: torch.dtype, known: bool
+    whole, form: dict[str, Any], width: int, sizes: tuple[int, ...], dtype: torch.dtype, known: bool
 ) -> dict[str, Tensor]:
     inputs, teacher = mine(whole["inputs"], sizes, dtype), mine(whole[f"teacher{width}"], sizes, dtype)
     weight = torch.tensor(whole[f"weight{width}"], dtype=dtype)
     net = nn.Linear(5, width, bias=False, dtype=dtype)
     net.weight.data = weight
-    net = DistributedDataParallel(net)
+    wrapped = DistributedDataParallel(net)
     labels = mine(whole["labels"], sizes)
-    relation = RelationLoss(**form)(teacher, net(inputs), list(sizes) if known else None, labels)
+    relation = RelationLoss(**form)(teacher, wrapped(inputs), list(sizes) if known else None, labels)
     relation.loss.backward()
-    return {"values": torch.stack(relation).detach(), "gradient": net.module.weight.grad}
+    assert net.weight.grad is not None
+    return {"values": torch.stack(relation).detach(), "gradient": net.weight.grad}
 
 
 def backward_alone(whole, sizes: tuple[int, ...]) -> list[Tensor]:

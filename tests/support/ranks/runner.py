@@ -15,7 +15,7 @@ run = dist_rmd.train(
 images = dist_rmd.open_dataset(data).images("test")[:20]
 found = {
     "world": run.folder.read_environment()["world"],
-    "weight": run.network("classifier").head.weight.detach(),
+    "weight": run.network("classifier").get_parameter("head.weight").detach(),
     "probabilities": torch.from_numpy(run.predict(images).probabilities),
 }
 torch.save(found, f"{folder}/{os.environ['RANK']}.pt")

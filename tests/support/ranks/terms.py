@@ -19,7 +19,8 @@ from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_los
 from dist_rmd.distributed import processes
 
 ROWS, FEATURES, WIDTH, CLASSES = 7, 5, 4, 4
-SHARDS = {2: [(4, 3), (5, 2)], 3: [(3, 2, 2), (1, 4, 2), (4, 0, 3)]}  # rows of each rank
+# rows of each rank
+SHARDS: dict[int, list[tuple[int, ...]]] = {2: [(4, 3), (5, 2)], 3: [(3, 2, 2), (1, 4, 2), (4, 0, 3)]}
 INSTANCE_FORMS = list(itertools.product((1.0, 0.3), (False, True)))
 """temperature, student_negatives"""
 
@@ -51,7 +52,7 @@ def whole_batch() -> dict[str, Tensor]:
     }
 
 
-def loss_and_gradients(heads: nn.Module, values: Tensor, sizes: tuple[int, ...]) -> dict[str, Tensor]:
+def loss_and_gradients(heads: nn.Module, values: Tensor, sizes: tuple[int, ...]) -> dict[str, Tensor | None]:
     """Backward from this rank's part of the mean over all rows: what DDP averages over ranks is the whole mean."""
     (values.sum() * len(sizes) / sum(sizes)).backward()
     return {"values": values.detach(), **{name[-14:]: p.grad for name, p in heads.named_parameters()}}
@@ -67,7 +68,7 @@ def prototypical(heads: nn.Module, mine: dict[str, Tensor], sizes: tuple[int, ..
     teacher, student = heads(mine["teacher"], mine["student"])
     sums, counts = class_sums(teacher, mine["labels"], CLASSES)
     found = prototypes(sums, counts)
-    values = sum(prototypical_loss(z, mine["labels"], found) for z in (teacher, student))
+    values = torch.stack([prototypical_loss(z, mine["labels"], found) for z in (teacher, student)]).sum(0)
     return {"sums": sums, "counts": counts, **loss_and_gradients(heads, values, sizes)}
 
 

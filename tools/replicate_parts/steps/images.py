@@ -1,5 +1,8 @@
 """The images as betons: all of them for a GPU, a part in small for CPUs."""
 
+from pathlib import Path
+
+from dist_rmd.data.prepared.beton import manifest_path
 from tools.replicate_parts.step import Step, Work
 
 SIDE, TRAIN, TEST = 16, 500, 200
@@ -24,5 +27,5 @@ STEP = Step(
     run,
     least={"cuda": 3, "cpu": 3},
     most={"cuda": 90, "cpu": 90},
-    leaves="images/manifest.json",
+    leaves=str(manifest_path(Path("images"))),
 )

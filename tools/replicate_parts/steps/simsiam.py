@@ -1,5 +1,8 @@
 """e. SimSiam on the images, for as many epochs as the time allows; nearest neighbours at the end."""
 
+from pathlib import Path
+
+from dist_rmd.run.folder import RunFolder
 from tools.replicate_parts.figures import rate
 from tools.replicate_parts.sizes import encoder, training_images
 from tools.replicate_parts.step import Step, Work
@@ -30,5 +33,10 @@ def run(work: Work) -> None:
 
 
 STEP = Step(
-    "simsiam", "SimSiam", run, least={"cuda": 40, "cpu": 60}, weight=2.0, leaves="runs/simsiam/simsiam/artefact.pt"
+    "simsiam",
+    "SimSiam",
+    run,
+    least={"cuda": 40, "cpu": 60},
+    weight=2.0,
+    leaves=str(RunFolder(Path("runs/simsiam")).artefact("simsiam")),
 )

@@ -15,8 +15,8 @@ def test_the_files_are_there():
 
 @pytest.mark.parametrize(
     ("device", "least"),
-    [("cpu", {"fused_cpu", "fused_gpu", "lesson", "relation", "batchnorm", "base"}),
-     ("cuda", {"fused_gpu", "loader", "lesson", "relation", "batchnorm", "base", "compilation"})],
+    [("cpu", {"pixels_numba", "views_triton", "overlapped", "relation", "sync_batchnorm", "base"}),
+     ("cuda", {"views_triton", "loader", "overlapped", "relation", "sync_batchnorm", "base", "compilation"})],
 )  # fmt: skip
 def test_something_of_each_is_chosen(device, least):
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "--import-mode=importlib"]
