@@ -16,6 +16,7 @@ from dist_rmd.config.schema import (
     Noise,
     Optimization,
     Run,
+    Schedule,
     Speed,
     StageConfig,
     Width,
@@ -24,7 +25,7 @@ from dist_rmd.config.schema import (
 
 __all__ = [
     "Augment", "Change", "Checkpoint", "Config", "Data", "Distributed", "EncoderName", "Fraction",
-    "LabelledOptimization", "Leaf", "Log", "Model", "Noise", "Optimization", "Role", "Run", "Speed", "StageConfig",
-    "Width", "determinants", "differences", "help_text", "leaf", "leaves", "parse", "read_yaml", "repeated", "stated",
-    "to_dict", "to_yaml",
+    "LabelledOptimization", "Leaf", "Log", "Model", "Noise", "Optimization", "Role", "Run", "Schedule", "Speed",
+    "StageConfig", "Width", "determinants", "differences", "help_text", "leaf", "leaves", "parse", "read_yaml",
+    "repeated", "stated", "to_dict", "to_yaml",
 ]  # fmt: skip

@@ -202,6 +202,9 @@ class Run:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 
+Schedule = Literal["cosine", "restarts", "step", "constant"]
+
+
 @dataclass(frozen=True)
 class Optimization:
     """The optimizer and its schedule: the part of a stage's section that all stages share."""
@@ -222,12 +225,13 @@ class Optimization:
     """momentum of SGD"""
     weight_decay: NonNegativeFloat = 5e-4
     """weight decay, on all parameters"""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    schedule: Schedule = "cosine"
+    """cosine: to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma` of the
+    initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = ()
-    """epochs after which schedule=step lowers the learning rate"""
+    """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
     gamma: PositiveFloat = 0.1
-    """factor of schedule=step"""
+    """factor of schedule=step; lowest factor of schedule=restarts"""
     warmup_epochs: NonNegativeFloat = 0.0
     """epochs over which the learning rate grows linearly from zero"""
     grad_clip: PositiveFloat | None = None

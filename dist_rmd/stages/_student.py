@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dist_rmd.config import Optimization
+from dist_rmd.config import Optimization, Schedule
 from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
@@ -22,10 +22,11 @@ class StudentConfig(Optimization):
 
     weight_decay: NonNegativeFloat = 1e-4
     """weight decay, on all parameters"""
-    schedule: Literal["cosine", "step", "constant"] = "step"
-    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    schedule: Schedule = "step"
+    """cosine: to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma` of the
+    initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (80, 160)
-    """epochs after which schedule=step lowers the learning rate"""
+    """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
 
 
 def frozen_teacher(artefact: Mapping[str, Any]) -> ImageClassifier:

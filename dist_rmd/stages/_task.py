@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dist_rmd.config import LabelledOptimization, Role, StageConfig, leaf
+from dist_rmd.config import LabelledOptimization, Role, Schedule, StageConfig, leaf
 from dist_rmd.config.key_types import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -30,10 +30,11 @@ class TaskConfig(LabelledOptimization):
     """passes over the training images"""
     lr: PositiveFloat = 0.001
     """initial learning rate (0.001 for CIFAR-10, 0.01 for CIFAR-100)"""
-    schedule: Literal["cosine", "step", "constant"] = "step"
-    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    schedule: Schedule = "step"
+    """cosine: to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma` of the
+    initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[int, ...] = (150, 180, 210)
-    """epochs after which schedule=step lowers the learning rate"""
+    """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
     mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
     """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
     both labels; 1 in most codes, 8 in that of MODUL's authors; 0: images stay as they are"""

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dist_rmd.config import EncoderName, Model, Optimization, Role, StageConfig, Width, leaf
+from dist_rmd.config import EncoderName, Model, Optimization, Role, Schedule, StageConfig, Width, leaf
 from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt, PositiveInt
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses.ce import CE
@@ -31,10 +31,11 @@ class TeacherConfig(Optimization):
     null)"""
     batch_size: PositiveInt = 256
     """images per optimizer step over all ranks (the global batch)"""
-    schedule: Literal["cosine", "step", "constant"] = "step"
-    """cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    schedule: Schedule = "step"
+    """cosine: to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma` of the
+    initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (80, 120)
-    """epochs after which schedule=step lowers the learning rate"""
+    """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
     mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
     """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
     both labels; 0: images stay as they are"""

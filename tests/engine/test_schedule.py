@@ -2,6 +2,8 @@ import itertools
 import math
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from dist_rmd.config import Optimization
 from dist_rmd.engine.schedule import factor, initial_lr
@@ -20,6 +22,19 @@ def test_steps_fall_on_the_papers_epochs():
     at = {epoch: factor(config, epoch * 7, 7) for epoch in (0, 149, 150, 179, 180, 210, 239)}
     assert at == pytest.approx({0: 1, 149: 1, 150: 0.1, 179: 0.1, 180: 0.01, 210: 0.001, 239: 0.001})
     assert factor(config, 150 * 7 - 1, 7) == 1  # the last step of epoch 149
+
+
+def test_cosines_begin_anew_at_the_milestones():
+    """torch's CosineAnnealingWarmRestarts, and cycles of any length, the last to the end."""
+    config = Optimization(epochs=30, schedule="restarts", milestones=(10, 20), gamma=0.05)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = CosineAnnealingWarmRestarts(optimizer, T_0=10, eta_min=0.05)
+    for step in range(30 * 7):
+        theirs.step(step / 7)
+        assert factor(config, step, 7) == pytest.approx(optimizer.param_groups[0]["lr"])
+    uneven = Optimization(epochs=9, schedule="restarts", milestones=(4, 12), gamma=0.2, warmup_epochs=1)
+    assert [factor(uneven, epoch, 1) for epoch in (1, 4)] == [1, 1]
+    assert factor(uneven, 9 * 5, 5) == pytest.approx(0.2)
 
 
 def test_warm_up_grows_linearly_and_joins_the_schedule():
