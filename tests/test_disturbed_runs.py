@@ -379,10 +379,9 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(command, st
 def test_a_finished_run_started_again_is_left_as_it_is(straight, command, capsys):
     arguments = [*command, f"out={straight.parent}"]
     before = tree(straight.parent)
-    began = time.monotonic()
-    assert main(arguments) == 0
-    assert time.monotonic() - began < 5
-    assert capsys.readouterr().out == f"{straight}: finished before, nothing to do\n"
+    with fault("kind=raise,rank=0,step=0"):  # in the first step of whatever it would train
+        assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith(f"{straight}: finished before, nothing to do\n")
     assert tree(straight.parent) == before
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
 from dist_rmd.engine.meters import Meters
+from dist_rmd.engine.score import Score
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import NonFiniteLoss
 
@@ -76,11 +77,11 @@ class MetricLogger:
 
     def evaluated(self, clock: Clock, metrics: Mapping[str, float]) -> float | None:
         """`metrics` of the network after clock.epoch epochs; returns the first, the score, if it is a record."""
-        tag, score = next(iter(metrics.items()))
+        score = next(iter(metrics.values()))
         self.writers.scalars(clock, metrics)
-        self.console.evaluated({tag: score})
-        self._warn(metrics)
         self.scores.append({"epoch": clock.epoch, "step": clock.step, **metrics})
+        self.console.evaluated(Score.of(self.scores))
+        self._warn(metrics)
         if self.best is not None and score <= self.best:
             return None
         self.best = score

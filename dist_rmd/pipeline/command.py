@@ -115,7 +115,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_configuration()
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, try each stage on two samples, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="build everything, try some steps of each stage, estimate time, memory and disk; write nothing",
     )
     parser.add_argument(
         "--force", action="store_true", help="go on with a run although what it learns has been configured anew"

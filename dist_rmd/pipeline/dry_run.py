@@ -1,10 +1,14 @@
-"""train --dry-run: everything but training and writing."""
+"""train --dry-run: everything but training and writing, and an estimate of what training will take."""
 
 import io
+import itertools
 import platform
+import resource
 import shutil
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.box import SIMPLE
@@ -13,26 +17,42 @@ from rich.table import Column, Table
 
 from dist_rmd.data.augment.keyed_rng import shard
 from dist_rmd.distributed.rank_group import RankGroup
-from dist_rmd.engine.console import print_table
+from dist_rmd.engine.console import duration, print_table
 from dist_rmd.pipeline.resolved import ResolvedRun
 from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.run import artefacts
 from dist_rmd.stages.base import ComputationStage, TrainingStage
 
+STEPS = 20
+"""timed of each stage at most"""
+SECONDS = 2.0
+"""after which no further one is begun"""
+
+
+class Tried(NamedTuple):
+    """What some steps of a stage have told."""
+
+    loss: float
+    """of the first step"""
+    size: int
+    """bytes of a checkpoint"""
+    seconds: float
+    """that the whole stage may take: its steps and its evaluations"""
+
 
 def dry_run(plan: ResolvedRun, peers: RankGroup) -> None:
-    """Build every stage and make one step of it on two samples a rank; print the layout, the steps and the disk needed.
+    """Build every stage and make some steps of it; print the layout, and what time, memory and disk training may take.
 
     Writes nothing.  Raises what training would raise at its start.
     """
     config, world = plan.config, plan.world
     source = plan.source()
     ranks = peers.gather(f"{platform.node()}, {world.device}, {torch.get_num_threads()} threads")
-    columns = ("epochs x steps", "batch", "per rank", "parameters", "on disk", "loss")
+    columns = ("epochs x steps", "batch", "per rank", "parameters", "on disk", "loss", "time")
     headers = (Column(name, no_wrap=True) for name in ("stage", *columns))
     stages = Table(*headers, box=SIMPLE, pad_edge=False)
     made: dict[str, dict[str, Any]] = {}
-    disk = 0
+    disk, seconds = 0, 0.0
     for name, stage_class in plan.stages.items():
         stage = placed(plan, name, made)
         done = artefacts.is_whole(artefacts.shared_path(Path(config.out), name, plan.keys[name]), plan.keys[name])
@@ -40,46 +60,96 @@ def dry_run(plan: ResolvedRun, peers: RankGroup) -> None:
         if isinstance(stage, ComputationStage):
             stage.pretend(plan.training(stage_class))
             made[name] = plan.artefact(stage, plan.keys[name], [])
-            stages.add_row(*[shown, "computed once", *[""] * 5])
+            stages.add_row(*[shown, "computed once", *[""] * 6])
             continue
         assert isinstance(stage, TrainingStage)
         recipe, session = stage.optimization, StageSession(plan, stage, source)
-        loss, size = _try(session)
+        tried = _try(session, peers)
         chance = {"epoch": 0, "step": 0, "test/top1": 100 / plan.classes}  # what nobody has trained is right by
         made[name] = plan.artefact(stage, plan.keys[name], [chance])
         parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
-        disk += 0 if done else size * (config.checkpoint.keep + 2)  # the newest, the best, and the one being written
+        disk += 0 if done else tried.size * (config.checkpoint.keep + 2)  # newest, best, and the one being written
+        seconds += 0 if done else tried.seconds
         stages.add_row(
             shown,
             f"{recipe.epochs} x {len(session.batches)}",
             str(recipe.batch_size),
             " ".join(map(str, sorted(set(parts), reverse=True))),
             f"{sum(p.numel() for p in stage.net.parameters()):,}",
-            f"{size / 1e6:.1f} MB",
-            f"{loss:.4f}",
+            f"{tried.size / 1e6:.1f} MB",
+            f"{tried.loss:.4f}",
+            "" if done else f"~ {duration(tried.seconds)}",
         )
+    memory = max(peers.gather(_peak_memory(world.device)))
     if world.leads:
-        _print(plan, ranks, stages, disk)
+        _print(plan, ranks, stages, disk, seconds, memory)
 
 
-def _try(session: StageSession) -> tuple[float, int]:
-    """The loss of two samples on each rank, and the bytes of a checkpoint."""
-    stage, updater = session.stage, session.updater
+def _try(session: StageSession, peers: RankGroup) -> Tried:
+    """Make some steps as training makes them, the first of which, with all that happens only once, is not timed."""
+    stage, updater, device = session.stage, session.updater, session.plan.world.device
+    batches = itertools.chain.from_iterable(map(session.batches.epoch, itertools.count()))
     stage.start_epoch()
-    batch = next(session.batches.epoch(0)).first(2)
-    with updater.autocast():
-        loss = stage.losses(session.net, batch)["loss"]
-    updater.backward(loss, session.clock, stage.trained(batch))
-    updater.step()
-    session.clock.tick()
-    stage.after_step(session.clock)
-    file = io.BytesIO()
+    session.net.train()
+    timed, began, first = -1, 0.0, torch.empty(0)
+    for batch in batches:
+        with updater.autocast():
+            loss = stage.losses(session.net, batch)["loss"]
+        updater.backward(loss, session.clock, stage.trained(batch))
+        updater.step()
+        session.clock.tick()
+        stage.after_step(session.clock)
+        timed += 1
+        if timed == 0:
+            first = loss.detach()
+            _wait(device)
+            began = time.monotonic()
+        elif timed == STEPS or peers.gather(time.monotonic() - began)[0] > SECONDS:
+            break
+    _wait(device)
+    step = (time.monotonic() - began) / timed
+    epochs, every = stage.optimization.epochs, stage.optimization.eval_every
+    training = epochs * len(session.batches) * step
+    evaluating = -(-epochs // every) * _evaluation(session, batch.views[0]) if stage.views else 0.0
+    return Tried(first.item(), _checkpoint_size(session), training + evaluating)
+
+
+@torch.inference_mode()
+def _evaluation(session: StageSession, view: torch.Tensor) -> float:
+    """Seconds that this rank may take to look at all images of an evaluation, by how long it takes for `view`."""
+    plan, stage, seconds = session.plan, session.stage, 0.0
+    images = plan.dataset.sizes["test"] + len(plan.validation(type(stage)) or ())
+    images += len(plan.labels) if stage.evaluation == "knn" else 0
+    for net in stage.eval_nets().values():
+        encoder = net.get_submodule("encoder").eval()
+        began = time.monotonic()
+        encoder(view)
+        _wait(view.device)
+        seconds += time.monotonic() - began
+    return seconds * images / plan.world.size / len(view)
+
+
+def _checkpoint_size(session: StageSession) -> int:
+    stage, file = session.stage, io.BytesIO()
     averages = [net.state_dict() for net in stage.averages.values()]
-    torch.save([stage.net.state_dict(), averages, updater.state_dict(), dict(stage.memory)], file)
-    return loss.item(), file.tell()
+    torch.save([stage.net.state_dict(), averages, session.updater.state_dict(), dict(stage.memory)], file)
+    return file.tell()
 
 
-def _print(plan: ResolvedRun, ranks: list[str], stages: Table, disk: int) -> None:
+def _wait(device: torch.device) -> None:
+    """Until the device has done all that it has been given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes that this process has needed at most so far: of the GPU, or resident where it has none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _print(plan: ResolvedRun, ranks: list[str], stages: Table, disk: int, seconds: float, memory: int) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{plan.folder}: {len(plan.labels)} images, {plan.classes} classes, {plan.precision}")
     for change in plan.changes:
@@ -89,8 +159,14 @@ def _print(plan: ResolvedRun, ranks: list[str], stages: Table, disk: int) -> Non
     for rank, where in enumerate(ranks):
         console.print(f"rank {rank} of {len(ranks)}: {where}")
     print_table(console, stages)
+    kind = "of the GPU's" if plan.world.device.type == "cuda" else "resident"
+    console.print(
+        f"time: about {duration(seconds)} in all, an estimate from up to {STEPS} steps of each stage, on this machine "
+        "as busy as it is now; without what is computed once and without checkpoints"
+    )
+    console.print(f"memory: about {memory / 1e9:,.2f} GB {kind} for each rank, the peak of these steps")
     path = plan.folder.path.absolute()
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     console.print(f"disk for checkpoints: {disk / 1e6:,.1f} MB, of {free / 1e6:,.0f} MB free")
-    console.print("* finished before, would be reused; loss: of two samples a rank.  Nothing was written.")
+    console.print("* finished before, would be reused; loss: of the first step.  Nothing was written.")

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import time
 from typing import Any
 
 import torch
@@ -16,9 +15,10 @@ from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine import compilation, resume
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
-from dist_rmd.engine.console import Console, duration
+from dist_rmd.engine.console import Console
 from dist_rmd.engine.loop import fit
 from dist_rmd.engine.metric_logger import MetricLogger
+from dist_rmd.engine.score import Score
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.writers import Writers
@@ -63,8 +63,10 @@ class RecordedSession(StageSession):
         The key is another where the run was forced to go on under another configuration than it had begun with.
         """
         self._resume(key)
-        stage, clock, console = self.stage, self.clock, self.console
-        console.start(stage.name, done=clock.step, steps=len(self.batches) * stage.optimization.epochs)
+        stage, clock, console, epochs = self.stage, self.clock, self.console, self.stage.optimization.epochs
+        console.start(stage.name, done=clock.step, steps=len(self.batches) * epochs, epochs=epochs)
+        if self.observer.scores:
+            console.evaluated(Score.of(self.observer.scores))
         with contextlib.ExitStack() as leaving:
             for leave in (self.writers.close, console.stop, self.checkpoints.wait):  # the last one first
                 leaving.callback(leave)
@@ -137,7 +139,7 @@ def compute(
     plan: ResolvedRun, stage: ComputationStage, source: Loaders, request: StopRequest, console: Console, key: str
 ) -> dict[str, Any]:
     """Let `stage`, which has been placed, work out what it is for; returns its artefact."""
-    labels, began = plan.training(type(stage)), time.monotonic()
+    labels = plan.training(type(stage))
 
     def proceed(share: float) -> None:
         if request.signal:
@@ -152,7 +154,6 @@ def compute(
             leaving.callback(leave)
         metrics = stage.compute(source, labels, proceed)
         writers.scalars(Clock(), metrics)
-    console.say(f"{stage.name}: {stage.summary()} ({duration(time.monotonic() - began)})")
     return plan.artefact(stage, key, [{"epoch": 0, "step": 0, **metrics}])
 
 

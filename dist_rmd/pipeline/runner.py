@@ -21,6 +21,8 @@ from dist_rmd.engine.logs import logger, rank_log
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import CannotCreate, UserError
 from dist_rmd.files import check_writable
+from dist_rmd.pipeline import outcome
+from dist_rmd.pipeline.outcome import StageOutcome
 from dist_rmd.pipeline.recorded import RecordedSession, compute, measured_anew
 from dist_rmd.pipeline.resolved import ResolvedRun, check
 from dist_rmd.pipeline.session import placed
@@ -45,7 +47,7 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
     Returns the key of each stage's artefact.
     """
     config, world = plan.config, plan.world
-    console = Console(world.rank, config.log.console_every, plan.folder)
+    console = Console(world.rank, config.log.console_every, plan.folder, config.stages)
     if world.leads:
         start.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
         plan.labels.save(plan.folder.labels)
@@ -57,8 +59,10 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
     for note in plan.notes:
         console.say(f"note: {note}")
     keys: dict[str, str] = {}
+    outcomes: dict[str, StageOutcome] = {}
     for name, stage_class in plan.stages.items():
         position.stage, position.clock = name, Clock()
+        stage_began = time.monotonic()
         keys[name] = plan.key(name, keys)
         own = plan.folder.artefact(name)
         shared = artefacts.shared_path(Path(config.out), name, keys[name])
@@ -68,7 +72,7 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
             if world.leads:
                 artefacts.adopt(own, shared)
             peers.gather(None)
-            artefact = artefacts.load(own)
+            artefact, took = artefacts.load(own), "reused"
             if artefact.get("measured_on", plan.dataset.hashes["test"]) != plan.dataset.hashes["test"]:
                 artefact = measured_anew(plan, name, artefact, source)
                 console.say(f"{name}: measured anew, on these test images")
@@ -87,8 +91,13 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
             keys[name] = artefact["key"]
             if world.leads:
                 artefacts.save(own, artefacts.shared_path(Path(config.out), name, keys[name]), artefact)
+            took = duration(time.monotonic() - stage_began)
+        outcomes[name] = StageOutcome(stage_class, outcome.result(stage_class, artefact["scores"]), took)
+        console.say(f"{name}: {outcomes[name].result}")
         peers.gather(None)  # the next stage reads this one's artefact
     console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
+    for line in outcome.lines(plan.folder, outcomes):
+        console.say(line)
     return keys
 
 
@@ -125,11 +134,14 @@ def train(config: str | Path | None, *overrides: str, force: bool = False) -> Fi
 
 
 def is_finished(plan: ResolvedRun, peers: RankGroup) -> bool:
-    """An earlier start trained all of the plan's stages to their ends; rank 0 says so."""
+    """An earlier start trained all of the plan's stages to their ends; rank 0 says so, and what they came to."""
     test = plan.dataset.hashes["test"]
     finished = peers.gather(plan.world.leads and start.finished(plan.folder, plan.keys, test))[0]
     if finished and plan.world.leads:
         print(f"{plan.folder}: finished before, nothing to do")
+        scores = {name: artefacts.load(plan.folder.artefact(name))["scores"] for name in plan.stages}
+        outcomes = {n: StageOutcome(kind, outcome.result(kind, scores[n]), "before") for n, kind in plan.stages.items()}
+        print("\n".join(outcome.lines(plan.folder, outcomes)))
     return finished
 
 

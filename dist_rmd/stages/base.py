@@ -234,8 +234,9 @@ class ComputationStage(Stage):
         """Come to a result of the right form without work, for a dry run."""
         raise NotImplementedError
 
-    def summary(self) -> str:
-        """The result in one line."""
+    @classmethod
+    def summary(cls, metrics: Mapping[str, float]) -> str:
+        """In one line what `compute` has returned."""
         raise NotImplementedError
 
 

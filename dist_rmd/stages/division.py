@@ -107,7 +107,6 @@ class Division(ComputationStage):
 
     def _keep(self, labels: LabelView, losses: Any, predicted: Any, found: division_of.DivisionResult) -> None:
         mixture = found.mixture
-        self.found = found
         self._artefact = {
             "indices": torch.from_numpy(labels.indices),
             "given": torch.from_numpy(labels.given),
@@ -131,10 +130,11 @@ class Division(ComputationStage):
             "converged": mixture.converged,
         }
 
-    def summary(self) -> str:
-        counted = ", ".join(f"{count:,} {name}" for name, count in self.found.counts.items())
-        undecided = f", {self.found.undecided:,} of them undecided" if self.found.undecided else ""
-        return f"{counted}{undecided}"
+    @classmethod
+    def summary(cls, metrics: Mapping[str, float]) -> str:
+        counted = ", ".join(f"{metrics[f'division/{name}']:,.0f} {name}" for name in SETS)
+        undecided = metrics["division/undecided"]
+        return f"{counted}, {undecided:,.0f} of them undecided" if undecided else counted
 
     def artefact(self) -> dict[str, Any]:
         return self._artefact

@@ -14,7 +14,7 @@ LINES = "for number in range(1000): print('line', number)"
 WORK = f"""
 import sys, warnings
 from pathlib import Path
-from dist_rmd import terminal
+from dist_rmd.cli import terminal
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console
 from dist_rmd.run.folder import RunFolder
@@ -35,7 +35,7 @@ sys.exit(terminal.run(main))
 """
 TEXT = f"""
 import sys
-from dist_rmd import terminal
+from dist_rmd.cli import terminal
 def main():
     {LINES}
     return 65

@@ -1,6 +1,6 @@
 """What a stage sees of the data."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -36,16 +36,3 @@ class Batch:
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors of b rows."""
         return (*self.views, self.labels, self.indices, self.rows, *(() if self.right is None else (self.right,)))
-
-    def first(self, samples: int) -> "Batch":
-        """The same with at most so many samples of every rank."""
-        return replace(
-            self,
-            views=tuple(view[:samples] for view in self.views),
-            labels=self.labels[:samples],
-            indices=self.indices[:samples],
-            rows=self.rows[:samples],
-            sizes=tuple(min(size, samples) for size in self.sizes),
-            right=None if self.right is None else self.right[:samples],
-            extra=self.extra and self.extra.first(samples),
-        )

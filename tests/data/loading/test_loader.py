@@ -75,9 +75,6 @@ def test_batches_say_which_labels_are_right_where_that_is_known(memory, labels):
         assert batch.right is not None
         assert batch.right.tolist() == (labels.given == true)[batch.rows].tolist()
         assert labels.indices[batch.rows].tolist() == batch.indices.tolist()
-        few = batch.first(2)
-        assert few.right.tolist() == batch.right[:2].tolist()
-        assert (few.rows.tolist(), few.sizes) == (batch.rows[:2].tolist(), (2,))
     unknown = LabelView(labels.indices, labels.given, None, 10)
     assert next(make(memory, unknown).epoch(0)).right is None
 
