@@ -58,5 +58,14 @@ class ResNet(nn.Module):
         """The features before they are pooled: N x 8*width x S/8 x S/8."""
         return self.blocks(F.relu(self.bn1(self.conv1(x))))
 
+    def stage_maps(self, x: Tensor) -> list[Tensor]:
+        """What each stage ends with, the last one being `maps`: stage i has N x width*2**i x S/2**i x S/2**i."""
+        x, ends = F.relu(self.bn1(self.conv1(x))), []
+        for block in self.blocks:
+            if block.conv1.stride != (1, 1):  # a new stage
+                ends.append(x)
+            x = block(x)
+        return [*ends, x]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.maps(x).mean(dim=(2, 3))  # N x 8*width

@@ -41,5 +41,14 @@ class VGG(nn.Module):
         """The features before they are pooled: N x 8*width x S/16 x S/16."""
         return self.layers(x)
 
+    def stage_maps(self, x: Tensor) -> list[Tensor]:
+        """What each stage ends with, the last one being `maps`: stage i has maps of side S/2**i."""
+        ends = []
+        for layer in self.layers:
+            if isinstance(layer, nn.MaxPool2d):  # a new stage
+                ends.append(x)
+            x = layer(x)
+        return [*ends, x]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.maps(x).mean(dim=(2, 3))  # N x 8*width

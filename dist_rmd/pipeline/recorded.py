@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.data.prepared.beton import Dataset
 from dist_rmd.distributed import processes
 from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine import compilation, resume
@@ -86,6 +87,9 @@ class RecordedSession(StageSession):
         nets = self.stage.eval_nets()
         for net in nets.values():
             processes.share_buffers(net)
+        made = self.stage.pictures()
+        if made is not None:
+            self.writers.images(self.clock, "generated/images", framed(self.plan.dataset, made))
         return measured(str(self.stage.evaluation), nets, self.splits)
 
     def save(self, score: float | None) -> None:
@@ -160,7 +164,12 @@ def compute(
 def picture(plan: ResolvedRun, batch: Batch) -> Tensor:
     """The first samples of a batch, enlarged and framed, a sample's views in a row: n x 3 x H x W in [0, 1]."""
     views = torch.stack([view[:VIEWS_SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.dataset.mean, plan.dataset.std))
-    pixels = (views.flatten(0, 1)[:VIEWS_SHOWN] * std + mean).clamp(0, 1)
-    zoom = max(1, 32 // plan.dataset.side)
+    return framed(plan.dataset, views.flatten(0, 1)[:VIEWS_SHOWN])
+
+
+def framed(dataset: Dataset, images: Tensor) -> Tensor:
+    """Normalised images n x 3 x S x S, enlarged and framed: n x 3 x H x W in [0, 1]."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
+    pixels = (images.float().cpu() * std + mean).clamp(0, 1)
+    zoom = max(1, 32 // dataset.side)
     return F.pad(pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), (1, 1, 1, 1))

@@ -125,7 +125,7 @@ class TrainingStage(Stage):
     a moving average    `averages`, moved in `after_step`; `eval_nets` hands it to the evaluation
     a value per image   `memory`, N rows, read at `batch.rows` and written by collectives.write_rows
     a look at images    `prepare`, before the first batch: scores, prototypes, a choice of images
-    no images           `views = ()`, and `batches` are source.latents: noise
+    no images           `views = ()`, and `batches` are source.latents: noise; `pictures` shows what is made of it
     """
 
     recipe: ClassVar[str]
@@ -193,6 +193,13 @@ class TrainingStage(Stage):
         Tags of the latter end in _<name>, as in test/top1_student.
         """
         return {"": self.net}
+
+    def pictures(self) -> Tensor | None:
+        """Images that the stage has made, to be looked at beside each evaluation: n x 3 x S x S, normalised; or None.
+
+        Called on all ranks, which come to the same ones.
+        """
+        return None
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
         """One line for the user when logged means, or what an evaluation has measured, look wrong, else None."""

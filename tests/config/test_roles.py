@@ -18,7 +18,8 @@ from dist_rmd.pipeline import resolved
 from dist_rmd.run import artefacts
 
 DEFAULTS = sections.parse(None)
-EVERYTHING = "stages=[simsiam,teacher,division,classifier,elr,rgrl,modul,vkd,dfnd,probe]"
+DATA_FREE = "dafl,dfad,zskt"
+EVERYTHING = f"stages=[simsiam,teacher,division,classifier,elr,rgrl,modul,vkd,dfnd,probe,{DATA_FREE}]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "data.path": ((), "data.path={place}/moved/digits"),

@@ -28,3 +28,9 @@ def test_first_stage_keeps_the_resolution():
     assert shapes == [32, 32, 16, 16, 8, 8, 4, 4]
 
 
+def test_the_last_of_the_stages_maps_are_the_features():
+    net = encoder("resnet34", 8).eval()
+    images = torch.randn(2, 3, 32, 32)
+    maps = net.stage_maps(images)
+    assert [tuple(m.shape[1:]) for m in maps] == [(8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
+    assert torch.equal(maps[-1], net.maps(images))

@@ -75,3 +75,11 @@ def test_gradients_reach_every_parameter_at_a_healthy_size(name):
     assert all(p.grad.isfinite().all() and p.grad.count_nonzero() for p in net.parameters())
     norms = [module.weight.grad.norm() for module in net.modules() if isinstance(module, nn.Conv2d)]
     assert 0.01 < norms[0] / norms[-1] < 100
+
+
+def test_the_last_of_the_stages_maps_are_the_features():
+    net = encoder("vgg13", 8).eval()
+    images = torch.randn(2, 3, 32, 32)
+    maps = net.stage_maps(images)
+    assert [m.shape[-1] for m in maps] == [32, 16, 8, 4, 2]
+    assert torch.equal(maps[-1], net.maps(images))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.ranks.stages import measure
-from support.recipe import batch, fill_memory, stage
+from support.recipe import batch, batch_for, fill_memory, stage
 from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,6 +24,8 @@ TRAININGS = [name for name in available("stages") if issubclass(lookup("stages",
 
 OPTIONS = (
     "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
+    "dfad dfad.student_steps=9",
+    "zskt zskt.generator_steps=9",
     "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
     "classifier task.mixup=1 task.divided=true task.kd=0.9",
     "elr task.mixup=1",
@@ -55,7 +57,7 @@ def test_contract(name):
     assert all(section.__dataclass_params__.frozen for section in s.sections.values())
     in_groups = [id(p) for group in s.param_groups() for p in group["params"]]
     assert sorted(in_groups) == sorted(id(p) for p in s.net.parameters())
-    terms = s.losses(s.net, batch(len(s.views)))
+    terms = s.losses(s.net, batch_for(s))
     assert terms["loss"].requires_grad
     assert all(term.dim() == 0 or (name != "loss" and term.shape == (2,)) for name, term in terms.items())
     assert s.eval_nets()[""] in [*s.net.modules(), *s.averages.values()]
@@ -108,7 +110,7 @@ def one_step(name, device):
     place(s, World(0, 1, 0, 1, torch.device(device)), torch.float32)
     updater = Updater(s.param_groups(), s.optimization, 10, torch.device(device), "fp32")
     meters, check = Meters(), StepCheck(name, RankGroup(0, 1, 30), StopRequest(), 60)
-    here = sent(batch(len(s.views)), device)
+    here = sent(batch_for(s), device)
 
     def step():
         with updater.autocast():

@@ -12,7 +12,10 @@ from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import DataInfo
 
-SMALL = ("model.width=8", "model.name=resnet10", "teacher.model=resnet10", "teacher.width=8")
+SMALL = (
+    "model.width=8", "model.name=resnet10", "teacher.model=resnet10", "teacher.width=8",
+    "dafl.latent=5", "dfad.latent=5", "zskt.latent=5",
+)  # fmt: skip
 HEADS = ("simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
 SHAPE = DataInfo(classes=3, side=8, images=30)
 
@@ -55,10 +58,19 @@ def fill_memory(stage):
         tensor.copy_(F.normalize(rows))
 
 
-def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1, open_images=7):
-    """This rank's part of one global batch of `size` samples; of `open_images` that come along, none for 0."""
+def batch_for(stage, **given):
+    """A `batch` of what the stage learns from: views of images, or noise."""
+    return batch(len(stage.views), latent=getattr(stage, "latent", None), **given)
+
+
+def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1, open_images=7, latent=None):
+    """This rank's part of one global batch of `size` samples; of `open_images` that come along, none for 0.
+
+    latent: the samples are noise of so many dimensions, not images.
+    """
     generator = torch.Generator().manual_seed(seed)
-    images = [torch.randn(size, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype) for _ in range(views)]
+    shapes = [(size, 3, 8, 8)] * views if latent is None else [(size, latent)]
+    images = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
     labels = torch.randint(3, (size,), generator=generator)
     part = shard(size, rank, world)
     sizes = tuple(len(range(size)[shard(size, r, world)]) for r in range(world))

@@ -39,8 +39,8 @@ def stopped(arguments: Sequence[str], stage: str, step: int, signal: str = "SIGU
         return main(arguments)
 
 
-def assert_same(run: Path, undisturbed: Path, *stages: str, pictures: bool = True) -> None:
-    """Same bits in networks, optimizers and curves; each step once.  pictures: of views, which the stages have."""
+def assert_same(run: Path, undisturbed: Path, *stages: str, pictures: str = "train/views") -> None:
+    """Same bits in networks, optimizers and curves; each step once.  pictures: the stages' only tag, empty for none."""
     for stage in stages:
         ours, theirs = (load(folder / stage / "artefact.pt") for folder in (run, undisturbed))
         assert ours["key"] == theirs["key"]
@@ -60,7 +60,7 @@ def timeless(record: dict) -> dict:
     return {name: value for name, value in record.items() if not name.startswith("perf/")}
 
 
-def assert_board(run: Path, stage: str, pictures: bool) -> None:
+def assert_board(run: Path, stage: str, pictures: str) -> None:
     """TensorBoard shows every point of metrics.jsonl, once."""
     board = EventAccumulator(str(run / "tb" / stage), size_guidance={"scalars": 0, "images": 0})
     board.Reload()
@@ -71,8 +71,11 @@ def assert_board(run: Path, stage: str, pictures: bool) -> None:
             if "/" in tag:
                 written.setdefault(tag, []).append((record["step"], torch.tensor(value).item()))  # float32, as there
     assert shown == written
-    assert board.Tags()["images"] == ["train/views"] * pictures
-    assert not pictures or [image.step for image in board.Images("train/views")] == [0]
+    assert board.Tags()["images"] == [pictures][: len(pictures)]
+    if pictures:
+        evaluations = [record["step"] for record in records(run, stage) if any("test/" in tag for tag in record)]
+        expected = [0] if pictures == "train/views" else evaluations
+        assert [image.step for image in board.Images(pictures)] == expected
 
 
 def assert_equal(ours, theirs, where: str) -> None:

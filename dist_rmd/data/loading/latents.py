@@ -15,6 +15,7 @@ class Latents:
     Rank `rank` of `world` takes its slice of each.  A number is a hash of (seed, step, place in the global batch,
     dimension), so a training that goes on within an epoch needs nothing but its step.  views: one, b x dims of `dtype`;
     labels: -1; indices and rows: the places in the global batch.
+    repeat: so many batches one after another are the same; `steps` is a multiple of it.
     """
 
     def __init__(
@@ -27,8 +28,9 @@ class Latents:
         world: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        repeat: int = 1,
     ):
-        self._dims, self._batch_size, self._steps, self._seed = dims, batch_size, steps, seed
+        self._dims, self._batch_size, self._steps, self._seed, self._repeat = dims, batch_size, steps, seed, repeat
         self._rank, self._device, self._dtype = rank, device, dtype
         self._parts = [keyed_rng.shard(batch_size, each, world) for each in range(world)]
 
@@ -42,9 +44,12 @@ class Latents:
         places = torch.arange(self._batch_size, device=self._device)[part]
         none = torch.full_like(places, -1)
         for number in range(start, self._steps):
-            # All ranks make all of it: vectorised functions may round a number by its place in the tensor.
-            noise = normal(self._seed, epoch * self._steps + number, (self._batch_size, self._dims), self._device)
-            yield Batch((noise[part].to(self._dtype),), none, places, places, sizes, epoch, number)
+            if number == start or number % self._repeat == 0:
+                # All ranks make all of it: vectorised functions may round a number by its place in the tensor.
+                step = (epoch * self._steps + number) // self._repeat
+                whole = normal(self._seed, step, (self._batch_size, self._dims), self._device)
+                noise = whole[part].to(self._dtype)
+            yield Batch((noise,), none, places, places, sizes, epoch, number)
 
 
 def normal(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:

@@ -50,9 +50,12 @@ class Loaders:
             seed, self.rank, self.world, shuffle=False, drop_last=False, aligned=aligned,
         )  # fmt: skip
 
-    def latents(self, dims: int, batch_size: int, steps: int, seed: int) -> Latents:
-        """Noise in place of images: epochs of `steps` global batches of `batch_size` vectors in `dims` dimensions."""
-        return Latents(dims, batch_size, steps, seed, self.rank, self.world, self.device, self.dtype)
+    def latents(self, dims: int, batch_size: int, steps: int, seed: int, repeat: int = 1) -> Latents:
+        """Noise in place of images: epochs of `steps` global batches of `batch_size` vectors in `dims` dimensions.
+
+        repeat: so many batches one after another are the same.
+        """
+        return Latents(dims, batch_size, steps, seed, self.rank, self.world, self.device, self.dtype, repeat)
 
     def _views(self, kinds: Sequence[str], seed: int, compiled: bool) -> Views:
         return Views(

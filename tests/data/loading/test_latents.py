@@ -46,3 +46,14 @@ def test_numbers_are_standard_normal_and_independent():
     assert stats.kstest(numbers.flatten().numpy(), "norm").pvalue > 0.01
     correlation = torch.corrcoef(numbers.T) - torch.eye(50)
     assert correlation.abs().max() < 6 / 2000**0.5
+
+
+def test_a_batch_may_serve_several_steps():
+    """Also where a training goes on between them, and with numbers of its own in every epoch."""
+    once, thrice = (Latents(7, 10, steps, 3, 0, 1, CPU, repeat=steps // 2) for steps in (2, 6))
+    for epoch in range(2):
+        expected = [batch.views[0] for batch in once.epoch(epoch) for _ in range(3)]
+        for start in range(6):
+            found = [batch.views[0] for batch in thrice.epoch(epoch, start)]
+            assert all(map(torch.equal, found, expected[start:])), start
+            assert len(found) == 6 - start

@@ -9,7 +9,7 @@ from dist_rmd.distributed import processes
 from dist_rmd.distributed.collectives import all_reduce_sum
 from dist_rmd.distributed.processes import World
 from dist_rmd.pipeline.session import place
-from support.recipe import batch, fill_memory, stage
+from support.recipe import batch_for, fill_memory, stage
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -21,9 +21,10 @@ def measure(case: str, world: World = ALONE) -> dict[str, torch.Tensor]:
     fill_memory(s)
     place(s, world, torch.float64)
     net = processes.parallel(s.net, world, Distributed())
-    terms = s.losses(net, batch(len(s.views), rank=world.rank, world=world.size, dtype=torch.float64))
-    terms["loss"].backward()
-    found = {key: p.grad for key, p in s.net.named_parameters() if p.requires_grad}
+    here = batch_for(s, rank=world.rank, world=world.size, dtype=torch.float64)
+    terms, moved = s.losses(net, here), s.trained(here)
+    terms["loss"].backward(inputs=None if moved is None else list(moved.parameters()))
+    found = {key: p.grad for key, p in s.net.named_parameters() if p.grad is not None}
     found |= {f"buffer {key}": b for key, b in s.net.named_buffers()}
     found |= {f"memory {key}": tensor for key, tensor in s.memory.items()}
     # A number is a mean over ranks, two are counts.

@@ -1,0 +1,114 @@
+"""What distillations without images share: a student, a generator of images, and a look at how alike these are."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_rmd.config import StageConfig
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.latents import normal
+from dist_rmd.distributed.collectives import all_reduce_sum, global_moments
+from dist_rmd.models.encoder import Encoder, encoder
+from dist_rmd.models.generator import Generator
+from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.stages._student import frozen_teacher
+from dist_rmd.stages.base import ClassifierStage, DataInfo
+
+PICTURES = 64
+"""images that are shown"""
+ALIKE = 0.1
+"""standard deviation of a pixel over images, below which they are said to be one"""
+FEW = 1.5
+"""classes, by the entropy of what the teacher takes images for, below which they are said to be one"""
+
+
+class DataFreeStage(ClassifierStage):
+    """A student of the frozen teacher, from images that a generator makes of noise: no image of a dataset is seen.
+
+    `net` holds "student" and "generator".  Images are normalised ones, as the teacher knows them.
+    """
+
+    labels = "none"
+    views = ()
+    net: nn.ModuleDict
+
+    @classmethod
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
+        return ("teacher",)
+
+    def __init__(
+        self,
+        config: StageConfig,
+        data: DataInfo,
+        inputs: Mapping[str, Any],
+        latent: int,
+        bounded: bool = True,
+        classifier: Callable[[Encoder, int], nn.Module] = ImageClassifier,
+    ):
+        """latent: dimensions of the noise.  bounded: see Generator.  classifier: makes the student of an encoder."""
+        student = classifier(encoder(config.model.name, config.model.width), data.classes)
+        self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, bounded=bounded)})
+        self.teacher = frozen_teacher(inputs["teacher"])
+        self.latent, self.seed_of_noise = latent, config.seed
+        self.told = False
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.teacher]
+
+    def eval_nets(self) -> dict[str, nn.Module]:
+        return {"": self.net["student"]}
+
+    @torch.no_grad()
+    def made(self, noise: Tensor) -> Tensor:
+        """Images of noise, without gradient, for a step that does not move the generator."""
+        return self.net["generator"](noise)
+
+    def pictures(self) -> Tensor:
+        """Always of the same noise, which no step has."""
+        generator = self.net["generator"]
+        weight = next(generator.parameters())
+        noise = normal(self.seed_of_noise, -1, (PICTURES, self.latent), weight.device).to(weight.dtype)
+        was_training = generator.training
+        generator.eval()
+        images = self.made(noise)
+        generator.train(was_training)
+        return images
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        if said := super().warning(metrics):
+            return said
+        std, classes = (metrics.get(f"train/generated_{what}") for what in ("std", "classes"))
+        if self.told or std is None or classes is None or (std >= ALIKE and classes >= FEW):
+            return None
+        self.told = True  # said once
+        what = (
+            f"its images are all alike (a pixel differs by {std:.3f} over them, about 1 is healthy)"
+            if std < ALIKE
+            else f"the teacher takes nearly all of its images for one class ({classes:.1f} classes by their entropy)"
+        )
+        return f"the generator has collapsed: {what}; a smaller {self.recipe}.generator_lr may cure it"
+
+    def artefact(self) -> dict[str, Any]:
+        """Beside the student: the generator, and images of it (64 x 3 x S x S, normalised)."""
+        return {
+            **super().artefact(),
+            "generator": self.net["generator"].state_dict(),
+            "generated": self.pictures(),
+        }
+
+
+def diversity(images: Tensor, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """How the made images of the global batch differ, as terms without gradient.
+
+    generated_std: standard deviation of a pixel over images, the root of its mean square over pixels.
+    generated_classes: exp of the entropy of the classes that the teacher takes them for, 1..C.
+    images: this rank's b x 3 x S x S.  logits: the teacher's, b x C.
+    """
+    var, mean = torch.var_mean(images.detach().flatten(1).double(), dim=0, correction=0)
+    _, var, rows = global_moments(mean, var, len(images))
+    taken = logits.detach().argmax(dim=1, keepdim=True) == torch.arange(logits.shape[1], device=logits.device)
+    shares = all_reduce_sum(taken.sum(dim=0).double()) / rows
+    entropy = -(shares * shares.clamp_min(1e-12).log()).sum()
+    return {"generated_std": var.mean().sqrt(), "generated_classes": entropy.exp()}

@@ -1,0 +1,87 @@
+"""Data-free adversarial distillation (DFAD; Fang et al. 2019, https://arxiv.org/abs/1912.11006): a game of two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dist_rmd.config import Optimization, StageConfig
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.stages._data_free import DataFreeStage, diversity
+from dist_rmd.stages.base import Batches, DataInfo, batch_mean
+
+__all__ = ["DFAD"]
+
+
+@dataclass(frozen=True)
+class DFADConfig(Optimization):
+    """Stage `dfad`: constants and recipe of the authors' code for CIFAR."""
+
+    epochs: PositiveInt = 500
+    """times `rounds` rounds"""
+    rounds: PositiveInt = 50
+    """rounds in an epoch: `student_steps` steps of the student and one of the generator"""
+    student_steps: PositiveInt = 5
+    """k, steps of the student to one of the generator"""
+    batch_size: PositiveInt = 256
+    """images made in a step, over all ranks (the global batch)"""
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    """of both learning rates: cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    milestones: tuple[NonNegativeInt, ...] = (100, 200)
+    """epochs after which schedule=step lowers both learning rates"""
+    latent: PositiveInt = 256
+    """dimensions of the noise"""
+    generator_lr: PositiveFloat = 1e-3
+    """initial learning rate of the generator's Adam"""
+
+
+class DFAD(DataFreeStage):
+    """The mean over images and classes of |T(x) - S(x)|, logits of teacher and student: the student makes it smaller.
+
+    After every `student_steps` steps of the student, one of the generator of the images x makes it larger (eq. 5, 6 and
+    algorithm 1).  Every step has noise of its own.
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {"dfad": DFADConfig}
+    recipe = "dfad"
+
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
+        self.config = self.optimization = config.section(DFADConfig)
+        super().__init__(config, data, inputs, self.config.latent)
+        self.round = self.config.student_steps + 1
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        adam = {"optimizer": "adam", "lr": self.config.generator_lr}
+        return [
+            {"params": list(self.net["student"].parameters())},
+            {"params": list(self.net["generator"].parameters()), **adam},
+        ]
+
+    def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
+        c = self.config
+        return source.latents(c.latent, c.batch_size, c.rounds * self.round, seed)
+
+    def trained(self, batch: Batch) -> nn.Module:
+        return self.net["generator" if batch.number % self.round == self.config.student_steps else "student"]
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(net, nn.ModuleDict)
+        (noise,) = batch.views
+        if self.trained(batch) is self.net["student"]:
+            images = self.made(noise)
+            distance = batch_mean(logit_distance(net["student"](images)[0], self.teacher(images)[0]), batch)
+            return {"loss": distance, "loss_student": distance.detach()}
+        images = net["generator"](noise)
+        logits, _ = self.teacher(images)
+        distance = batch_mean(logit_distance(self.net["student"](images)[0], logits), batch)
+        return {"loss": -distance, "loss_generator": -distance.detach(), **diversity(images, logits, batch)}
+
+
+def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over classes of |t - s|, logits N x C -> N values >= 0, in float32 or float64."""
+    s, t = (x.float() if x.itemsize < 4 else x for x in (student, teacher))
+    return (t - s).abs().mean(dim=1)
