@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command line, and beneath them those of the site.  Raises ConfigError."""
     options = _parser().parse(argv)
-    if options.gpus_per_node and options.tasks_per_node:
-        raise ConfigError("--gpus-per-node and --tasks-per-node: there is one task for each GPU, leave one of them out")
+    if options.gpus and options.tasks_per_node:
+        how = "--gpus-per-node" if options.gpus_per_node else "--sbatch gres=gpu:..."
+        raise ConfigError(f"{how} and --tasks-per-node: there is one task for each GPU, leave one of them out")
     options.config, options.overrides = command_line.configuration(options.words)
     return options
 

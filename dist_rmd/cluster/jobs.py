@@ -149,7 +149,7 @@ def on_this_machine(options: argparse.Namespace, folder: Path) -> submitit.Local
     executor.update_parameters(
         timeout_min=options.time or submission.NEVER,
         tasks_per_node=ranks_per_node(options),
-        gpus_per_node=options.gpus_per_node or 0,
+        gpus_per_node=options.gpus or 0,
         stderr_to_stdout=True,
         setup=[*submission.threads(options.cpus_per_task), *options.setup],
     )
@@ -158,7 +158,7 @@ def on_this_machine(options: argparse.Namespace, folder: Path) -> submitit.Local
 
 def ranks_per_node(options: argparse.Namespace) -> int:
     """One for each GPU, else as many as were asked for."""
-    return options.gpus_per_node or options.tasks_per_node or 1
+    return options.gpus or options.tasks_per_node or 1
 
 
 def local_state(job: submitit.Job[int]) -> State:

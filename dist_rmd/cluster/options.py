@@ -15,6 +15,30 @@ from dist_rmd.text import plain_yaml
 
 SITE = ".config/dist_rmd/slurm.yaml"
 """options that hold for all jobs of a user, below the home folder"""
+NAME = re.compile(r"[a-z][a-z0-9-]*")
+SAID = (
+    "nodes",
+    "gpus-per-node",
+    "cpus-per-task",
+    "mem",
+    "time",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "comment",
+)
+OWN = {
+    **{name: f"is an option of its own: --{name}" for name in SAID},
+    "ntasks-per-node": "is an option of its own: --tasks-per-node",
+    "job-name": "is an option of its own: --name, where a sweep does not choose it",
+    "array": "is an option of its own: --array, where a sweep does not choose it",
+    **{name: "follows from the nodes and the tasks on each" for name in ("ntasks", "gpus", "gpus-per-task")},
+    **{name: "is what stopping, going on and following a job rest on" for name in (
+        "signal", "requeue", "no-requeue", "open-mode", "output", "error", "wait", "wrap", "parsable", "quiet"
+    )},
+}  # fmt: skip
+"""options of sbatch that --sbatch refuses, and why"""
 TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
@@ -49,19 +73,38 @@ class JobParser(Parser):
                 "help": "a line for the shell before training, such as 'module load cuda'; repeatable",
                 "metavar": "CMD", "action": "append", "default": [],
             },
+            "sbatch": {
+                "help": "any other option of sbatch: gres=gpu:a100:4, reservation=NAME, exclusive, ...; repeatable",
+                "metavar": "NAME[=VALUE]", "action": "append", "default": [], "type": _named,
+            },
+            "srun": {
+                "help": "an argument of the srun that starts the tasks: --srun=--container-image=FILE; repeatable",
+                "metavar": "ARGUMENT", "action": "append", "default": [], "type": _argument,
+            },
         }  # fmt: skip
         self._known = tuple(options)
         self._own = tuple(name for name in options if name not in without)
         group = self.add_argument_group(
             "options of a SLURM job",
-            f"each can be given in ~/{SITE} for all jobs, such as `account: vision`; `setup` is a list there",
+            f"each can be given in ~/{SITE} for all jobs, such as `account: vision`; setup, sbatch and srun are lists "
+            "there",
         )
         for name in self._own:
             group.add_argument(f"--{name}", **options[name])
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The options of a command line, which win over those of the site.  Raises ConfigError."""
-        return super().parse([*(self._site(folder / SITE) if (folder := home()) else []), *argv])
+        """The options of a command line, which win over those of the site.  Raises ConfigError.
+
+        `gpus` is added to them: the GPUs of each machine, from --gpus-per-node or --sbatch gres=gpu:TYPE:N.
+        """
+        given = super().parse([*(self._site(folder / SITE) if (folder := home()) else []), *argv])
+        typed = next((n for name, value in reversed(given.sbatch) if name == "gres" and (n := _gpus(value))), None)
+        if given.gpus_per_node and typed:
+            raise ConfigError(
+                "--gpus-per-node and --sbatch gres=gpu:...: both say how many GPUs, leave one of them out"
+            )
+        given.gpus = given.gpus_per_node or typed
+        return given
 
     def _site(self, path: Path) -> list[str]:
         """The options in a file, as words of a command line."""
@@ -85,6 +128,32 @@ class JobParser(Parser):
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         return words
+
+
+def _named(text: str) -> tuple[str, str | bool]:
+    """An option of sbatch as NAME=VALUE, or NAME alone for one that takes no value."""
+    name, equals, value = text.removeprefix("--").partition("=")
+    name = name.replace("_", "-")
+    if not NAME.fullmatch(name) or (equals and not value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME or NAME=VALUE, as sbatch has them after --")
+    if own := OWN.get(name):
+        raise argparse.ArgumentTypeError(f"{name} {own}")
+    return name, value if equals else True
+
+
+def _argument(text: str) -> str:
+    if not text.startswith("-"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no option of srun: --srun=--NAME=VALUE")
+    return text
+
+
+def _gpus(gres: str | bool) -> int | None:
+    """How many GPUs for each machine a value of gres asks for: gpu, gpu:4, gpu:a100:4, nvme:1,gpu:2; None: none."""
+    for resource in str(gres).split(","):
+        kind, *more = resource.partition("(")[0].split(":")
+        if kind == "gpu":
+            return int(more[-1]) if more and more[-1].isdecimal() else 1
+    return None
 
 
 def positive(text: str) -> int:

@@ -81,9 +81,10 @@ def executor(
         wckey=None,
         additional_parameters={"requeue": True}
         | ({"mem": options.mem} if options.mem else {})
-        | ({"array": array} if array else {}),
+        | ({"array": array} if array else {})
+        | dict(options.sbatch),
         # srun takes no --cpus-per-task from sbatch since SLURM 22.05.
-        srun_args=[f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else None,
+        srun_args=[*([f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []), *options.srun],
     )
     if array:
         made.parameters["map_count"] = 1  # for the names of logs; `array` wins over this number

@@ -21,7 +21,7 @@ POLL = 5.0
 def submit(tasks: Sequence[RunSpec], folder: Path, arguments: argparse.Namespace, console: Console) -> int:
     """Submit what is neither done nor in the queue, and with --follow wait for all.  Returns the exit code."""
     queue, pack = Queue(folder), arguments.pack or 1
-    queue.device = "cuda" if arguments.gpus_per_node else "cpu"
+    queue.device = "cuda" if arguments.gpus else "cpu"
     everything = with_needs(tasks)
     before = standings(everything, queue)
     settled = {"done", "running", "pending", *(() if arguments.again else ("diverged",))}

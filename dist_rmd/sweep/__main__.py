@@ -64,7 +64,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     folder = Path(sections.parse(first.file, [*first.overrides(), *overrides]).out) / grid.folder
     device = None  # this machine's
     if arguments.slurm:
-        device = "cuda" if arguments.gpus_per_node else "cpu"
+        device = "cuda" if arguments.gpus else "cpu"
     elif arguments.status:
         device = Queue(folder).device
     planner = Planner(grid.folder, overrides, arguments.ranks, torch.device(device) if device else None)
@@ -203,6 +203,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     for key in ("name", "stages", "seed", "noise.seed"):
         if any(override.startswith(f"{key}=") for override in arguments.overrides):
             raise ConfigError(f"{key}= is what the grid says of each run" + (": see --seeds" if "seed" in key else ""))
+    if any(name == "dependency" for name, _ in arguments.sbatch):
+        raise ConfigError("--sbatch dependency=...: the jobs of a sweep already wait for one another")
     for line in configuration.repeated(arguments.overrides):
         print(f"warning: {line}", file=sys.stderr)
     return arguments

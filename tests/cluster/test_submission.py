@@ -14,7 +14,7 @@ def test_a_percent_sign_in_a_path_is_no_number_of_a_node(tmp_path):
     parser = JobParser(prog="any")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_job_options()
-    options: argparse.Namespace = parser.parse_args(["--dry-run", "--time", "10"])
+    options: argparse.Namespace = parser.parse(["--dry-run", "--time", "10"])
     folder = tmp_path / "sym40%noise" / "%j%x"
     text = script(executor(options, folder, "name", nodes=1, tasks_per_node=2))
     patterns = [word for word in text.replace("=", " ").split() if word.endswith("_log.out")]

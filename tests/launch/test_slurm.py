@@ -1,5 +1,7 @@
+import getpass
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -198,6 +200,43 @@ def test_the_script_of_a_dry_run(data, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+OTHERS = ["--sbatch=gres=nvme:1,gpu:a100:4", "--sbatch", "exclusive", "--sbatch=mail-user=me", "--sbatch=mail_user=you"]
+SRUN = ["--srun=--container-image=/images/py 3.sqsh", "--srun=--container-mounts=/data"]
+
+
+def test_options_of_sbatch_and_srun_by_name(home, data, tmp_path, capsys):
+    """Those that there is no option for here: --sbatch and --srun, also in the site's file."""
+    (home / SITE).write_text("sbatch: [reservation=mine, mail-user=site]\nsrun: [--mpi=none]\n")
+    assert main(words(data, tmp_path, "--time=9", *OTHERS, *SRUN, "--dry-run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for flag in ("gres=nvme:1,gpu:a100:4", "exclusive", "mail-user=you", "reservation=mine", "ntasks-per-node=4"):
+        assert f"#SBATCH --{flag}" in lines, lines
+    assert not any("gpus-per-node" in line for line in lines), "SLURM would have two numbers to choose from"
+    (command,) = [shlex.split(line) for line in lines if line.startswith("srun ")]
+    place = command.index("--mpi=none")
+    assert command[place + 1 : place + 3] == ["--container-image=/images/py 3.sqsh", "--container-mounts=/data"]
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(600)
+def test_options_by_name_arrive_at_slurm(cluster, data, tmp_path, home):
+    """In a reservation, with the nodes to itself, under a lower priority; what srun is told reaches the tasks."""
+    run("scontrol", "create", "reservation", "reservationname=mine", "starttime=now", "duration=30",
+        f"users={getpass.getuser()}", "nodes=a1,a2", "flags=ignore_jobs")  # fmt: skip
+    try:
+        (home / SITE).write_text("sbatch: [reservation=mine, nice=3]\n")
+        others = ["--sbatch=exclusive", "--sbatch=nice=77", "--srun=--export=ALL,SLURM_JOB_TOLD=by srun"]
+        job = submitted(data, tmp_path, *others)
+        shown = scontrol("show", "job", job)[0]
+        assert (shown["Reservation"], shown["Nice"], shown["OverSubscribe"]) == ("mine", "77", "NO")
+        code, said = followed(job, log_of(job, tmp_path))
+        assert code == 0, "\n".join(said)
+        environment = json.loads((tmp_path / "run" / "env.json").read_text())
+        assert environment["slurm"]["SLURM_JOB_TOLD"] == "by srun"
+    finally:
+        run("scontrol", "delete", "reservationname=mine")
+
+
 def test_the_script_of_an_array_with_torchrun(data, tmp_path, capsys):
     options = ("--nodes=2", "--gpus-per-node=8", "--cpus-per-task=6", "--time=9", "--torchrun", "--array=1,3-5%2")
     assert main([*words(data, tmp_path, *options, "--dry-run"), "name=run-%a"]) == 0
@@ -234,6 +273,8 @@ def test_the_command_line_wins_over_the_site(home, data, tmp_path):
         ("account: [", "not valid YAML: while parsing"),
         ("account: a\naccount: b", "key 'account' is given twice (lines 1 and 2)"),
         ("account:", "account=null: expected a text"),
+        ("sbatch: [time=9]", "argument --sbatch: time is an option of its own: --time"),
+        ("sbatch: {gres: gpu}", "sbatch={gres: gpu}: expected a text"),
     ],
 )
 def test_mistakes_in_the_sites_file(home, data, tmp_path, capsys, text, message):
@@ -247,6 +288,14 @@ def test_mistakes_in_the_sites_file(home, data, tmp_path, capsys, text, message)
     [
         (["--time=12h"], "argument --time: '12h' is none of SLURM's formats: minutes, "),
         (["--time=0"], "argument --time: '0' is no time at all"),
+        (["--sbatch=time=9"], "argument --sbatch: time is an option of its own: --time"),
+        (["--sbatch=signal=USR1"], "argument --sbatch: signal is what stopping, going on and following a job rest on"),
+        (["--sbatch=ntasks=9"], "argument --sbatch: ntasks follows from the nodes and the tasks on each"),
+        (["--sbatch=gres="], "argument --sbatch: 'gres=' is not of the form NAME or NAME=VALUE, as sbatch has them"),
+        (["--sbatch=-p gpu"], "argument --sbatch: '-p gpu' is not of the form NAME or NAME=VALUE"),
+        (["--srun=label"], "argument --srun: 'label' is no option of srun: --srun=--NAME=VALUE"),
+        (["--sbatch=gres=gpu:4", "--gpus-per-node=4"], "--gpus-per-node and --sbatch gres=gpu:...: both say how"),
+        (["--sbatch=gres=gpu:4", "--tasks-per-node=4"], "--sbatch gres=gpu:... and --tasks-per-node: there is one"),
         (["--dry-run"], "--time is missing: "),
         (["--time=9"], "sbatch is not in PATH: "),
         (["--nodes=0"], "argument --nodes: '0' is not a positive whole number"),

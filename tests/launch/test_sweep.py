@@ -68,7 +68,7 @@ def test_one_bad_cell_does_not_stop_the_rest_and_what_is_done_is_not_done_again(
     assert lines[-2] == "2 of 3 runs are finished"
     assert lines[-1].startswith("missing  too_fast-seed0: classifier: ")
     assert len(list((folder / "whole" / "artefacts").glob("simsiam-*"))) == 1
-    assert (runs / "logs" / "CE-seed0.log").read_text().splitlines()[-1].startswith("finished in")
+    assert "\nfinished in " in (runs / "logs" / "CE-seed0.log").read_text()
     for name, stage in (("CE-seed0", "classifier"), ("CE+RMDNet-seed0", "rgrl")):
         assert [record["epoch"] for record in FinishedRun(runs / name).scores(stage)] == [1, 2]
     assert len(json.loads((runs / "sweep.json").read_text())["cells"]) == 3
@@ -135,6 +135,7 @@ def test_k_is_found_on_labels_held_out(folder):
         (("--follow",), "--follow is for --slurm"),
         (("--slurm",), "--time is missing"),
         (("--slurm", "--time=soon"), "none of SLURM's formats"),
+        (("--slurm", "--time=9", "--sbatch=dependency=afterok:7"), "the jobs of a sweep already wait for one another"),
     ],
 )
 def test_mistakes_are_named_before_any_work(folder, arguments, message, capsys):
@@ -146,7 +147,8 @@ def test_mistakes_are_named_before_any_work(folder, arguments, message, capsys):
 
 
 def test_the_arrays_of_a_dry_run(folder, capsys):
-    options = ("--slurm", "--dry-run", "--time=90", "--seeds=0,1,2", "--pack=2", "--jobs=4", "--cpus-per-task=8")
+    options = ("--slurm", "--dry-run", "--time=90", "--seeds=0,1,2", "--pack=2", "--jobs=4", "--cpus-per-task=8",
+               "--sbatch=reservation=mine", "--srun=--mpi=none")  # fmt: skip
     assert main(words(folder, "nothing", *options, "--only=method=CE,CE+RMDNet")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "7 runs: 7 open"
@@ -161,6 +163,8 @@ def test_the_arrays_of_a_dry_run(folder, capsys):
     ]
     assert len([line for line in lines if line.startswith("# after simsiam-")]) == 1
     assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}" in lines  # of each of two runs
+    assert lines.count("#SBATCH --reservation=mine") == len(names)
+    assert len([line for line in lines if line.startswith("srun ") and " --mpi=none " in line]) == len(names)
     assert not (folder / "nothing").exists()
 
 
