@@ -20,6 +20,7 @@ from dist_rmd.distributed import processes
 from dist_rmd.distributed.processes import World
 from dist_rmd.engine.updater import parameter_dtype, resolve_precision
 from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.files import sha256
 from dist_rmd.pipeline.notes import notes
 from dist_rmd.registry import lookup
 from dist_rmd.run import artefacts, start
@@ -100,7 +101,12 @@ class ResolvedRun:
             "data.path": self.dataset.hashes["train"],
             **({"noise.file": self.labels.digest} if self.config.noise.kind == "file" else {}),
             **{f"inputs.{name}": origin.key for name, origin in self.inputs.items()},
+            **{key: digest for stage in self.stages.values() for key, digest in self._files(stage).items()},
         }
+
+    def _files(self, stage: type[Stage]) -> dict[str, str]:
+        """SHA-256 of the files that a stage reads, by key.  Raises DataError where one is missing."""
+        return {key: _digest(key, Path(path)) for key, path in stage.files(stage.scope(self.config)).items()}
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -127,6 +133,7 @@ class ResolvedRun:
                 "precision": self.precision,
                 "batchnorm": self.batchnorm,
                 **({} if compress == "none" else {"compress": compress}),
+                **({"files": files} if (files := self._files(stage)) else {}),
                 "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
                 "labels": None if stage.labels == "none" else labels.digest,
                 **({"scale": [self.dataset.mean, self.dataset.std]} if self.inputs else {}),  # else the images' own
@@ -211,6 +218,7 @@ def check(
     if config.data.holdout and not len(plan._split[1]):
         raise ConfigError(f"data.holdout={config.data.holdout:g} holds out none of the {len(labels)} labels: raise it")
     for name, stage in stages.items():
+        plan._files(stage)
         stage.check(stage.scope(config))
         if stage.labels == "true" and not dataset.verified:
             raise ConfigError(f"stage {name} learns true labels, but nobody knows those of {dataset.folder}")
@@ -230,6 +238,13 @@ def check(
                 f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s){most}"
             )
     return plan
+
+
+def _digest(key: str, path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise DataError(f"{key}={path}: cannot be read ({error.strerror})") from None
 
 
 def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset) -> dict[str, artefacts.Origin]:

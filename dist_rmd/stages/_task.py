@@ -122,11 +122,15 @@ class TaskStage(ClassifierStage):
         return super().batches(source, self.learned, seed)
 
     def terms(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        """The method's losses by name, b values each, under the labels of `batch`.
+        """The method's losses by name, b values each, under the labels of `batch`; a name not in `weights` is measured.
 
         Of mixed images it is asked twice: for their own labels, rows and indices, and for those of the other ones.
         """
         raise NotImplementedError
+
+    def label_free(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+        """Those of them that no label enters."""
+        return {}
 
     def remember(self, seen: Seen, batch: Batch, is_mixed: bool) -> None:
         """Take note of what the network makes of the images, before `terms` is asked.
@@ -147,7 +151,9 @@ class TaskStage(ClassifierStage):
     def judged(self, seen: Seen, mixed: Mixed) -> dict[str, Tensor]:
         """The loss of a batch; its parts, where there are several; which labels are fitted, where none is mixed."""
         batch = mixed.own
-        means = {name: batch_mean(values, batch) for name, values in mixed.terms(lambda b: self.terms(seen, b)).items()}
+        values = mixed.terms(lambda b: self.terms(seen, b)) | self.label_free(seen, batch)
+        means = {name: batch_mean(value, batch) for name, value in values.items()}
+        measured = {name: means.pop(name).detach() for name in values if name not in self.weights}
         loss = torch.stack([self.weights[name] * mean for name, mean in means.items()]).sum()
         if self.guide is not None:
             with torch.no_grad():
@@ -155,4 +161,4 @@ class TaskStage(ClassifierStage):
             means["kd"] = batch_mean(hint_loss(seen.hint, taught), batch)
             loss = (1 - self.task.kd) * loss + self.task.kd * means["kd"]
         parts = {f"loss_{name}": mean.detach() for name, mean in means.items()} if len(means) > 1 else {}
-        return {"loss": loss, **parts, **(fitted(seen.logits, batch) if mixed.other is None else {})}
+        return {"loss": loss, **parts, **measured, **(fitted(seen.logits, batch) if mixed.other is None else {})}

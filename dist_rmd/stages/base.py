@@ -98,6 +98,11 @@ class Stage:
         return None
 
     @classmethod
+    def files(cls, config: StageConfig) -> dict[str, str]:
+        """Paths of files that it reads, each by the key that names it: their content enters its artefact's key."""
+        return {}
+
+    @classmethod
     def check(cls, config: StageConfig) -> None:
         """Raise ConfigError for values that only this stage can judge.  Called before any work."""
 

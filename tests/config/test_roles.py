@@ -5,6 +5,7 @@ import functools
 import shutil
 import typing
 
+import numpy as np
 import pytest
 import torch
 from support import small
@@ -15,11 +16,12 @@ from dist_rmd.distributed.processes import World
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.pipeline import resolved
+from dist_rmd.registry import available
 from dist_rmd.run import artefacts
 
 DEFAULTS = sections.parse(None)
-DATA_FREE = "dafl,dfad,zskt"
-EVERYTHING = f"stages=[simsiam,teacher,division,classifier,elr,rgrl,modul,vkd,dfnd,probe,{DATA_FREE}]"
+NEEDED = ("simsiam", "teacher", "division")
+EVERYTHING = f"stages=[{','.join(dict.fromkeys([*NEEDED, *available('stages')]))}]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "data.path": ((), "data.path={place}/moved/digits"),
@@ -36,6 +38,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "out": ((), "out={place}/elsewhere"),
     "stages": ((), "stages=[simsiam,classifier,rgrl]"),
     "inputs": (("stages=[vkd]", "inputs.teacher={place}/taught"), "inputs.teacher={place}/moved/taught/teacher.pt"),
+    "war.vectors": (("war.vectors={place}/vectors.npy",), "war.vectors={place}/moved/vectors.npy"),
     "loss.name": ((), "loss.name=gce"),
     "loss.weights": (("loss.name=nce+agce",), "loss.weights.agce=4"),
     "loss.options": (("loss.name=gce",), "loss.options.q=0.5"),
@@ -113,7 +116,9 @@ def place(tmp_path_factory):
     artefacts.save(folder / "taught" / "teacher" / "artefact.pt", folder / "shared.pt", taught)
     (folder / "moved" / "taught").mkdir(parents=True)
     shutil.copy(folder / "shared.pt", folder / "moved" / "taught" / "teacher.pt")
-    shutil.copy(folder / "labels.csv", folder / "moved")
+    np.save(folder / "vectors.npy", np.eye(10))
+    for file in ("labels.csv", "vectors.npy"):
+        shutil.copy(folder / file, folder / "moved")
     shutil.copytree(folder / "digits", folder / "moved" / "digits")
     return folder
 

@@ -31,6 +31,10 @@ OPTIONS = (
     "elr task.mixup=1",
     "rgrl task.mixup=8 relation.teacher_view=other",
     "teacher teacher.mixup=1",
+    "reweight reweight.warmup=1 task.mixup=1",
+    "d2l task.mixup=1",
+    "war war.warmup=1 task.mixup=1 task.kd=0.5",
+    "cleot cleot.warmup=1 task.mixup=1 cleot.alpha=0.5",
     "dfnd dfnd.mixup=1",
 )
 

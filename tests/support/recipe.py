@@ -55,7 +55,7 @@ def fill_memory(stage):
     """Something in place of what a stage would have seen, the same on all ranks: unit rows."""
     for tensor in stage.memory.values():
         rows = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        tensor.copy_(F.normalize(rows))
+        tensor.copy_(F.normalize(rows, dim=-1))
 
 
 def batch_for(stage, **given):

@@ -34,6 +34,10 @@ RECIPE = (
     "student.epochs=2",
     "student.batch_size=32",
     "student.lr=0.05",
+    "reweight.warmup=1",
+    "cleot.warmup=1",
+    "war.warmup=1",
+    "d2l.k=5",
     "log.every=1",
     "device=cpu",
 )

@@ -1,0 +1,87 @@
+"""CLEOT, entropic optimal transport between noisy labels and predictions (Damodaran et al. 2020, arXiv:1810.01163).
+
+No code of it was found, and the paper's constants are not known to us.  This is our reading: the joint transport of its
+authors' DeepJDOT (Damodaran et al. 2018, https://arxiv.org/abs/1803.10081) within a batch, with an entropy term.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from dist_rmd.config import StageConfig
+from dist_rmd.data.loading.batch import Batch
+from dist_rmd.distill.sinkhorn import column_error, transport_plan
+from dist_rmd.distributed.collectives import all_gather_rows, gather_rows, rank
+from dist_rmd.losses.ce import CE
+from dist_rmd.stages._task import Seen, TaskStage
+from dist_rmd.stages.base import DataInfo
+
+__all__ = ["CLEOT"]
+
+MISSED = 0.05
+"""share of its mass by which an image may be missed before the user is told"""
+
+
+@dataclass(frozen=True)
+class CLEOTConfig:
+    """Stage `cleot` (our reading; no constants are published); optimizer and schedule are those of section `task`."""
+
+    alpha: NonNegativeFloat = 0.01
+    """weight of the squared distance between features, beside the cross entropy (DeepJDOT's)"""
+    reg: PositiveFloat = 0.1
+    """lambda, weight of the entropy, in medians of the cost"""
+    iterations: PositiveInt = 50
+    """of Sinkhorn"""
+    warmup: NonNegativeInt = 10
+    """epochs of cross entropy before it"""
+
+
+class CLEOT(TaskStage):
+    """L = sum_ij gamma_ij (alpha |g_i - g_j|^2 + CE(y_i, f_j)) over the global batch, our reading of CLEOT.
+
+    gamma, without gradient, is the entropic transport plan between the images with their given labels (g_i, y_i) and
+    the same images with their predictions (g_j, f_j), both of uniform mass: a label is learned by the images whose
+    features are near.
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {**TaskStage.sections, "cleot": CLEOTConfig}
+
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
+        super().__init__(config, data, inputs)
+        self.config = config.section(CLEOTConfig)
+        self.ce = CE()
+
+    def terms(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+        if batch.epoch < self.config.warmup:
+            return {"task": self.ce(seen.logits, batch.labels)}
+        with torch.autocast(seen.logits.device.type, enabled=False):
+            features, logits = (x.float() if x.itemsize < 4 else x for x in (seen.features, seen.logits))
+            features, logits = gather_rows(features, batch.sizes), gather_rows(logits, batch.sizes)
+            labels = all_gather_rows(batch.labels, batch.sizes)
+            cost = self.config.alpha * squared_distances(features) - logits.log_softmax(dim=1).T[labels]  # B x B
+            share = torch.full((len(cost),), 1 / len(cost), dtype=cost.dtype, device=cost.device).log()
+            reg = self.config.reg * cost.detach().median()
+            gamma = transport_plan(share, share, cost.detach(), reg, self.config.iterations)
+            own = torch.arange(len(cost), device=cost.device).split(list(batch.sizes))[rank()]
+            # What leaves an image's label, B times, so that the mean over the global batch is the sum.
+            moved = len(cost) * (gamma * cost).sum(dim=1)
+            return {"task": moved[own], "sinkhorn_error": column_error(gamma, share)[own]}
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics.get("train/sinkhorn_error", 0.0) > MISSED:
+            missed = metrics["train/sinkhorn_error"]
+            return (
+                f"Sinkhorn has not converged: images are missed by {missed:.1%} of their mass; "
+                "raise cleot.iterations or cleot.reg"
+            )
+        return super().warning(metrics)
+
+
+def squared_distances(rows: Tensor) -> Tensor:
+    """|x_i - x_j|^2 of B x D rows -> B x B >= 0."""
+    squares = rows.square().sum(dim=1)
+    return (squares[:, None] + squares - 2 * rows @ rows.T).clamp_min(0)
