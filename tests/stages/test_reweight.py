@@ -110,5 +110,5 @@ def test_impossible_values_are_named(value):
 
 
 def test_a_warmup_that_leaves_no_epoch_is_refused(command, tmp_path):
-    with pytest.raises(ConfigError, match="reweight.warmup=3 leaves none of task.epochs=3"):
+    with pytest.raises(ConfigError, match=r"reweight.warmup=3 leaves none of task.epochs=3"):
         check(sections.parse(None, [*command, f"out={tmp_path}", "reweight.warmup=3"]))
