@@ -4,20 +4,16 @@ import argparse
 import inspect
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dist_rmd import registry
 from dist_rmd.cli import terminal
 from dist_rmd.cli.command_line import Parser
 from dist_rmd.cli.paths import user_path
+from dist_rmd.cli.progress import track
 from dist_rmd.config import shipped
 from dist_rmd.data.datasets.base import RawDataset
 from dist_rmd.data.images.pictures import allow_pixels
@@ -93,25 +89,7 @@ def _prepare(args: argparse.Namespace, own: Sequence[str]) -> None:
         source = with_open_set(source, args.open, excluded)
     if args.labels:
         source = relabelled(source, args.labels)
-    _summarise(beton.write(source, args.out, args.skip_bad, _track), args.out)
-
-
-def _track(images: Iterable[Any], split: str, total: int) -> Iterator[Any]:
-    """The same images, with a bar on a terminal and a line every 10 seconds elsewhere."""
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-            yield from progress.track(images, total, description=split)
-        return
-    began = spoken = time.monotonic()
-    for done, image in enumerate(images):
-        yield image
-        now = time.monotonic()
-        if now - spoken > 10:
-            spoken = now
-            rate = (done + 1) / (now - began)
-            print(f"{split}: {done + 1} of {total} images, {rate:.0f} images/s", file=sys.stderr, flush=True)
+    _summarise(beton.write(source, args.out, args.skip_bad, track), args.out)
 
 
 def _summarise(dataset: beton.Dataset, out: Path) -> None:

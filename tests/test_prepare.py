@@ -1,5 +1,4 @@
 import os
-import pty
 import runpy
 import signal
 import subprocess
@@ -189,32 +188,6 @@ def test_labels_that_nobody_has_verified(pets, tmp_path, capsys):
     assert code == 0
     assert "labels of train: as given, nobody knows which of them are right" in shown
     assert not open_dataset(tmp_path / "out").verified
-
-
-def test_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
-    clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr(prepare.time, "monotonic", lambda: next(clock))
-    assert list(prepare._track(range(7), "train", 7)) == list(range(7))
-    assert capsys.readouterr().err.splitlines() == [
-        "train: 3 of 7 images, 0 images/s",
-        "train: 6 of 7 images, 0 images/s",
-    ]
-
-
-def test_a_bar_on_a_terminal():
-    """A real terminal, 80 columns wide, watches 60 images go by."""
-    script = "from dist_rmd.prepare import _track; print(sum(_track(range(60), 'train', 60)))"
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], stderr=slave, stdout=subprocess.PIPE, env=environment, check=True, timeout=60
-    )
-    shown = os.read(master, 100_000).decode()
-    os.close(slave)
-    os.close(master)
-    assert result.stdout.strip() == b"1770"
-    assert "train" in shown
-    assert "60/60" in shown
 
 
 def test_a_terminated_job_leaves_nothing_behind(tmp_path, monkeypatch):

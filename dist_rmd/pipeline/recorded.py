@@ -95,6 +95,7 @@ class RecordedSession(StageSession):
     def save(self, score: float | None) -> None:
         """Write a checkpoint; `score` where it is the best so far.  Every rank must call it."""
         state = resume.capture(self.lineage, self.stage, self.updater, self.clock, self.observer)
+        state["origin"] = self.plan.origin(self.stage)
         if self.plan.world.leads:
             self.writers.flush()
             self.checkpoints.save(self.clock.step, state, score, world=self.plan.world.size)

@@ -161,16 +161,22 @@ class ResolvedRun:
             world.rank, world.size, world.device, world.cores, parameter_dtype(self.precision),
         )  # fmt: skip
 
-    def artefact(self, stage: Stage, key: str, scores: list[dict[str, float]]) -> dict[str, Any]:
-        """What a finished stage leaves for later ones and for users; scores: what was measured as it trained."""
+    def origin(self, stage: Stage) -> dict[str, Any]:
+        """What must be known of the stage's networks to build and use them; checkpoints and artefacts say it."""
         return {
             "stage": stage.name,
-            "key": key,
             "classes": list(self.dataset.classes),
             "side": self.dataset.side,
             "mean": list(self.dataset.mean),
             "std": list(self.dataset.std),
             "model": determinants(stage.scope(self.config).model),
+        }
+
+    def artefact(self, stage: Stage, key: str, scores: list[dict[str, float]]) -> dict[str, Any]:
+        """What a finished stage leaves for later ones and for users; scores: what was measured as it trained."""
+        return {
+            **self.origin(stage),
+            "key": key,
             "config": configuration.to_yaml(self.config),
             "scores": scores,
             "measured_on": self.dataset.hashes["test"],

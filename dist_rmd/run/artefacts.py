@@ -153,7 +153,12 @@ def origin(path: Path) -> Origin:
 @cache
 def _origin(path: Path, _: tuple[int, ...]) -> Origin:
     content = load(path)
+    return origin_of(path, content, content["key"])
+
+
+def origin_of(path: Path, content: Mapping[str, Any], key: str) -> Origin:
+    """What an artefact, or a checkpoint, says of where it comes from."""
     return Origin(
-        path, content["stage"], content["key"], tuple(content["classes"]), content["side"],
+        path, content["stage"], key, tuple(content["classes"]), content["side"],
         tuple(content["mean"]), tuple(content["std"]),
     )  # fmt: skip

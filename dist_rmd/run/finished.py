@@ -6,7 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dist_rmd.cli.paths import user_path
@@ -15,16 +17,15 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.data.prepared.beton import Dataset, open_dataset
 from dist_rmd.distributed.processes import World
-from dist_rmd.engine import resume
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.files import check_writable
-from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import ImageClassifier
-from dist_rmd.run import artefacts
+from dist_rmd.run import artefacts, saved
+from dist_rmd.run.artefacts import Origin
 from dist_rmd.run.folder import RunFolder
-from dist_rmd.run.prediction import Picture, Prediction, predict
+from dist_rmd.run.prediction import Picture, Prediction, features, predict
+from dist_rmd.run.saved import SavedNetwork
 
 
 def load_run(folder: str | Path) -> "FinishedRun":
@@ -139,10 +140,10 @@ class FinishedRun:
                 f"{error}; {self.folder} was trained on {self.config.data.path}, as seen from where it was started: "
                 "evaluate takes --data DIR"
             ) from None
-        finished = [name for name in self.config.stages if self.folder.finished(name)]
-        if not finished:
+        there = [path for name in (*self.config.inputs, *self.config.stages) if (path := self.artefact(name)).exists()]
+        if not there:
             return dataset
-        known = artefacts.origin(self.folder.artefact(finished[0]))
+        known = artefacts.origin(there[0])
         return replace(dataset, mean=known.mean, std=known.std)
 
     def source(self, dataset: Dataset, world: World) -> Loaders:
@@ -150,9 +151,33 @@ class FinishedRun:
         config = self.config
         return Loaders(dataset, config.data, config.augment, world.rank, world.size, world.device, world.cores)
 
+    @property
+    def trained(self) -> list[str]:
+        """Its stages that have left something here, in order: finished ones, and one that has a checkpoint."""
+        folder = self.folder
+        begun = [n for n in self.config.stages if folder.finished(n) or any(folder.checkpoints(n).glob("step-*.json"))]
+        if not begun:
+            raise DataError(f"{self.folder}: no stage of this run is finished, or has a checkpoint")
+        return begun
+
     def networks(self, stage: str) -> list[str]:
         """Names of the stage's evaluated networks: "" is the one that its accuracy is of."""
-        return ["", *artefacts.load(self.folder.artefact(stage)).get("others", {})]
+        path = self.artefact(stage)
+        return saved.names(artefacts.load(path) if path.exists() else saved.newest(self.folder.checkpoints(stage)))
+
+    def saved(self, stage: str, best: bool = False, name: str = "") -> SavedNetwork:
+        """The stage's network as it is saved: of the last epoch, or while the stage is not finished of now.
+
+        best: that of the best epoch.  name: another of `networks`.
+        Raises ConfigError for a stage that the run does not have, DataError where nothing, or no network, is saved.
+        """
+        there = (*self.config.inputs, *self.config.stages)
+        if stage not in there:
+            raise ConfigError(f"{self.folder}: stage {stage} is not of this run: choose from {', '.join(there)}")
+        path, checkpoints = self.artefact(stage), self.folder.checkpoints(stage)
+        own = stage in self.config.stages and not path.exists()
+        last = saved.of_newest(checkpoints, name) if own else saved.of_artefact(path, name)
+        return saved.of_best(checkpoints, last, name) if best else last
 
     def network(
         self,
@@ -171,22 +196,40 @@ class FinishedRun:
         Raises DataError when the network was trained for other classes or another image size than `dataset` has, or no
         checkpoint of the best epoch is here.
         """
-        artefact = artefacts.load(self.artefact(stage))
+        found = self.saved(stage, best, name)
         if dataset is not None:
-            _check(self.artefact(stage), artefact, dataset)
-        saved = artefact["others"][name] if name else artefact
-        weights = {part: saved[part] for part in ("encoder", "head") if part in saved}
-        if best:
-            state = resume.evaluated(Checkpoints(self.folder.checkpoints(stage), keep=1).load_best(), name)
-            weights = {part: _below(state, part) for part in weights}
-        body = encoder(artefact["model"]["name"], artefact["model"]["width"])
-        body.load_state_dict(weights["encoder"])
-        net: nn.Module = nn.ModuleDict({"encoder": body})
-        if "head" in weights:
-            net = ImageClassifier(body, len(artefact["classes"]))
-            net.head.load_state_dict(weights["head"])
-        return net.to(device).to(memory_format=torch.channels_last).eval()
+            _check(found.origin, dataset)
+        return found.network().to(device).to(memory_format=torch.channels_last).eval()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of a classifier's outputs."""
+        return self.saved(self._with_network()).origin.classes
+
+    def classifier(self, stage: str | None = None) -> str:
+        """The stage whose network classifies: the last finished one that can, or else the one that is under way.
+
+        stage: the one that is wanted.  Raises ConfigError or DataError where it, or every one, has no classifier.
+        """
+        chosen = [stage] if stage else self._latest()
+        for name in chosen:
+            if self._has_network(name) and self.saved(name).is_classifier:
+                return name
+        raise DataError(f"{self.folder}: no classifier in {', '.join(chosen)}")
+
+    def _latest(self) -> list[str]:
+        """Stages that have left something: finished ones from the last to the first, then the one under way."""
+        return sorted(reversed(self.trained), key=lambda name: not self.folder.finished(name))
+
+    def _has_network(self, stage: str) -> bool:
+        path = self.artefact(stage)
+        return not path.exists() or "encoder" in artefacts.load(path)
+
+    def _with_network(self) -> str:
+        found = next((name for name in self._latest() if self._has_network(name)), None)
+        if found is None:
+            raise DataError(f"{self.folder}: no stage of this run has a network")
+        return found
 
     def predict(
         self,
@@ -202,33 +245,44 @@ class FinishedRun:
         device: by default the GPU, if there is one.
         best: the network of the best epoch in place of the last one's.
 
-        Images are resized and cropped as `dist-rmd prepare` does, and normalised as in training.
-        Raises DataError where no finished stage has a classifier, and for an image that cannot be read.
+        Images are resized and cropped as `dist-rmd prepare` does, and normalised as in training.  Of a run that was
+        stopped before a classifier was finished, the newest checkpoint counts.
+        Raises DataError where no stage has a classifier, and for an image that cannot be read.
         """
-        chosen = [stage] if stage else list(reversed(self.stages))
-        classifiers = [name for name in chosen if "head" in artefacts.load(self.artefact(name))]
-        if not classifiers:
-            raise DataError(f"{self.folder}: no classifier in {', '.join(chosen)}")
+        return predict(*self._placed(self.classifier(stage), device, best), images)
+
+    def features(
+        self,
+        images: Picture | Sequence[Picture],
+        stage: str | None = None,
+        device: torch.device | str | None = None,
+        best: bool = False,
+    ) -> NDArray[np.float32]:
+        """The features N x D of images, as `predict` takes them: what an encoder of this run makes of them, pooled.
+
+        stage, device, best: as in `predict`; by default of the last finished stage.
+
+        >>> from dist_rmd import load_run, open_dataset
+        >>> run = load_run("runs/digits")
+        >>> run.features(open_dataset("data/digits").images("test")[:5]).shape
+        (5, 64)
+        """
+        return features(*self._placed(stage or self._with_network(), device, best), images)
+
+    def _placed(self, stage: str, device: torch.device | str | None, best: bool) -> tuple[nn.Module, Origin]:
+        """The stage's network, on the device, and where it comes from."""
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        origin = artefacts.origin(self.artefact(classifiers[0]))
-        return predict(self.network(classifiers[0], device=place, best=best), origin, images, place)
+        return self.network(stage, device=place, best=best), self.saved(stage).origin
 
 
-def _below(state: dict[str, Any], part: str) -> dict[str, Any]:
-    """The state_dict of one submodule within that of the whole network."""
-    prefix = f"{part}."
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _check(path: Path, artefact: dict[str, Any], dataset: Dataset) -> None:
-    if len(artefact["classes"]) != len(dataset.classes):
-        raise DataError(
-            f"{path}: trained for {len(artefact['classes'])} classes, but {dataset.folder} has {len(dataset.classes)}"
-        )
-    if artefact["classes"] != list(dataset.classes):
+def _check(origin: Origin, dataset: Dataset) -> None:
+    path, classes, side = origin.path, origin.classes, origin.side
+    if len(classes) != len(dataset.classes):
+        raise DataError(f"{path}: trained for {len(classes)} classes, but {dataset.folder} has {len(dataset.classes)}")
+    if classes != tuple(dataset.classes):
         raise DataError(f"{path}: trained for other classes than {dataset.folder} has (their names or order differ)")
-    if artefact["side"] != dataset.side:
+    if side != dataset.side:
         raise DataError(
-            f"{path}: trained on images of side {artefact['side']}, {dataset.folder} has side {dataset.side}: "
-            f"prepare it with --side {artefact['side']}"
+            f"{path}: trained on images of side {side}, {dataset.folder} has side {dataset.side}: "
+            f"prepare it with --side {side}"
         )

@@ -11,6 +11,7 @@
     figures/<report>.png     pictures that reports have drawn
     slurm                    scripts and logs of SLURM jobs
     suspects.csv .html       which labels are probably wrong: what report suspects found
+    predictions.csv          what `predict` took images for
 
 These names stand here alone.
 """
@@ -159,6 +160,11 @@ class RunFolder:
     def suspects(self) -> tuple[Path, Path]:
         """The table of the labels that are probably wrong, and the page to decide on."""
         return self.path / "suspects.csv", self.path / "suspects.html"
+
+    @property
+    def predictions(self) -> Path:
+        """What `dist-rmd predict` took images for."""
+        return self.path / "predictions.csv"
 
     def artefact(self, stage: str) -> Path:
         """What the stage leaves when it is finished (dist_rmd.run.artefacts)."""

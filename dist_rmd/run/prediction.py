@@ -1,6 +1,6 @@
 """Images as users have them, of any size -> what a trained network takes them for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,47 @@ class Prediction:
     """C names of classes, in the order of the columns"""
 
 
-def predict(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture], device: torch.device) -> Prediction:
-    """What `net`, a classifier on `device` with an artefact of this origin, takes the images for.
+class Normalised:
+    """Makes of pixels as `prepare` keeps them, n x S x S x 3 uint8, what networks of this origin see, on `device`."""
+
+    def __init__(self, origin: Origin, device: torch.device):
+        self.device = device
+        self._views = Views(("plain",), origin.side, origin.mean, origin.std, seed=0, compiled=False)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        batch = torch.from_numpy(pixels).to(self.device)
+        (view,) = self._views(batch, torch.arange(len(batch), device=self.device), epoch=0, batch=0)
+        return view
+
+
+def predict(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture]) -> Prediction:
+    """What `net`, a classifier with an artefact of this origin, takes the images for.
 
     Images are resized and cropped as `prepare` does, and normalised as in training.
     Raises UnreadableImage, which names the file, and ValueError for pixels that are not as `Picture` says.
     """
-    several: Sequence[Any] = [images] if _is_one(images) else images  # type: ignore[assignment]
-    views = Views(("plain",), origin.side, origin.mean, origin.std, seed=0, compiled=False)
-    found = []
-    for pixels in _batches(several, origin.side):
-        batch = torch.from_numpy(pixels).to(device)
-        with torch.no_grad():
-            (view,) = views(batch, torch.arange(len(batch), device=device), epoch=0, batch=0)
-            found.append(net(view)[0].float().softmax(dim=1).cpu())
+    found = [logits.softmax(dim=1) for logits in _outputs(lambda view: net(view)[0], net, origin, images)]
     probabilities = torch.cat(found).numpy() if found else np.zeros((0, len(origin.classes)), np.float32)
     best = probabilities.argmax(axis=1) if found else []
     return Prediction([origin.classes[label] for label in best], probabilities, origin.classes)
+
+
+def features(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture]) -> NDArray[np.float32]:
+    """What `net.encoder` makes of the images, N x D, which are taken as in `predict`."""
+    encoder = net.get_submodule("encoder")
+    found = [*_outputs(encoder, net, origin, images)]
+    return torch.cat(found).numpy() if found else np.zeros((0, int(encoder.out_features)), np.float32)  # type: ignore[arg-type]
+
+
+def _outputs(
+    apply: Callable[[Tensor], Tensor], net: nn.Module, origin: Origin, images: Picture | Sequence[Picture]
+) -> Iterator[Tensor]:
+    """float32 rows on the CPU, a batch at a time."""
+    several: Sequence[Any] = [images] if _is_one(images) else images  # type: ignore[assignment]
+    normalised = Normalised(origin, next(net.parameters()).device)
+    for pixels in _batches(several, origin.side):
+        with torch.no_grad():
+            yield apply(normalised(pixels)).float().cpu()
 
 
 def _is_one(images: Any) -> bool:

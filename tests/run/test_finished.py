@@ -20,8 +20,12 @@ def run(tmp_path):
     config = sections.parse(None, ["stages=[classifier,rgrl]", "model.width=8", "model.name=resnet10"])
     start.describe(RunFolder(tmp_path), config, world=1, device="cpu")
     artefact = {
+        "stage": "classifier",
+        "key": "0123456789abcdef",
         "classes": ["a", "b"],
         "side": 8,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
         "model": {"name": "resnet10", "width": 8},
         "encoder": encoder("resnet10", 8).state_dict(),
         "head": torch.nn.Linear(64, 2).state_dict(),

@@ -3,14 +3,17 @@ import pytest
 import torch
 from PIL import Image
 from support import small
+from support.whole_runs import stopped
 
 from dist_rmd.data.images.pictures import UnreadableImage
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.distributed.processes import detect
-from dist_rmd.errors import DataError
+from dist_rmd.engine.checkpoint import Checkpoints
+from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.pipeline.runner import train
 from dist_rmd.run import prediction
+from dist_rmd.run.finished import load_run
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,38 @@ def test_wrong_images_and_stages_are_refused(run, tmp_path):
         run.predict([np.zeros((8, 8, 3), np.float32)])
     with pytest.raises(DataError, match="no classifier in simsiam"):
         run.predict(tmp_path / "b.png", stage="simsiam")
+
+
+def test_features_are_the_encoders_of_the_images_that_evaluation_sees(run, images):
+    dataset = run.dataset()
+    loader = run.source(dataset, detect("cpu")).evaluation("test", LabelView.of(dataset.labels("test"), 10))
+    for stage, last in (("simsiam", {"stage": "simsiam"}), ("classifier", {})):
+        encoder = run.network(stage, dataset).encoder
+        with torch.no_grad():
+            expected = torch.cat([encoder(*batch.views) for batch in loader.epoch(0)])
+        np.testing.assert_allclose(run.features(images, **last), expected, atol=1e-5)
+    assert run.features([]).shape == (0, 64)
+    assert run.classes == dataset.classes
+
+
+def test_the_newest_checkpoint_of_a_stopped_run_predicts(data, images, tmp_path):
+    words = [*small.RECIPE, "stages=[simsiam,classifier]", "data.reader=memory", f"data.path={data}", f"out={tmp_path}"]
+    arguments = [*words, "name=a", "checkpoint.minutes=1e-9"]
+    assert stopped(arguments, "simsiam", 3) == 75
+    stopped_run = load_run(tmp_path / "a")
+    assert stopped_run.features(images).shape == (len(images), 64)
+    with pytest.raises(DataError, match="no classifier in simsiam"):
+        stopped_run.predict(images)
+    assert stopped(arguments, "classifier", 6) == 75
+    stopped_run = load_run(tmp_path / "a")
+    assert stopped_run.saved("classifier").when == "newest checkpoint, epoch 2, step 6"
+    assert stopped_run.saved("simsiam").when == "last epoch, 2"
+    state = Checkpoints(tmp_path / "a" / "classifier" / "checkpoints", 1).load_newest()
+    net = stopped_run.network("classifier")
+    assert all(torch.equal(tensor, state["net"][name]) for name, tensor in net.state_dict().items())
+    found = stopped_run.predict(images)
+    assert found.probabilities.shape == (len(images), 10)
+    assert stopped_run.trained == ["simsiam", "classifier"]
+    assert stopped_run.classes == found.names
+    with pytest.raises(ConfigError, match=r"stage rgrl is not of this run: choose from simsiam, classifier"):
+        stopped_run.predict(images, stage="rgrl")
