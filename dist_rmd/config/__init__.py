@@ -1,4 +1,4 @@
-"""One strict configuration: its schema, what each key means for results, and how it is read."""
+"""The configuration of a run: its keys (schema), what changing a key means (roles), and how it is read (parse)."""
 
 from dist_rmd.config.parse import help_text, parse, read_yaml, repeated, to_yaml
 from dist_rmd.config.roles import Change, Leaf, Role, determinants, differences, leaf, leaves, stated

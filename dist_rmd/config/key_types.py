@@ -1,4 +1,4 @@
-"""What a key of the configuration takes: texts turned into that, and the refusal in words of what does not fit."""
+"""Types of configuration values: turns texts into values of a key's type, and explains values that do not fit."""
 
 import operator
 import re
@@ -30,7 +30,7 @@ else:
     Fraction = restricted.restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     # Narrower convolutions corrupt memory in torch 2.15's CPU kernels for channels_last.
     Width = restricted.restricted_number_type("Width", int, (">=", 8))
-"""types of keys beside Python's own.  FilePath names a file or folder: a ~ before it is the home folder"""
+"""types of keys besides Python's own.  FilePath names a file or folder; a leading ~ stands for the home folder"""
 
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?\.?inf", re.IGNORECASE)
@@ -39,11 +39,11 @@ BOUNDS = {operator.gt: "above", operator.ge: "from", operator.lt: "to below", op
 
 
 class _Unfit(Exception):
-    """A value that is not of a key's type."""
+    """The value is not of the key's type."""
 
 
 def fit(key: str, value: Any, hint: Any) -> Any:
-    """`value` as a key of type `hint` takes it.  Raises ConfigError, which names the key and says what it takes."""
+    """Convert `value` to the type `hint` of `key`.  Raises ConfigError, which names the key and the expected type."""
     try:
         return _fitted(value, hint)
     except _Unfit:
@@ -51,10 +51,10 @@ def fit(key: str, value: Any, hint: Any) -> Any:
 
 
 def from_words(key: str, text: str, hint: Any) -> Any:
-    """What is meant by `text` in key=text on a command line, for `fit`.
+    """Read the `text` of key=text on a command line; returns a value for `fit`.
 
-    A key that takes text takes any as it stands, whatever YAML would read into it; quotes around all of it go.
-    Raises ConfigError where a table names one thing twice.
+    A key of type text keeps the text as it stands, even where YAML would read a number, a date or a truth value.
+    Quotes around the whole text are removed.  Raises ConfigError when a table has the same name twice.
     """
     if takes_text(hint) and not QUOTED.fullmatch(text):
         nothing = text in NOTHING if type(None) in _parts(hint) else not text
@@ -68,7 +68,7 @@ def from_words(key: str, text: str, hint: Any) -> Any:
 
 
 def takes_text(hint: Any) -> bool:
-    """Every value is a text, or nothing."""
+    """Whether all values of this type are texts, or null."""
     return all(part in (str, FilePath, type(None)) or get_origin(part) is Literal for part in _parts(hint))
 
 
@@ -93,7 +93,7 @@ def _of_one_type(value: Any, hint: Any) -> Any:
         return [_fitted(item, inner[0]) for item in value]
     if kind is dict and isinstance(value, Mapping):
         table = {_fitted(name, inner[0]): _fitted(item, inner[1]) for name, item in value.items()}
-        if len(table) == len(value):  # else two names mean the same, such as 9 and "9"
+        if len(table) == len(value):  # a shorter table: two of its names mean the same, such as 9 and "9"
             return table
     if kind is type(None) and value is None:
         return None
@@ -114,14 +114,14 @@ def _of_one_type(value: Any, hint: Any) -> Any:
 
 
 def _freely(value: Any) -> Any:
-    """What a plug-in takes: numbers where texts spell them, at any depth."""
+    """Options of a plug-in, whose types are not known here: texts that spell a number become numbers, at any depth."""
     if isinstance(value, Mapping):
         return {name: _freely(item) for name, item in value.items()}
     return [_freely(item) for item in value] if isinstance(value, list | tuple) else _number(value)
 
 
 def _number(value: Any) -> Any:
-    """The number that a text spells, in decimal digits; anything else as it is."""
+    """The number that a text spells in decimal digits; any other value unchanged."""
     if not isinstance(value, str) or not NUMBER.fullmatch(value):
         return value
     try:
@@ -132,7 +132,7 @@ def _number(value: Any) -> Any:
 
 def _checked_number(value: Any, kind: type) -> Any:
     try:
-        if not isinstance(value, str | bool) and kind(value) == value:  # a restricted kind refuses what is outside
+        if not isinstance(value, str | bool) and kind(value) == value:  # ValueError: out of range
             return value
     except (ValueError, OverflowError):
         pass
@@ -140,7 +140,7 @@ def _checked_number(value: Any, kind: type) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value as it would stand on a command line."""
+    """The value as a user would type it on a command line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_shown(name)}: {_shown(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -171,6 +171,6 @@ def _in_words(key: str, value: Any, hint: Any) -> str:
 
 
 def _range(kind: type) -> str:
-    """What a restricted number is restricted to."""
+    """The range of a restricted number type, in words."""
     bounds = [f"{BOUNDS[compared]} {limit}" for compared, limit in getattr(kind, "_restrictions", ())]
     return "".join(f" {bound}" for bound in bounds) + " on" * (len(bounds) == 1 and bounds[0].startswith("from"))

@@ -1,6 +1,7 @@
-"""Reading a configuration: frozen dataclasses <- YAML <- key=value.
+"""Reads a configuration: YAML, then key=value overrides, into frozen dataclasses.
 
-A wrong key, type or value is one line that names the key, before any work.
+jsonargparse knows the keys and their types (from the dataclasses) and prints the help.  The checks with readable errors
+come before it: a wrong key, type or value is one line that names the key, and no work has begun by then.
 """
 
 import dataclasses
@@ -23,13 +24,14 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, type]) -> Config:
-    """Read one YAML file (defaults alone when None), apply `key=value` overrides, check everything.
+    """Read a YAML file (only defaults when None), apply `key=value` overrides, and check all keys and values.
 
-    Raises ConfigError, in one line that names the key and where it stands.
+    sections: section name -> dataclass, of all stages.
+    Raises ConfigError: one line that names the key and the file, or the command line, that gave it.
     """
     checker, keys = _parser(tuple(sections.items()))
     tree: dict = {}
-    origins: dict[str, str] = {}
+    origins: dict[str, str] = {}  # key -> where it was given, for error messages
     for key, value in _leaves(read_yaml(file)) if file else ():
         if key in keys.groups and value in (None, {}):
             continue  # a section without keys
@@ -50,14 +52,14 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
     try:
         values = _builtin(vars(checker.instantiate(checker.parse_object(tree))))
         return Config(sections={name: values.pop(name) for name in sections}, **values)
-    except (Exception, SystemExit) as error:  # jsonargparse raises several kinds; all of them speak of the values given
+    except (Exception, SystemExit) as error:  # jsonargparse raises several types, all about the given values
         message = " ".join(str(error).replace("Parser key", "key").split())
-        places = dict.fromkeys(origins.values())  # in their order
+        places = dict.fromkeys(origins.values())  # each place once, in order
         raise ConfigError(f"{message} (from {' and '.join(places)})") from None
 
 
 def repeated(overrides: Sequence[str]) -> list[str]:
-    """A line for each key=value of a command line that a later one replaces, the same key or the table it is in."""
+    """Warnings: one line for each key=value that a later key=value replaces (the same key, or the table above it)."""
     lost: dict[str, str] = {}
     standing: list[str] = []
     for override in overrides:
@@ -70,7 +72,7 @@ def repeated(overrides: Sequence[str]) -> list[str]:
 
 
 def help_text(sections: Mapping[str, type]) -> str:
-    """Every key with its default, its type and what it means, by section."""
+    """The text of `train --help` for keys: default, type and meaning of every key, by section."""
     lines = []
     checker, _ = _parser(tuple(sections.items()))
     for group in checker._action_groups:
@@ -95,7 +97,7 @@ def to_yaml(config: Config) -> str:
 
 
 def _builtin(value: Any) -> Any:
-    """`value` with int for PositiveInt and so on: only builtin types may reach checkpoints and YAML."""
+    """Replace restricted types such as PositiveInt by int: checkpoints and YAML may hold builtin types only."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _builtin(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)
@@ -109,7 +111,7 @@ def _builtin(value: Any) -> Any:
 
 
 def read_yaml(file: Path) -> dict:
-    """The tree of a YAML file.  Raises ConfigError when it cannot be read or is no mapping."""
+    """Read a YAML file into nested dicts.  Raises ConfigError when it cannot be read or is not a mapping."""
     tree = plain_yaml.read(file)
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else type(tree).__name__
@@ -118,7 +120,7 @@ def read_yaml(file: Path) -> dict:
 
 
 def _leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; an empty table is a value."""
+    """Flatten nested dicts into dotted keys and values; an empty dict counts as a value."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
@@ -134,18 +136,18 @@ def _items(tree: Mapping, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 class _Keys:
-    """The keys that a parser knows."""
+    """The keys that a jsonargparse parser knows, and their types."""
 
     def __init__(self, checker: ArgumentParser):
         known = [action.dest for action in checker._actions]
         self.groups = {name[:place] for name in known for place, letter in enumerate(name) if letter == "."}
         self.leaves = [name for name in known if name not in self.groups]
         self.hints = {action.dest: getattr(action, "_typehint", None) for action in checker._actions}
-        # What stands below is free, such as the hyper-parameters of a plug-in.
+        # Keys below a table are free, such as loss.options.q: the hyper-parameters of a plug-in are not known here.
         self.tables = {f"{name}.": inner for name, hint in self.hints.items() if (inner := _inside_table(hint))}
 
     def check(self, key: str, where: str) -> None:
-        """Raise ConfigError, naming the nearest known key, when `key` is none."""
+        """Raise ConfigError, which suggests the nearest known key, when `key` is unknown or a section."""
         if key in self.leaves or key.startswith(tuple(self.tables)):
             return
         if key in self.groups:
@@ -156,13 +158,13 @@ class _Keys:
         raise ConfigError(f"unknown key {key!r} in {where}: {hint}")
 
     def hint(self, key: str) -> Any:
-        """The type of a key, which may stand within a table."""
+        """The type of a key, also of a key within a table."""
         return next((inner for table, inner in self.tables.items() if key.startswith(table)), self.hints.get(key))
 
     def fit(self, tree: dict, origins: Mapping[str, str], prefix: str = "") -> None:
-        """Turn each value of a nested tree into what its key takes.
+        """Convert all values of a nested dict to their keys' types, in place.
 
-        origins: where each key, or one within its table, was given.  Raises ConfigError.
+        origins: key -> where it was given.  Raises ConfigError, which names this place.
         """
         for name, value in tree.items():
             key = f"{prefix}{name}"
@@ -176,7 +178,7 @@ class _Keys:
                 raise ConfigError(f"{error} (from {' and '.join(dict.fromkeys(places))})") from None
 
 
-@cache  # a sweep reads hundreds of configurations
+@cache  # building a parser takes long, and a sweep reads hundreds of configurations
 def _parser(sections: tuple[tuple[str, type], ...]) -> tuple[ArgumentParser, _Keys]:
     checker = ArgumentParser(exit_on_error=False)
     checker.add_class_arguments(Run)
@@ -186,21 +188,21 @@ def _parser(sections: tuple[tuple[str, type], ...]) -> tuple[ArgumentParser, _Ke
 
 
 def _inside_table(hint: Any) -> Any:
-    """The type of a table's values, None where `hint` holds no table."""
+    """The type of the values of a table type; None when `hint` is no table type."""
     tables = [part for part in (hint, *get_args(hint)) if get_origin(part) is dict]
     return get_args(tables[0])[1] if tables else None
 
 
 def _check_nulls(tree: Mapping, checker: ArgumentParser) -> None:
-    """jsonargparse takes null for any type; here only a key whose default is null may be null."""
-    known = {action.dest for action in checker._actions}  # what stands within a table is not
+    """Raise ConfigError for a null, unless the key's default is null: jsonargparse would accept null for any type."""
+    known = {action.dest for action in checker._actions}  # keys within a table are unknown, and have no default
     for key, value in _items(tree):
         if value is None and (key not in known or checker.get_default(key) is not None):
             raise ConfigError(f"key {key!r} cannot be null")
 
 
 def _put(tree: dict, key: str, value: Any) -> bool:
-    """Set a dotted key of a nested tree.  Returns whether it replaced one."""
+    """Set a dotted key of a nested dict.  Returns whether the key had a value before."""
     *path, last = key.split(".")
     for part in path:
         child = tree.setdefault(part, {})

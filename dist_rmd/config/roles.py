@@ -1,7 +1,8 @@
-"""What it means to change a key of the configuration: one role for each key, beside the key's default.
+"""Roles of configuration keys: what changing a key means for results.
 
-Four places ask for it: the keys of artefacts (dist_rmd.pipeline.resolved), the comparison with a run folder's last
-start, the grouping of runs into seeds of one recipe, and the record of a sweep.
+Each key states its role beside its default, in the dataclass.  Four places ask for the role: the hash of a stage's
+artefact (dist_rmd.pipeline.resolved), the comparison with the last start in a run folder (dist_rmd.run.start), the
+grouping of runs into seeds of one recipe (`report summary`), and the record of a sweep.
 """
 
 import dataclasses
@@ -13,41 +14,41 @@ T = TypeVar("T")
 
 
 class Role(Enum):
-    """What changes with a key.  Keys of stages' sections have the role RESULT unless they say otherwise."""
+    """What a change of the key changes.  Keys of stages' sections have the role RESULT unless they state another."""
 
     RESULT = "result"
-    """what a stage learns: the value enters the key of the stage's artefact"""
+    """what a stage learns: the value enters the hash of the stage's artefact"""
     NETWORK = "network"
-    """the same, and weights of networks under different values do not fit"""
+    """like RESULT; moreover, weights trained under one value do not fit the network of another value"""
     LABELS = "labels"
-    """which images and labels there are to learn from: these enter keys by content"""
+    """which images and labels are learned: the images and labels themselves enter the hash, not this value"""
     SEED = "seed"
-    """the same experiment once more: enters keys, but makes no other recipe"""
+    """the same experiment again: enters the hash, but runs that differ in seeds alone are averaged in reports"""
     PLACE = "place"
-    """where something is read: what lies there enters keys by content, whatever its path"""
+    """the path of an input: the content of the file enters the hash, the path does not"""
     EXECUTION = "execution"
-    """how a run is carried out, how far, and where its results go: no key changes"""
+    """how a run is carried out, which stages it has, and where results are written: the hash stays the same"""
 
     @property
     def is_recipe(self) -> bool:
-        """Runs that differ in it are no seeds of one another."""
+        """Whether runs that differ in this key are different recipes, not seeds of one recipe."""
         return self in (Role.RESULT, Role.NETWORK, Role.LABELS)
 
     @property
     def is_learned(self) -> bool:
-        """A run that goes on under another value would mix two experiments."""
+        """Whether a run that resumes under another value would mix two experiments."""
         return self.is_recipe or self is Role.SEED
 
 
 class Leaf(NamedTuple):
-    """One key's value, in plain containers, and its role."""
+    """Value of one key, in plain containers, and the key's role."""
 
     value: Any
     role: Role
 
 
 class Change(NamedTuple):
-    """A key in which two configurations differ."""
+    """One key in which two configurations differ."""
 
     key: str
     old: Any
@@ -59,9 +60,9 @@ class Change(NamedTuple):
 
 
 def leaf(default: T, role: Role, added: bool = False) -> T:
-    """The field of a dataclass that is a key of the configuration, with its default and its role.
+    """Declare a key of the configuration: a dataclass field with its default and its role.
 
-    added: the key came when there were artefacts already.  At its default it does not enter their keys, which stay.
+    added: the key is newer than existing artefacts.  Its default does not enter their hashes, which stay the same.
     """
     metadata = {"role": role, "added": added}
     if isinstance(default, dict):
@@ -70,15 +71,15 @@ def leaf(default: T, role: Role, added: bool = False) -> T:
 
 
 def stated(section: type, name: str) -> Role | None:
-    """The role that the dataclass `section`, or the one that it inherits the key `name` from, gives to the key."""
+    """The role that the dataclass `section`, or a base class of it, states for the key `name`; None without a role."""
     fields = (vars(kind).get("__dataclass_fields__", {}).get(name) for kind in section.__mro__)
     return next((field.metadata["role"] for field in fields if field and "role" in field.metadata), None)
 
 
 def leaves(value: Any, key: str = "", role: Role = Role.RESULT) -> Iterator[tuple[str, Leaf]]:
-    """Every key below `key` and its leaf, of a dataclass, a table or a plain value.
+    """Flatten a dataclass, a dict or a plain value into dotted keys below `key`, each with its value and role.
 
-    What stands in a table, such as the hyper-parameters of a loss, has the table's role.
+    Entries of a dict, such as the hyper-parameters of a loss, have the role of the dict's own key.
     """
     if dataclasses.is_dataclass(value):
         items = [(f.name, getattr(value, f.name), stated(type(value), f.name)) for f in dataclasses.fields(value)]
@@ -92,7 +93,7 @@ def leaves(value: Any, key: str = "", role: Role = Role.RESULT) -> Iterator[tupl
 
 
 def differences(old: Mapping[str, Leaf], new: Mapping[str, Leaf]) -> list[Change]:
-    """Every key in which two configurations differ, sorted; one that has no such key has the value `absent`."""
+    """All keys in which two configurations differ, sorted.  A missing key has the value "absent"."""
     changes = []
     for key in sorted(old.keys() | new.keys()):
         role = (new.get(key) or old[key]).role
@@ -103,7 +104,7 @@ def differences(old: Mapping[str, Leaf], new: Mapping[str, Leaf]) -> list[Change
 
 
 def determinants(section: Any) -> dict[str, Any]:
-    """Of a section that a stage reads, the values that determine the stage's result."""
+    """The values of a section that determine a stage's result: those that enter the artefact's hash."""
     return {
         field.name: plain(getattr(section, field.name))
         for field in dataclasses.fields(section)
@@ -113,7 +114,7 @@ def determinants(section: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Plain dicts, lists and scalars."""
+    """Convert dataclasses and tuples, at any depth, to plain dicts and lists."""
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

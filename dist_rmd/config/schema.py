@@ -1,6 +1,7 @@
-"""What a configuration consists of: frozen dataclasses, each key with its default, role and meaning.
+"""The keys of a run's configuration: frozen dataclasses, each key with its default, role and meaning.
 
-Sections that belong to one method are declared in its stage file (`Stage.sections`).
+Sections that belong to one method are declared in the method's stage file (`Stage.sections`).  The text under a key is
+what `train --help` prints.
 """
 
 from collections.abc import Mapping
@@ -25,65 +26,65 @@ EncoderName = Literal["resnet10", "resnet18", "resnet34", "vgg13", "vgg16"]
 
 @dataclass(frozen=True)
 class Data:
-    """Which images, and how they are read."""
+    """Training images, and how they are read."""
 
     path: FilePath = leaf("data/cifar10", Role.PLACE)
     """folder made by `python -m dist_rmd.prepare`"""
     per_class: PositiveInt | None = leaf(None, Role.LABELS)
     """train on the first N images of every class only (all when null)"""
     skip: NonNegativeInt = leaf(0, Role.LABELS)
-    """leave out the first N images of every class, before `per_class` counts: a teacher may have learned them"""
+    """leave out the first N images of every class before `per_class` counts, such as the images of a teacher"""
     holdout: Fraction = leaf(0.0, Role.LABELS)
-    """fraction of every class's labels, as given, that are not trained on but measured (val/top1): to choose settings,
-    and the best epoch, without a look at the test images"""
+    """fraction of every class's noisy labels that is held out of training and measured (val/top1), to choose settings
+    and the best epoch without test images"""
     reader: Literal["ffcv", "memory"] = leaf("ffcv", Role.EXECUTION)
-    """ffcv: read the beton as training goes; memory: hold all images on the device"""
+    """ffcv: read the .beton file during training; memory: hold all images on the device"""
     workers: PositiveInt | None = leaf(None, Role.EXECUTION)
     """FFCV threads per rank (the rank's share of the cores when null)"""
     compile_views: bool = leaf(True, Role.EXECUTION)
-    """compile the augmentation, on CPUs by numba (some 10 s, once), on GPUs by Triton (seconds, once; images up to
-    128 x 128): the bits stay the same"""
+    """compile the augmentation: with numba on CPUs (10 s, once), with Triton on GPUs (seconds, once; images up to
+    128 x 128); pixels stay the same to the bit"""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What random views of an image may look like; colours and padding follow SimSiam's CIFAR recipe."""
+    """Random views of an image; colours and padding follow SimSiam's CIFAR recipe."""
 
     crop_min: ClosedUnitInterval = leaf(0.2, Role.RESULT)
-    """least area of a crop in the views of simsiam, as a fraction of the image's"""
+    """smallest area of a crop in SimSiam's views, as a fraction of the image's area"""
     flip: bool = leaf(True, Role.RESULT)
-    """mirror every other view; false for digits and text"""
+    """mirror views with probability 1/2; set to false for digits and text"""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Which labels the training sees.  Accuracies are always measured on the clean labels of the test images."""
+    """Noise of the training labels.  Test accuracy is always measured on the test images' own labels."""
 
     kind: Literal["symmetric", "asymmetric", "pairflip", "instance", "openset", "file"] = leaf("symmetric", Role.LABELS)
-    """symmetric: any other class with equal probability; asymmetric: the class that `class_map` says; pairflip: the
-    next class; instance: one that depends on the pixels; openset: `rho1` and `rho2` say how much; file: the labels in
-    `noise.file`, where rate and seed say nothing"""
+    """symmetric: any other class with equal probability; asymmetric: the class that `class_map` names; pairflip: the
+    next class; instance: a class that depends on the pixels; openset: closed-set and open-set noise by `rho1` and
+    `rho2`; file: the labels in `noise.file`, where rate and seed have no effect"""
     rate: ClosedUnitInterval = leaf(0.0, Role.LABELS)
-    """fraction of the labels of every class (asymmetric: of every class in the map) that are changed"""
+    """fraction of the labels of every class (asymmetric: of every class in the map) that is changed"""
     seed: NonNegativeInt = leaf(0, Role.SEED)
-    """seed of the changes; apart from `seed`, so that several runs share one set of labels"""
+    """seed of the noise; separate from `seed`, so that several runs share one set of noisy labels"""
     class_map: dict[int, int] | str | None = leaf(None, Role.LABELS)
-    """kind=asymmetric: which class is taken for which, such as {9: 1, 2: 0}, or cifar10, blocks, coarse (the usual one
-    when null: cifar10 for CIFAR-10, blocks for CIFAR-100)"""
+    """kind=asymmetric: true class -> noisy class, such as {9: 1, 2: 0}, or a map by name: cifar10, blocks, coarse
+    (when null: cifar10 for CIFAR-10, blocks for CIFAR-100)"""
     exact: bool = leaf(True, Role.LABELS)
-    """change exactly round(rate * n) of a class's n labels; false: each label by itself with probability rate"""
+    """change exactly round(rate * n) of the n labels of a class; false: change each label with probability rate"""
     include_true: bool = leaf(False, Role.LABELS)
-    """kind=symmetric, openset: draw from all classes, so that 1 / classes of the labels drawn stay right"""
+    """kind=symmetric, openset: draw from all classes, the true class included, so 1/C of the drawn labels are right"""
     rho1: ClosedUnitInterval = leaf(0.0, Role.LABELS)
-    """kind=openset: fraction of the images whose label is wrong"""
+    """kind=openset: fraction of noisy images, closed-set and open-set"""
     rho2: ClosedUnitInterval = leaf(0.0, Role.LABELS)
-    """kind=openset: fraction of these that are images of none of the classes (prepare --open), and replace others"""
+    """kind=openset: fraction of the noisy images that are open-set images (prepare --open)"""
     keep_label: bool = leaf(False, Role.LABELS)
-    """kind=openset: such an image goes by the label of the one it replaces; false: by a random one"""
+    """kind=openset: an open-set image has the label of the image that it replaces; false: a random label"""
     file: FilePath | None = leaf(None, Role.PLACE)
     """kind=file: .npy, .csv, CIFAR-10N's .pt, or the labels.npz of another run (docs/noise.md)"""
     column: str | None = leaf(None, Role.LABELS)
-    """kind=file: the column of a .csv (label when null) or of a .pt"""
+    """kind=file: column of the .csv ("label" when null) or of the .pt"""
 
     def __post_init__(self) -> None:
         if self.kind == "file" and self.file is None:
@@ -114,35 +115,35 @@ class Noise:
 
 @dataclass(frozen=True)
 class Model:
-    """The encoder of every stage that has no choice of its own."""
+    """Encoder of every stage that does not choose its own."""
 
     name: EncoderName = leaf("resnet18", Role.NETWORK)
     """ResNet with the CIFAR stem (3x3 convolution, no max-pooling), or VGG with batch normalisation; resnet10 for tiny
     images on a CPU"""
     width: Width = leaf(64, Role.NETWORK)
-    """channels of the first stage, at least 8; the feature has 8 times as many dimensions"""
+    """channels of the encoder's first block, at least 8; features have 8 times as many dimensions"""
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """Several processes."""
+    """Training on several processes."""
 
     sync_batchnorm: bool = leaf(True, Role.RESULT)
-    """batch statistics over the global batch when there is more than one rank"""
+    """compute batch statistics over the global batch when there are several ranks"""
     timeout: PositiveInt = leaf(600, Role.EXECUTION)
-    """seconds after which a collective that some rank does not join fails"""
+    """seconds until a collective operation fails when some rank does not join"""
     static_graph: bool = leaf(False, Role.EXECUTION)
-    """let DDP rely on every step using the same parameters in the same order"""
+    """tell DDP that every step uses the same parameters in the same order"""
     compress: Literal["none", "bf16"] = leaf("none", Role.RESULT)
-    """what gradients are rounded to on their way between ranks: bf16 halves the traffic, at 3 significant digits"""
+    """precision of gradients that are sent between ranks: bf16 halves the traffic, at 3 significant digits"""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What makes training faster and changes it by rounding alone (docs/speed-options.md)."""
+    """Options for faster training that change results by rounding alone (docs/speed-options.md)."""
 
     compile: bool = leaf(False, Role.EXECUTION)
-    """compile the networks of training with torch.compile: takes minutes before the first step"""
+    """compile the networks with torch.compile: takes minutes before the first step"""
     cuda_graphs: bool = leaf(False, Role.EXECUTION)
     """launch the compiled network as one CUDA graph: for small batches, on one GPU"""
 
@@ -153,45 +154,45 @@ class Speed:
 
 @dataclass(frozen=True)
 class Log:
-    """What is written how often."""
+    """How often curves and progress are written."""
 
     every: PositiveInt = leaf(50, Role.EXECUTION)
     """optimizer steps between two points of the training curves"""
     console_every: PositiveInt = leaf(30, Role.EXECUTION)
-    """seconds between two lines where there is no terminal"""
+    """seconds between two lines of progress when the output is not a terminal"""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Checkpoints to resume from."""
+    """Checkpoints from which a stopped run resumes."""
 
     every: PositiveInt = leaf(1, Role.EXECUTION)
     """epochs between two checkpoints"""
     minutes: PositiveFloat = leaf(10.0, Role.EXECUTION)
-    """minutes after which one is written within an epoch"""
+    """minutes until a checkpoint is written within an epoch"""
     keep: PositiveInt = leaf(2, Role.EXECUTION)
-    """how many of the newest are kept, beside the best"""
+    """number of newest checkpoints to keep, besides the best one"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run."""
+    """Keys of the run itself, and its sections."""
 
     name: str = leaf("run", Role.EXECUTION)
     """the run folder is <out>/<name>"""
     out: FilePath = leaf("runs", Role.EXECUTION)
-    """folder of all runs and of the artefacts they share"""
+    """folder of all runs and of the artefacts that runs share"""
     seed: NonNegativeInt = leaf(0, Role.SEED)
     """seed of weights, batches and augmentation"""
     stages: tuple[str, ...] = leaf(("simsiam", "rgrl"), Role.EXECUTION)
-    """what is trained, in this order"""
+    """stages to train, in this order"""
     inputs: dict[str, FilePath] = leaf({}, Role.PLACE)
-    """stages that another run has trained, perhaps on other images: {teacher: its run folder, or artefact.pt}; images
-    are then normalised as there"""
+    """finished stages of other runs, trained perhaps on other images: {teacher: a run folder or an artefact.pt}; images
+    are then normalised as in that run"""
     device: Literal["auto", "cuda", "cpu"] = leaf("auto", Role.EXECUTION)
-    """auto: the GPU where there is one"""
+    """auto: a GPU if there is one, else the CPU"""
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp64"] = leaf("auto", Role.RESULT)
-    """auto: bf16 on GPUs, fp32 on CPUs; fp16 scales the loss; fp64 is for comparisons free of rounding"""
+    """auto: bf16 on GPUs, fp32 on CPUs; fp16 uses loss scaling; fp64 is for comparisons without rounding errors"""
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     noise: Noise = field(default_factory=Noise)
@@ -210,11 +211,11 @@ class Optimization:
     """The optimizer and its schedule: the part of a stage's section that all stages share."""
 
     seed: NonNegativeInt | None = leaf(None, Role.SEED)
-    """seed of this stage, where it is not the run's (null): runs of several seeds can share one teacher"""
+    """seed of this stage (the run's seed when null), so that runs with several seeds can share one teacher"""
     epochs: PositiveInt = 200
     """passes over the training images"""
     batch_size: PositiveInt = 64
-    """images per optimizer step over all ranks (the global batch)"""
+    """global batch: images per optimizer step, over all ranks"""
     lr: PositiveFloat = 0.1
     """initial learning rate"""
     optimizer: Literal["sgd", "adamw"] = leaf("sgd", Role.RESULT, added=True)
@@ -226,16 +227,16 @@ class Optimization:
     weight_decay: NonNegativeFloat = 5e-4
     """weight decay, on all parameters"""
     schedule: Schedule = "cosine"
-    """cosine: to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma` of the
-    initial rate; step: times `gamma` at each of `milestones`"""
+    """cosine: decay to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma`
+    times the initial rate; step: multiply by `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = ()
-    """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
+    """epochs after which schedule=step multiplies the learning rate by `gamma`, or schedule=restarts restarts"""
     gamma: PositiveFloat = 0.1
     """factor of schedule=step; lowest factor of schedule=restarts"""
     warmup_epochs: NonNegativeFloat = 0.0
-    """epochs over which the learning rate grows linearly from zero"""
+    """epochs in which the learning rate grows linearly from zero"""
     grad_clip: PositiveFloat | None = None
-    """largest norm of the gradient (no limit when null)"""
+    """clip the gradient to this norm (no clipping when null)"""
     eval_every: PositiveInt = 1
     """epochs between two evaluations; the last epoch is always evaluated"""
 
@@ -254,41 +255,45 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class Config(Run):
-    """A whole configuration: the run's keys, and the sections of every stage there is."""
+    """A whole configuration: the keys of the run, and the sections of all stages."""
 
     sections: Mapping[str, Any] = field(default_factory=dict)
-    """name -> frozen dataclass"""
+    """section name -> frozen dataclass"""
 
     def section(self, kind: type[Section]) -> Section:
-        """The stage section of this class.  Raises AttributeError when no stage declares one."""
+        """The section of this class.  Raises AttributeError when no stage declares it."""
         return _section(self.sections, kind, f"no stage declares a section {kind.__name__}")
 
     @property
     def tree(self) -> dict[str, Any]:
-        """Every key of the run and every section, by name."""
+        """Nested values by name: the keys of the run, and the sections."""
         return {name: value for name, value in vars(self).items() if name != "sections"} | dict(self.sections)
 
     @property
     def leaves(self) -> dict[str, Leaf]:
-        """Every key, such as task.lr, with its value and role."""
+        """All dotted keys, such as task.lr, with their values and roles."""
         return {key.removeprefix("sections."): leaf for key, leaf in leaves(self)}
 
     def only(self, sections: Mapping[str, type]) -> "StageConfig":
-        """What a stage that declares these sections may read."""
+        """The part of the configuration that a stage with these sections may read."""
         return StageConfig(self.seed, self.model, self.augment, {name: self.sections[name] for name in sections})
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """All of a configuration that one stage may read, since it is all that its artefact's key is made of."""
+    """The part of a configuration that one stage may read.
+
+    The hash of the stage's artefact is made of this part.  If a stage read anything else, a change there would not
+    change the hash, and the stage would reuse a stale artefact; so reading anything else is an AttributeError.
+    """
 
     seed: int
-    """of its weights, batches and augmentation"""
+    """seed of the stage's weights, batches and augmentation"""
     model: Model
-    """the encoder that it trains"""
+    """the encoder that the stage trains"""
     augment: Augment
     sections: Mapping[str, Any]
-    """those that it declares: name -> frozen dataclass"""
+    """the sections that the stage declares: name -> frozen dataclass"""
 
     def section(self, kind: type[Section]) -> Section:
         """The section of this class.  Raises AttributeError when the stage does not declare it."""
@@ -301,7 +306,7 @@ class StageConfig:
             "key would not change with it; declare the section in `Stage.sections`"
         )
 
-    if not TYPE_CHECKING:  # for mypy, an attribute that is not declared above is a mistake anyhow
+    if not TYPE_CHECKING:  # hidden from mypy, which would else accept any attribute
 
         def __getattr__(self, name: str) -> NoReturn:
             raise AttributeError(name if name.startswith("__") else self._refusal(f"`{name}`"))
@@ -315,5 +320,5 @@ def _section(sections: Mapping[str, Any], kind: type[Section], otherwise: str) -
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain dicts, lists and scalars, as written to config.yaml and into artefacts."""
+    """The configuration as plain dicts, lists and scalars, as in config.yaml and in artefacts."""
     return plain(config.tree)

@@ -1,4 +1,4 @@
-"""Reading a configuration with the sections of every stage there is."""
+"""Reads a configuration with the sections of all stages.  Only here does the configuration know of plug-ins."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from dist_rmd.registry import available, lookup
 
 
 def sections() -> dict[str, type]:
-    """Section name -> dataclass, over all stages."""
+    """All sections that stages declare: section name -> dataclass."""
     return united({name: lookup("stages", name).sections for name in available("stages")})
 
 
 def united(declared: Mapping[str, Mapping[str, type]]) -> dict[str, type]:
-    """The sections that all stages declare: stage -> name -> dataclass to name -> dataclass.
+    """Merge the sections of several stages: stage -> name -> dataclass becomes name -> dataclass.
 
-    Raises ConfigError, which names both stages, when two of them mean different sections by one name, or one section by
-    two names.
+    Stages may share a section, as `classifier` and `rgrl` share `task`.  Raises ConfigError, which names both stages,
+    when two stages use one name for different dataclasses, or two names for one dataclass.
     """
     known: dict[str, tuple[str, type]] = {}
     for stage, own in declared.items():
@@ -34,12 +34,12 @@ def united(declared: Mapping[str, Mapping[str, type]]) -> dict[str, type]:
 
 
 def parse(file: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """dist_rmd.config.parse with all of them.  `file` may also be the name of a shipped one, such as rmdnet/digits."""
+    """Read a configuration.  `file`: a YAML file, the name of a shipped one such as rmdnet/digits, or None."""
     return config.parse(file and shipped.find(file), overrides, sections())
 
 
 def unread(config: Config, overrides: Sequence[str]) -> list[str]:
-    """A line for each key=value whose section none of the run's stages reads."""
+    """Warnings: one line for each key=value whose section is read by none of the run's stages."""
     read = {section for name in config.stages for section in lookup("stages", name).sections}
     known, stages = sections().keys() - read, ",".join(config.stages)
     return [

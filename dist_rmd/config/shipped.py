@@ -1,4 +1,4 @@
-"""The files of configs/, which the package brings along: "rmdnet/digits" is configs/rmdnet/digits.yaml anywhere."""
+"""Shipped configurations: in any folder, the name "rmdnet/digits" stands for configs/rmdnet/digits.yaml."""
 
 import difflib
 from pathlib import Path
@@ -9,9 +9,9 @@ FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def find(name: str | Path, suffix: str = ".yaml") -> Path:
-    """`name` itself where there is such a file, else the shipped file of that name, with or without its suffix.
+    """The file `name`, or else the shipped file of this name, with or without its suffix.
 
-    Raises ConfigError, which lists the shipped ones, where there is neither.
+    Raises ConfigError, which lists the shipped files, when neither exists.
     """
     path = Path(name)
     if path.exists():

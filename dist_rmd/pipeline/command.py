@@ -23,22 +23,23 @@ from dist_rmd.pipeline.resolved import ResolvedRun, check
 
 
 def command() -> None:
-    """Run the command line, and end the process with its exit code."""
-    code = terminal.run(record(main))  # record: torchrun reports the first failing rank's traceback
+    """Run the command line, then end the process with its exit code."""
+    code = terminal.run(record(main))  # with record, torchrun shows the traceback of the rank that failed first
     signals.ignore()  # the outcome is settled
-    if code:  # Python's own end takes torch seconds, and torchrun restarts, or a scheduler grants, no sooner
+    if code:  # Python's orderly end takes seconds with torch; torchrun's restart and SLURM's requeue wait for it
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (see dist_rmd.errors), which <run folder>/exit.json repeats."""
+    """Run the command line.  Returns the exit code (see dist_rmd.errors), which exit.json in the run folder repeats."""
     try:
         given = arguments(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         return _refused(error)
-    with contextlib.nullcontext() if given.print_config else terminal.lasting():  # a configuration is there to be read
+    # A training outlives whoever reads its output; --print-config ends with its reader (`| head`).
+    with contextlib.nullcontext() if given.print_config else terminal.lasting():
         return _start(given)
 
 
@@ -51,10 +52,10 @@ def _start(given: argparse.Namespace) -> int:
             print(configuration.to_yaml(config), end="")
             return 0
         plan = check(config, given.force)
-        _warn([*replaced, *sections.unread(config, given.overrides)])  # a mistake is one line, without these
+        _warn([*replaced, *sections.unread(config, given.overrides)])  # only after all checks: an error stays one line
     except UserError as error:
         return _refused(error)
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # not under a shell, which may go while a run stays (nohup)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # only torchrun's death ends a run; a shell may end before it (nohup)
         signals.follow(LAUNCHER)
     with contextlib.ExitStack() as held:
         try:
@@ -64,7 +65,8 @@ def _start(given: argparse.Namespace) -> int:
                 dry_run(plan, peers)
             elif not runner.is_finished(plan, peers):
                 runner.check_places(plan, peers)
-                # Until here a signal simply ends the process; from here on, until all ranks have left.
+                # A signal that comes earlier ends the process at once.  From here on, signals are only noted, until
+                # all ranks have left the process group.
                 runner.run(plan, peers, held.enter_context(StopRequest()))
             return 0
         except UserError as error:
@@ -75,7 +77,7 @@ def _start(given: argparse.Namespace) -> int:
 
 
 def _refused(error: UserError) -> int:
-    """What can be said before it is known which ranks there are.  Returns the exit code."""
+    """Print an error that was found before the ranks know of each other.  Returns the exit code."""
     if _is_first_here():
         _say(str(error))
     return error.code
@@ -87,12 +89,12 @@ def _warn(lines: Sequence[str]) -> None:
 
 
 def _is_first_here() -> bool:
-    """Of the processes on this machine, which all have the same to say."""
+    """Whether this process is the first on its machine: all of them find the same error, and one prints it."""
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def _report(error: UserError, plan: ResolvedRun) -> None:
-    """One line on the terminal, from one rank if all of them have the same to say."""
+    """Print one line: from rank 0 alone when all ranks raise the same error, else from this rank."""
     if error.agreed or plan.world.size == 1:
         if plan.world.leads:
             _say(str(error))
@@ -105,7 +107,7 @@ def _say(line: str) -> None:
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line, checked but for its configuration.  Raises ConfigError."""
+    """Parse the command line; the configuration itself is not read yet.  Raises ConfigError."""
     parser = Parser(
         prog="dist-rmd train",
         description="Train the stages of one run.  Start it with torchrun or srun for several processes.  Started "

@@ -1,4 +1,4 @@
-"""train --dry-run: everything but training and writing, and an estimate of what training will take."""
+"""`train --dry-run`: builds and tries everything, estimates time, memory and disk space, and writes nothing."""
 
 import io
 import itertools
@@ -24,26 +24,26 @@ from dist_rmd.run import artefacts
 from dist_rmd.stages.base import ComputationStage, TrainingStage
 
 STEPS = 20
-"""timed of each stage at most"""
+"""most steps that are timed for a stage"""
 SECONDS = 2.0
-"""after which no further one is begun"""
+"""time after which no further step is timed"""
 
 
 class Tried(NamedTuple):
-    """What some steps of a stage have told."""
+    """Measurements of a few steps of a stage."""
 
     loss: float
-    """of the first step"""
+    """loss of the first step"""
     size: int
-    """bytes of a checkpoint"""
+    """size of a checkpoint in bytes"""
     seconds: float
-    """that the whole stage may take: its steps and its evaluations"""
+    """estimate for the whole stage: steps and evaluations"""
 
 
 def dry_run(plan: ResolvedRun, peers: RankGroup) -> None:
-    """Build every stage and make some steps of it; print the layout, and what time, memory and disk training may take.
+    """Build every stage and make a few steps; print ranks, batches, and estimates of time, memory and disk space.
 
-    Writes nothing.  Raises what training would raise at its start.
+    Raises what training would raise at its start.
     """
     config, world = plan.config, plan.world
     source = plan.source()
@@ -65,7 +65,7 @@ def dry_run(plan: ResolvedRun, peers: RankGroup) -> None:
         assert isinstance(stage, TrainingStage)
         recipe, session = stage.optimization, StageSession(plan, stage, source)
         tried = _try(session, peers)
-        chance = {"epoch": 0, "step": 0, "test/top1": 100 / plan.classes}  # what nobody has trained is right by
+        chance = {"epoch": 0, "step": 0, "test/top1": 100 / plan.classes}  # accuracy of an untrained network
         made[name] = plan.artefact(stage, plan.keys[name], [chance])
         parts = [len(range(recipe.batch_size)[shard(recipe.batch_size, r, world.size)]) for r in range(world.size)]
         disk += 0 if done else tried.size * (config.checkpoint.keep + 2)  # newest, best, and the one being written
@@ -86,7 +86,7 @@ def dry_run(plan: ResolvedRun, peers: RankGroup) -> None:
 
 
 def _try(session: StageSession, peers: RankGroup) -> Tried:
-    """Make some steps as training makes them, the first of which, with all that happens only once, is not timed."""
+    """Make a few training steps.  The first step is not timed, since it includes work that happens only once."""
     stage, updater, device = session.stage, session.updater, session.plan.world.device
     batches = itertools.chain.from_iterable(map(session.batches.epoch, itertools.count()))
     stage.start_epoch()

@@ -1,4 +1,4 @@
-"""An evaluation of several networks of one stage."""
+"""Runs one evaluation on all networks of a stage, such as a student and its moving average."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,10 @@ from dist_rmd.registry import lookup
 
 
 def measured(evaluation: str, nets: Mapping[str, nn.Module], splits: Splits) -> dict[str, float]:
-    """What dist_rmd/evaluation/<evaluation>.py says of each network, which is in evaluation mode meanwhile.
+    """Metrics of every network by dist_rmd/evaluation/<evaluation>.py.  Every rank must call it.
 
-    Tags of the network "" come first, as they are; those of any other end in _<name>.  Every rank must call it.
+    nets: name -> network; "" is the network that the stage's accuracy is of.  Metrics of any other network have the
+    suffix _<name>.  Networks are in evaluation mode meanwhile, and return to their mode afterwards.
     """
     measure = lookup("evaluation", evaluation)
     metrics: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What a user would want to know before a run begins: settings that come to nothing, classes without images."""
+"""Notes at the start of a run: settings without effect, and classes without training images."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,15 @@ from dist_rmd.registry import lookup
 from dist_rmd.stages.base import TrainingStage
 
 SHOWN = 5
-"""classes named, of many"""
+"""number of class names in a note"""
 
 
 def notes(config: Config, classes: Sequence[str], images: int, labels: LabelView, trained_on: LabelView) -> list[str]:
-    """A line for each.
+    """All notes, one line each.
 
-    images: how many the dataset has.  labels: those of the run.  trained_on: the same without what is held out.
+    images: number of images of the classes in the dataset.
+    labels: labels of the run.
+    trained_on: the same without held-out labels.
     """
     left_out = _left_out(config, images, labels)
     return [*_noise(config, labels), *left_out, *_empty(classes, trained_on), *_schedules(config)]
@@ -48,7 +50,7 @@ def _left_out(config: Config, images: int, labels: LabelView) -> list[str]:
 
 
 def _empty(classes: Sequence[str], trained_on: LabelView) -> list[str]:
-    """Classes that no image is labelled as."""
+    """A note on classes that no training label names."""
     empty = np.flatnonzero(np.bincount(trained_on.given, minlength=len(classes)) == 0)
     if not len(empty):
         return []

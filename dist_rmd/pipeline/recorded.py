@@ -1,4 +1,7 @@
-"""A stage carried out: its curves, checkpoints and result go into the run folder, where a stopped training goes on."""
+"""Carries out one stage, and writes curves, checkpoints and the result into the run folder.
+
+A stopped stage resumes from the newest checkpoint there.
+"""
 
 import contextlib
 import signal
@@ -36,7 +39,7 @@ PERCENT = 100
 
 
 class RecordedSession(StageSession):
-    """A session for `dist_rmd.engine.loop.fit`.  Every rank makes it and calls it alike; rank 0 writes."""
+    """A session that `dist_rmd.engine.loop.fit` trains.  All ranks make it and make the same calls; rank 0 writes."""
 
     def __init__(
         self,
@@ -59,9 +62,10 @@ class RecordedSession(StageSession):
         self.splits = splits(source, plan.labels, plan.validation(type(stage)))
 
     def train(self, key: str) -> dict[str, Any]:
-        """Train from the newest checkpoint, or from the start, to the end; returns the stage's artefact, named `key`.
+        """Train to the end, from the newest checkpoint if there is one.  Returns the stage's artefact.
 
-        The key is another where the run was forced to go on under another configuration than it had begun with.
+        key: the hash that the configuration determines.  A stage that was forced (`--force`) to go on under another
+        configuration than it began with gets a key of its own, so that no other run reuses the mixture.
         """
         self._resume(key)
         stage, clock, console, epochs = self.stage, self.clock, self.console, self.stage.optimization.epochs
@@ -69,21 +73,21 @@ class RecordedSession(StageSession):
         if self.observer.scores:
             console.evaluated(Score.of(self.observer.scores))
         with contextlib.ExitStack() as leaving:
-            for leave in (self.writers.close, console.stop, self.checkpoints.wait):  # the last one first
+            for leave in (self.writers.close, console.stop, self.checkpoints.wait):  # called in reverse order
                 leaving.callback(leave)
             try:
                 with compilation.explained():
                     fit(self)
             except UserError as error:
                 self.checkpoints.wait()
-                if error.agreed:  # who leaves ends the others: not before rank 0's checkpoint is on the disk
+                if error.agreed:  # a rank that exits ends the others: wait until rank 0's checkpoint is on the disk
                     self.peers.gather(None)
                 raise
         key = key if len(self.lineage) == 1 else artefacts.key_of({"lineage": self.lineage})
         return self.plan.artefact(stage, key, self.observer.scores)
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the evaluated networks as they stand, the score first.  Every rank must call it."""
+        """Evaluate the stage's networks.  Returns metrics, the score first.  Every rank must call it."""
         nets = self.stage.eval_nets()
         for net in nets.values():
             processes.share_buffers(net)
@@ -93,7 +97,10 @@ class RecordedSession(StageSession):
         return measured(str(self.stage.evaluation), nets, self.splits)
 
     def save(self, score: float | None) -> None:
-        """Write a checkpoint; `score` where it is the best so far.  Every rank must call it."""
+        """Write a checkpoint.  score: that of this checkpoint if it is the best so far, else None.
+
+        Every rank must call it.
+        """
         state = resume.capture(self.lineage, self.stage, self.updater, self.clock, self.observer)
         state["origin"] = self.plan.origin(self.stage)
         if self.plan.world.leads:
@@ -102,10 +109,10 @@ class RecordedSession(StageSession):
         self.check.saved()
 
     def _resume(self, key: str) -> None:
-        """Go on from the newest checkpoint, if there is one."""
+        """Restore the newest checkpoint, if there is one."""
         plan, stage, clock = self.plan, self.stage, self.clock
         self.lineage = resume.restore(self.checkpoints, key, plan.force, stage, self.updater, clock, self.observer)
-        found = self.peers.gather(clock.step)  # so all have read before rank 0 writes
+        found = self.peers.gather(clock.step)  # also a barrier: all ranks have read before rank 0 writes
         if len(set(found)) > 1:
             raise DataError(
                 f"{self.checkpoints.folder}: the ranks found checkpoints of steps {found}: is out={plan.config.out} on "
@@ -119,13 +126,14 @@ class RecordedSession(StageSession):
 
 
 def measured_anew(plan: ResolvedRun, name: str, artefact: dict[str, Any], source: Loaders) -> dict[str, Any]:
-    """The artefact of stage `name` with what its network comes to on this run's test images, in place of other ones'.
+    """Evaluate a reused artefact on this run's test images; returns the artefact with these scores.
 
-    What is known of is the last epoch alone.  Every rank must call it.
+    Called when the artefact was measured on other test images.  The scores then have one entry, of the last epoch.
+    Every rank must call it.
     """
     kind = plan.stages[name]
     if not issubclass(kind, TrainingStage):
-        return {**artefact, "measured_on": plan.dataset.hashes["test"]}  # a computation looks at training images alone
+        return {**artefact, "measured_on": plan.dataset.hashes["test"]}  # computations use training images only
     needs = [needed for needed in kind.needs(kind.scope(plan.config)) if needed not in plan.inputs]
     stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
     assert isinstance(stage, TrainingStage)
@@ -143,7 +151,7 @@ def measured_anew(plan: ResolvedRun, name: str, artefact: dict[str, Any], source
 def compute(
     plan: ResolvedRun, stage: ComputationStage, source: Loaders, request: StopRequest, console: Console, key: str
 ) -> dict[str, Any]:
-    """Let `stage`, which has been placed, work out what it is for; returns its artefact."""
+    """Carry out a computation stage that has been placed.  Returns its artefact."""
     labels = plan.training(type(stage))
 
     def proceed(share: float) -> None:
@@ -163,7 +171,10 @@ def compute(
 
 
 def picture(plan: ResolvedRun, batch: Batch) -> Tensor:
-    """The first samples of a batch, enlarged and framed, a sample's views in a row: n x 3 x H x W in [0, 1]."""
+    """Views of the first samples for TensorBoard, enlarged and framed: n x 3 x H x W float in [0, 1].
+
+    The views of one sample follow each other.
+    """
     views = torch.stack([view[:VIEWS_SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
     return framed(plan.dataset, views.flatten(0, 1)[:VIEWS_SHOWN])
 

@@ -1,4 +1,7 @@
-"""A checked configuration together with what it names: all that can be found wrong before work begins."""
+"""Resolves a configuration: checks it, opens the data that it names, makes noisy labels, and computes artefact keys.
+
+Everything that can be found wrong before training is found here.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -28,26 +31,25 @@ from dist_rmd.run.folder import RunFolder
 from dist_rmd.stages.base import DataInfo, Stage, TrainingStage
 
 METHODS_VERSION = "0.2.0"
-"""raised when the same configuration learns something else than before, so that older artefacts are not taken for it;
-a release alone does not change it"""
+"""part of every artefact's key; raised when the same configuration gives other results than before, not at releases"""
 
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """What is to be done.  Nothing has been written or trained yet."""
+    """A checked run: configuration, ranks, data, noisy labels and stages.  Nothing is written or trained yet."""
 
     config: Config
     world: World
     dataset: Dataset
     labels: LabelView
     stages: dict[str, type[Stage]]
-    """in the order of training"""
+    """stage classes by name, in the order of training"""
     precision: str
     force: bool
     changes: list[str]
-    """`key: old -> new` since the folder's last start"""
+    """changed keys since the last start in the run folder, each as `key: old -> new`"""
     inputs: Mapping[str, artefacts.Origin]
-    """stages that another run has trained, and where"""
+    """artefacts of stages that another run has trained, by stage"""
 
     @property
     def folder(self) -> RunFolder:
@@ -56,7 +58,7 @@ class ResolvedRun:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """Number of classes."""
         return len(self.dataset.classes)
 
     @cached_property
@@ -69,32 +71,36 @@ class ResolvedRun:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What the user would want to know before it begins, a line each."""
+        """Notes for the user before the run begins, one line each."""
         images = self.dataset.sizes["train"] - self.dataset.open_images
         trained_on = self._split[0] if self.config.data.holdout else self.labels
         return notes(self.config, self.dataset.classes, images, self.labels, trained_on)
 
     def training(self, stage: type[Stage]) -> LabelView:
-        """What a stage works on: only one that learns the given labels has any to hold out."""
+        """Images and labels that a stage trains on.
+
+        Held-out labels are left out only for stages that learn the given labels: SimSiam sees no labels, and a teacher
+        of true labels has its own subset.
+        """
         if stage.labels == "true":
             return self._true.first(stage.per_class(stage.scope(self.config)) or self.config.data.per_class)
         return self._split[0] if stage.labels == "given" and self.config.data.holdout else self.labels
 
     def validation(self, stage: type[Stage]) -> LabelView | None:
-        """What is held out of a stage's training, under the given labels; None where nothing is."""
+        """Held-out images and labels of a stage; None when nothing is held out of its training."""
         return self._split[1] if stage.labels == "given" and self.config.data.holdout else None
 
     @property
     def batchnorm(self) -> int | str:
-        """What the statistics of a batch are of: statistics of shards depend on how many shards there are.
+        """Batch statistics: "global", or the number of ranks when each rank takes statistics of its own slice.
 
-        All else is the same on any number of ranks.
+        This is the one setting by which the number of ranks changes what is learnt.
         """
         return "global" if self.config.dist.sync_batchnorm or self.world.size == 1 else self.world.size
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """What a result depends on beside the values in the configuration: by key, content in place of paths."""
+        """Values that determine a result but are not in the configuration: contents of files, the actual precision."""
         return {
             "precision": self.precision,
             "dist.sync_batchnorm": self.batchnorm,
@@ -110,14 +116,14 @@ class ResolvedRun:
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """For each stage, a hash of all that determines its result (up to rounding: neither ranks nor readers)."""
+        """Artefact key of each stage: a hash of everything that determines the stage's result up to rounding."""
         keys: dict[str, str] = {}
         for name in self.stages:
             keys[name] = self.key(name, keys)
         return keys
 
     def key(self, name: str, inputs: dict[str, str]) -> str:
-        """The hash of one stage, given those of the stages of this run that it needs."""
+        """Artefact key of the stage `name`.  inputs: the keys of the earlier stages of this run."""
         stage, compress = self.stages[name], self.config.dist.compress
         labels, config = self.training(stage), stage.scope(self.config)
         return artefacts.key_of(
@@ -136,7 +142,8 @@ class ResolvedRun:
                 **({"files": files} if (files := self._files(stage)) else {}),
                 "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
                 "labels": None if stage.labels == "none" else labels.digest,
-                **({"scale": [self.dataset.mean, self.dataset.std]} if self.inputs else {}),  # else the images' own
+                # Without inputs, the images determine their own mean and standard deviation.
+                **({"scale": [self.dataset.mean, self.dataset.std]} if self.inputs else {}),
                 "inputs": [
                     self.inputs[needed].key if needed in self.inputs else inputs[needed]
                     for needed in stage.needs(config)
@@ -145,16 +152,16 @@ class ResolvedRun:
         )
 
     def build(self, name: str, inputs: Mapping[str, Any]) -> Stage:
-        """The stage with its initial weights, on the CPU, given the artefacts of this run's stages that it needs."""
+        """Make the stage `name` with its initial weights, on the CPU.  inputs: artefacts of this run's stages."""
         stage = self.stages[name]
         config = stage.scope(self.config)
         brought = {needed: artefacts.load(origin.path) for needed, origin in self.inputs.items()}
         inputs = {needed: (brought | dict(inputs))[needed] for needed in stage.needs(config)}
-        torch.manual_seed(config.seed)  # the only use of torch's generator
+        torch.manual_seed(config.seed)  # initial weights are the only use of torch's global generator
         return stage(config, DataInfo(self.classes, self.dataset.side, len(self.training(stage))), inputs)
 
     def source(self) -> Loaders:
-        """All loaders of the run on this rank."""
+        """The loaders of the run on this rank."""
         config, world = self.config, self.world
         return Loaders(
             self.dataset, config.data, config.augment,
@@ -162,7 +169,7 @@ class ResolvedRun:
         )  # fmt: skip
 
     def origin(self, stage: Stage) -> dict[str, Any]:
-        """What must be known of the stage's networks to build and use them; checkpoints and artefacts say it."""
+        """Facts that checkpoints and artefacts hold, so that the stage's networks can be built and used again."""
         return {
             "stage": stage.name,
             "classes": list(self.dataset.classes),
@@ -187,11 +194,11 @@ class ResolvedRun:
 def check(
     config: Config, force: bool = False, dataset: Dataset | None = None, world: World | None = None
 ) -> ResolvedRun:
-    """Check all that can be checked before work begins.  Raises ConfigError or DataError.
+    """Check the configuration and resolve it.  Raises ConfigError or DataError.
 
-    force: take up the folder's run although the configuration has changed in what the stages learn.
-    dataset: the one at config.data.path, if it is open already.
-    world: the processes that will do it, where they are not those that this one finds itself among.
+    force: resume the run in the run folder even if the configuration has changed what the stages learn.
+    dataset: the dataset at config.data.path, if it is open already.
+    world: the ranks to plan for; by default those found in the environment.
     """
     names = config.stages
     stages: dict[str, type[Stage]] = {name: lookup("stages", name) for name in names}
@@ -210,7 +217,7 @@ def check(
     world = world or processes.detect(config.device)
     dataset = dataset or open_dataset(Path(config.data.path))
     inputs = _inputs(config, stages, dataset)
-    for origin in inputs.values():  # a network is to see images on the scale that it knows
+    for origin in inputs.values():  # a trained network expects the normalisation of its training
         dataset = replace(dataset, mean=origin.mean, std=origin.std)
     labels = _labels(config, dataset)
     if config.speed.cuda_graphs and (world.size > 1 or world.device.type != "cuda"):
@@ -254,7 +261,7 @@ def _digest(key: str, path: Path) -> str:
 
 
 def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset) -> dict[str, artefacts.Origin]:
-    """What `inputs` names.  Raises ConfigError or DataError."""
+    """Find the artefacts that `inputs` names, and check that they fit.  Raises ConfigError or DataError."""
     needed = {name for stage in stages.values() for name in stage.needs(stage.scope(config))}
     found: dict[str, artefacts.Origin] = {}
     for name, where in config.inputs.items():
@@ -281,7 +288,7 @@ def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset)
 def _labels(config: Config, dataset: Dataset) -> LabelView:
     noise, per_class, skip = config.noise, config.data.per_class, config.data.skip
     if noise.kind == "file":
-        assert noise.file  # Noise has seen to it
+        assert noise.file  # checked in config.schema.Noise
         return given_view(dataset, Path(noise.file), noise.column, per_class, skip)
     labels, classes = dataset.labels("train"), len(dataset.classes)
     if not dataset.verified:
@@ -304,7 +311,7 @@ def _labels(config: Config, dataset: Dataset) -> LabelView:
                 "images, or lower noise.rho1 or noise.rho2"
             ) from None
     if noise.kind == "instance":
-        from dist_rmd.data.labels.instance_noise import instance_view  # scipy, which other runs do without
+        from dist_rmd.data.labels.instance_noise import instance_view  # imports scipy, which takes long
 
         return instance_view(dataset, noise.rate, noise.seed, per_class, noise.exact, skip)
     table = class_map(noise.class_map, dataset.name, dataset.classes) if noise.kind == "asymmetric" else None

@@ -1,6 +1,7 @@
-"""One run, from its configuration to its result: the stages in turn, on one process or on many.
+"""Carries out a run: trains the stages in turn, on one process or on many.
 
-This is the one place where configuration, data, stages, engine and evaluation meet.
+This module brings configuration, data, stages, engine and evaluation together.  All ranks execute it alike; rank 0
+writes files, and the others learn the outcome through `RankGroup.gather`.
 """
 
 import contextlib
@@ -35,16 +36,16 @@ from dist_rmd.stages.base import ComputationStage, TrainingStage
 
 @dataclass
 class Position:
-    """Where training stands, for whoever has to say how it ended."""
+    """The stage and step that training has reached, for exit.json."""
 
     stage: str = ""
     clock: Clock = field(default_factory=Clock)
 
 
 def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, position: Position) -> dict[str, str]:
-    """Train every stage of the plan that no earlier run has finished; `position` is kept up to date.
+    """Train every stage, or reuse its artefact where an earlier run has finished it.  Returns stage -> artefact key.
 
-    Returns the key of each stage's artefact.
+    position: updated as training proceeds.
     """
     config, world = plan.config, plan.world
     console = Console(world.rank, config.log.console_every, plan.folder, config.stages)
@@ -67,7 +68,7 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
         own = plan.folder.artefact(name)
         shared = artefacts.shared_path(Path(config.out), name, keys[name])
         found = world.leads and artefacts.find(own, shared, keys[name])
-        if peers.gather(found)[0]:  # what each rank sees for itself may differ for a moment
+        if peers.gather(found)[0]:  # rank 0 decides: a shared file system shows files to ranks at different times
             console.say(f"{name}: finished before, reusing {shared}")
             if world.leads:
                 artefacts.adopt(own, shared)
@@ -94,7 +95,7 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
             took = duration(time.monotonic() - stage_began)
         outcomes[name] = StageOutcome(stage_class, outcome.result(stage_class, artefact["scores"]), took)
         console.say(f"{name}: {outcomes[name].result}")
-        peers.gather(None)  # the next stage reads this one's artefact
+        peers.gather(None)  # a barrier: every rank reads this artefact for the next stage
     console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
     for line in outcome.lines(plan.folder, outcomes):
         console.say(line)
@@ -146,7 +147,10 @@ def is_finished(plan: ResolvedRun, peers: RankGroup) -> bool:
 
 
 def check_places(plan: ResolvedRun, peers: RankGroup) -> None:
-    """Raise CannotCreate on all ranks where the run could not write something, perhaps only after its training."""
+    """Try to write to every folder that the run will write to.  All ranks raise CannotCreate if rank 0 cannot.
+
+    Without this check, a run could fail after days of training, when it writes its result.
+    """
 
     def look() -> None:
         shared = {name: artefacts.shared_path(Path(plan.config.out), name, key) for name, key in plan.keys.items()}
@@ -158,9 +162,10 @@ def check_places(plan: ResolvedRun, peers: RankGroup) -> None:
 
 
 def run(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None:
-    """Train all stages of the plan in its folder, alone there; how it ends also stands in its exit.json and logs.
+    """Train all stages while holding the lock of the run folder; write the outcome to exit.json and the logs.
 
-    Raises UserError.  `request` should stand until the process group has been left: ranks do not leave at once.
+    request: notes signals; must stay active until all ranks have left the process group.
+    Raises UserError.
     """
     with _claimed(plan, peers), rank_log(plan.folder, plan.world.rank):
         _recorded(plan, peers, request)
@@ -168,14 +173,14 @@ def run(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None:
 
 @contextlib.contextmanager
 def _claimed(plan: ResolvedRun, peers: RankGroup) -> Iterator[None]:
-    """Hold the run folder's lock on the leading rank.  Raises CannotCreate on all ranks when another run has it."""
+    """Hold the run folder's lock on rank 0.  All ranks raise CannotCreate when another process holds the lock."""
     with contextlib.ExitStack() as stack:
         _led(plan, peers, lambda: stack.enter_context(run_lock(plan.folder)))
         yield
 
 
 def _led(plan: ResolvedRun, peers: RankGroup, work: Callable[[], object]) -> None:
-    """Do `work` on the leading rank.  All ranks raise the CannotCreate that it ends with."""
+    """Call `work` on rank 0.  If `work` raises CannotCreate, all ranks raise it."""
     refusal = None
     if plan.world.leads:
         try:
@@ -187,12 +192,15 @@ def _led(plan: ResolvedRun, peers: RankGroup, work: Callable[[], object]) -> Non
 
 
 def _recorded(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None:
-    """Train, and let exit.json and the log say how it ended.  Raises UserError, as ranks together explain it."""
+    """Train, and write the outcome to exit.json and the log.  Raises the UserError on which the ranks agree.
+
+    After a failure the ranks compare their errors: when one rank dies, the others raise LostPeer, which names it.
+    """
     position = Position()
     try:
         try:
             keys = _train_stages(plan, peers, request, position)
-        except (SystemExit, KeyboardInterrupt) as left:  # a library's: requests to stop are only noted
+        except (SystemExit, KeyboardInterrupt) as left:  # raised by a library: signals do not raise here
             raise RuntimeError(f"{left!r} was to end the process") from left
     except Exception as raised:
         error = peers.explain(raised)

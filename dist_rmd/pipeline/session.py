@@ -1,4 +1,4 @@
-"""One stage of a run, put together on this rank: what training, a dry run and tools/bench start from."""
+"""Puts one stage of a run together on this rank, ready for its first step: for training, dry runs and tools/bench."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from dist_rmd.stages.base import Stage, TrainingStage
 
 
 def placed(plan: ResolvedRun, name: str, inputs: Mapping[str, Any]) -> Stage:
-    """The stage `name` with its initial weights, on this rank's device and in the run's precision.
+    """Make the stage `name` with its initial weights, on this rank's device and in the run's precision.
 
-    inputs: artefacts of this run's earlier stages, by name.
+    inputs: artefacts of this run's earlier stages, by stage.
     """
     stage, config = plan.build(name, inputs), plan.config
     place(stage, plan.world, parameter_dtype(plan.precision), config.dist.sync_batchnorm, config.speed.compile)
@@ -27,7 +27,7 @@ def placed(plan: ResolvedRun, name: str, inputs: Mapping[str, Any]) -> Stage:
 
 
 def place(stage: Stage, world: World, dtype: torch.dtype, sync_batchnorm: bool = True, compiled: bool = False) -> None:
-    """Move all networks and the memory of `stage` to this rank's device; `dtype` is that of parameters."""
+    """Move all networks and the memory of `stage` to this rank's device.  dtype: type of parameters."""
     if isinstance(stage, TrainingStage):
         stage.net = processes.place(stage.net, world, sync_batchnorm, dtype, compiled)
         for average in stage.averages.values():
@@ -41,9 +41,9 @@ def place(stage: Stage, world: World, dtype: torch.dtype, sync_batchnorm: bool =
 
 
 class StageSession:
-    """A stage that has been placed, with its batches, its optimizers and its wrapped network: ready for its first step.
+    """A placed stage with its batches, optimizer and DDP network, ready for the first step.
 
-    Every rank must make it.
+    Every rank must make it, since DDP and `stage.prepare` communicate.
     """
 
     def __init__(self, plan: ResolvedRun, stage: TrainingStage, source: Loaders):
@@ -56,9 +56,9 @@ class StageSession:
             stage.param_groups(), stage.optimization, len(self.batches), world.device, plan.precision
         )
         self.wrapped = processes.parallel(stage.net, world, config.dist)
-        """the network as DDP has it"""
+        """the network wrapped by DDP"""
         self.net: nn.Module = self.wrapped
-        """the network to be called: that one, or compiled"""
+        """the network to call: the wrapped network, compiled if speed.compile says so"""
         if config.speed.compile:
             self.net = compilation.compiled(self.wrapped, stage.frozen(), config.speed.cuda_graphs)
         self.clock = Clock()

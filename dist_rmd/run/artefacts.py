@@ -1,7 +1,7 @@
-"""Results of finished stages, found again by what determines them.
+"""Artefacts: the results of finished stages, addressed by a hash of everything that determines them.
 
-<out>/artefacts/<stage>-<key>.pt is shared by all runs under <out>: the key is a hash of everything that the stage's
-result depends on, so one SimSiam run serves every noise setting, loss and K.
+All runs under <out> share <out>/artefacts/<stage>-<key>.pt, so one SimSiam training serves every noise setting, loss
+and K.  A run's own <stage>/artefact.pt is a hard link to the shared file where the file system has links.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ REMEDY = "starting the run that made it again makes it anew"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an artefact is, and what it was made from."""
+    """Path, key and image format of an artefact."""
 
     path: Path
     stage: str
@@ -36,42 +36,45 @@ class Origin:
     side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """of the channels R, G, B, scaled to 0..1: how its images were normalised"""
+    """mean and standard deviation of the channels R, G, B, scaled to 0..1, with which images are normalised"""
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that stand for `determinants`, a tree of plain values."""
+    """The key of an artefact: 16 hexadecimal digits of a hash over `determinants`, nested plain values."""
     text = json.dumps({"format": FORMAT, **determinants}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def shared_path(out: Path, stage: str, key: str) -> Path:
-    """Where all runs under `out` look for the artefact."""
+    """The path at which all runs under `out` look for the artefact."""
     return out / "artefacts" / f"{stage}-{key}.pt"
 
 
 def save(own: Path, shared: Path, artefact: Mapping[str, Any]) -> None:
-    """Write the artefact to a run's `own` path and make it known to other runs at `shared`, if that can be written."""
+    """Write the artefact to a run's `own` path, and share it with other runs at `shared`.
+
+    A `shared` path that cannot be written is a warning only: the result itself is safe.
+    """
     save_tensors(own, {"format": FORMAT, **artefact})
     try:
         adopt(shared, own)
-    except (CannotCreate, WriteFailed) as error:  # the work is done, and lies with the run
+    except (CannotCreate, WriteFailed) as error:  # the run's own file is written
         warnings.warn(f"{error}: other runs will train {artefact['stage']} again", stacklevel=2)
 
 
 def keep(own: Path, artefact: Mapping[str, Any]) -> None:
-    """Write the artefact to a run's `own` path alone: it is known to other runs already, with other measurements."""
+    """Write the artefact to a run's `own` path alone, since other runs share it with other scores."""
     save_tensors(own, {"format": FORMAT, **artefact})
 
 
 def find(own: Path, shared: Path, key: str) -> bool:
-    """There is an artefact of this key at `shared`, where a run's `own` becomes known should it not be there any more.
+    """Whether an artefact of this key is at `shared`.  If it is missing there, a run's `own` artefact is shared again.
 
-    What is broken, or of another key, does not count: it is set aside, with a warning, so that it can be made again.
+    A damaged file, or a shared file of another key, is renamed to *.broken, with a warning, and does not count.
     """
     for path in (own, shared):
         if path.exists() and (reason := flaw(path, key)):
-            if path == own and reason == ANOTHER:  # of an earlier configuration
+            if path == own and reason == ANOTHER:  # left by an earlier configuration of the run, and undamaged
                 continue
             aside = path.with_name(f"{path.name}.broken")
             os.replace(path, aside)
@@ -82,12 +85,12 @@ def find(own: Path, shared: Path, key: str) -> bool:
 
 
 def is_whole(path: Path, key: str | None) -> bool:
-    """The artefact of this key, or with None of any, is there, unaltered."""
+    """Whether the file at `path` is an undamaged artefact of this key, or of any key with None."""
     return path.exists() and not flaw(path, key)
 
 
 def flaw(path: Path, key: str | None) -> str:
-    """Why the file at `path` is not the artefact of this key, or with None of any; empty if it is."""
+    """Why the file at `path` is no undamaged artefact of this key (of any key with None); "" if it is one."""
     try:
         found = _key(path, _stamp(path))
     except (OSError, DataError) as error:
@@ -96,7 +99,7 @@ def flaw(path: Path, key: str | None) -> str:
 
 
 def adopt(own: Path, shared: Path) -> None:
-    """Give the artefact at `shared` the name `own` too: a hard link, or a copy where the file system has none.
+    """Link the artefact at `shared` to `own`, or copy it where the file system has no hard links.
 
     Raises CannotCreate or WriteFailed.
     """
@@ -124,14 +127,14 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes with the file: by it, a sweep that asks hundreds of times has it read once."""
+    """Time, size and inode of the file: a cache key, so that a sweep reads a file once that it asks for often."""
     found = path.stat()
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @cache
 def _verify(path: Path, _: tuple[int, ...]) -> None:
-    """Compare the file with the checksums that torch.save writes, and torch.load does not look at."""
+    """Compare the file with the checksums that torch.save writes and torch.load ignores."""
     with zipfile.ZipFile(path) as parts:
         if broken := parts.testzip():
             raise zipfile.BadZipFile(f"its part {broken} does not match its checksum")
@@ -143,7 +146,7 @@ def _key(path: Path, _: tuple[int, ...]) -> str | None:
 
 
 def origin(path: Path) -> Origin:
-    """What the artefact at `path` says of itself.  Raises DataError as `load` does."""
+    """Read the `Origin` of the artefact at `path`.  Raises DataError as `load` does."""
     try:
         return _origin(path, _stamp(path))
     except OSError as error:

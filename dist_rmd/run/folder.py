@@ -1,19 +1,19 @@
-"""The folder of one run, <out>/<name>: where each of its files is, and what the small ones say.
+"""The run folder, <out>/<name>: paths of all its files, and the contents of exit.json and status.json.
 
-    config.yaml env.json     the configuration of the last start, and where it was started
-    run.lock                 who writes here, or wrote last
-    status.json exit.json    how far the run is, and how its last start ended
-    labels.npz               the labels that it learns
+    config.yaml env.json     the configuration of the last start; its command, versions and host
+    run.lock                 the process that writes here, or wrote last
+    status.json exit.json    how far training is, and how the last start ended
+    labels.npz               the training labels
     metrics.jsonl tb/<stage> curves, for programs and for TensorBoard
-    logs/rank<N>.log         what each rank said, warned of and died of
-    <stage>/checkpoints      where a stopped stage goes on
-    <stage>/artefact.pt      what a finished stage leaves
-    figures/<report>.png     pictures that reports have drawn
+    logs/rank<N>.log         everything that each rank printed, warned of and died of
+    <stage>/checkpoints      from which a stopped stage resumes
+    <stage>/artefact.pt      the result of a finished stage
+    figures/<report>.png     pictures of reports
     slurm                    scripts and logs of SLURM jobs
-    suspects.csv .html       which labels are probably wrong: what report suspects found
-    predictions.csv          what `predict` took images for
+    suspects.csv .html       suspect labels, found by `report suspects`
+    predictions.csv          classes of new images, found by `predict`
 
-These names stand here alone.
+No other module spells these names; a test sees to it.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ Content = TypeVar("Content")
 
 
 def now() -> str:
-    """The time as the files of a run folder have it: 2026-02-24T18:30:00+0100."""
+    """The current time as it is written in a run folder: 2026-02-24T18:30:00+0100."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
@@ -49,45 +49,45 @@ class Exit:
     """the rank that wrote it"""
     ended: str = field(default_factory=now)
     stage: str | None = None
-    """where training stood, like the next"""
+    """stage and step that training had reached"""
     step: int | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
-    """of a run that is done: stage -> the key that its configuration determines"""
+    """of a finished run: stage -> artefact key that the configuration determines"""
     forced: tuple[str, ...] = ()
-    """stages that went on under another configuration than they had begun with"""
+    """stages that were resumed with --force under another configuration than they began with"""
     measured_on: str | None = None
-    """of a run that is done: the hash of the test images; an earlier version has not written it down"""
+    """of a finished run: hash of the test images; None in files of earlier versions"""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """what else the error had to say, such as the indices of samples"""
+    """further facts of the error, such as the indices of samples"""
 
     @property
     def status(self) -> Literal["done", "stopped", "failed"]:
-        """Whether to start the run again, in a word."""
+        """The outcome in one word."""
         return "done" if self.code == 0 else "stopped" if self.is_stopped else "failed"
 
     @property
     def is_stopped(self) -> bool:
-        """It was asked to stop, and has saved: starting again goes on."""
+        """Whether the run was stopped on request, after a checkpoint: starting it again resumes."""
         return self.code == Stopped.code
 
     @property
     def is_diverged(self) -> bool:
-        """Its loss was not finite: the same start would end the same."""
+        """Whether the loss was NaN or infinite: the same start would end in the same way."""
         return self.code == NonFiniteLoss.code
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is: status.json."""
+    """How far training is: status.json."""
 
     stage: str
     epoch: int
-    """completed ones"""
+    """number of completed epochs"""
     step: int
     steps: int
-    """of the stage, from its first epoch to its last"""
+    """number of steps of the whole stage"""
     seconds_left: int = 0
-    """until the stage's end"""
+    """estimate until the end of the stage"""
     written: str = field(default_factory=now)
 
 
@@ -99,7 +99,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: Config) -> "RunFolder":
-        """That of the run with this configuration."""
+        """The run folder of this configuration."""
         return cls(Path(config.out) / config.name)
 
     def __str__(self) -> str:
@@ -120,45 +120,45 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the process that writes here (dist_rmd.run.lock)."""
+        """The file that the writing process locks (dist_rmd.run.lock)."""
         return self.path / "run.lock"
 
     @property
     def status(self) -> Path:
-        """For `read_status`."""
+        """The file behind `read_status`."""
         return self.path / "status.json"
 
     @property
     def exit(self) -> Path:
-        """For `read_exit`; absent while the run is under way, and where it was killed."""
+        """The file behind `read_exit`; absent while the run trains, and after a kill."""
         return self.path / "exit.json"
 
     @property
     def labels(self) -> Path:
-        """A LabelView."""
+        """The training labels, saved by `LabelView.save`."""
         return self.path / "labels.npz"
 
     @property
     def metrics(self) -> Path:
-        """A line for each point of the curves (dist_rmd.engine.writers)."""
+        """Training curves, one JSON line for each point (dist_rmd.engine.writers)."""
         return self.path / "metrics.jsonl"
 
     def log(self, rank: int) -> Path:
-        """What this rank said."""
+        """The log of one rank."""
         return self.path / "logs" / f"rank{rank}.log"
 
     def board(self, name: str) -> Path:
-        """TensorBoard's folder of a stage, or of a report's figures."""
+        """The TensorBoard folder of a stage, or of the figures of reports."""
         return self.path / "tb" / name
 
     @property
     def figures(self) -> Path:
-        """The folder of pictures that reports have drawn."""
+        """The folder of pictures of reports."""
         return picture_path(self.path, "").parent
 
     @property
     def suspects(self) -> tuple[Path, Path]:
-        """The table of the labels that are probably wrong, and the page to decide on."""
+        """The table of suspect labels, and the page on which to decide about them."""
         return self.path / "suspects.csv", self.path / "suspects.html"
 
     @property
@@ -167,7 +167,7 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     def artefact(self, stage: str) -> Path:
-        """What the stage leaves when it is finished (dist_rmd.run.artefacts)."""
+        """The result of the finished stage (dist_rmd.run.artefacts)."""
         return self.path / stage / "artefact.pt"
 
     def checkpoints(self, stage: str) -> Path:
@@ -175,16 +175,16 @@ class RunFolder:
         return self.path / stage / "checkpoints"
 
     def places(self, stages: Iterable[str]) -> list[Path]:
-        """The folders in which a run of these stages leaves files, some of them only at its end."""
+        """All folders that a run of these stages writes to, some of them only at its end."""
         own = (place for stage in stages for place in (self.checkpoints(stage), self.board(stage)))
         return [self.path, self.log(0).parent, self.figures, *own]
 
     def finished(self, stage: str) -> bool:
-        """The stage's artefact is here."""
+        """Whether the artefact of the stage is here."""
         return self.artefact(stage).exists()
 
     def read_exit(self) -> Exit | None:
-        """How the last start ended; None where none has ended, or nobody can read how."""
+        """Read exit.json; None when there is no readable file."""
         content = _read(self.exit)
         known = {f.name for f in dataclasses.fields(Exit)} - {"facts"}
         own = {name: value for name, value in content.items() if name in known}
@@ -192,7 +192,7 @@ class RunFolder:
         return _made(Exit, {"ended": "", **own, "forced": tuple(content.get("forced", ())), "facts": facts})
 
     def write_exit(self, ended: Exit) -> None:
-        """Write exit.json, unless it is there: of several ranks that fail, the first is the cause."""
+        """Write exit.json, unless it exists: when several ranks fail, the first failure is the cause."""
         if self.exit.exists():
             return
         content = {name: value for name, value in dataclasses.asdict(ended).items() if value not in (None, {}, ())}
@@ -201,7 +201,7 @@ class RunFolder:
             write_json(self.exit, {"status": ended.status, **content, **facts})
 
     def read_status(self) -> Status | None:
-        """How far the run is; None before its first word."""
+        """Read status.json; None when there is no readable file."""
         known = {f.name for f in dataclasses.fields(Status)}
         return _made(Status, {name: value for name, value in _read(self.status).items() if name in known})
 
@@ -210,7 +210,7 @@ class RunFolder:
         write_json(self.status, dataclasses.asdict(status))
 
     def read_environment(self) -> dict[str, Any]:
-        """The content of env.json, empty where there is none."""
+        """Read env.json; empty when there is no readable file."""
         return _read(self.environment)
 
 
@@ -220,7 +220,7 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def picture_path(folder: Path, name: str) -> Path:
-    """Where the picture `name` of the run or the sweep in `folder` is."""
+    """The path of the picture `name` in the folder of a run or of a sweep."""
     return folder / "figures" / f"{name}.png"
 
 
@@ -230,7 +230,7 @@ def slurm_folder(folder: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none that can be read."""
+    """Read a JSON object; empty when the file is missing or broken."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -239,7 +239,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _made(kind: type[Content], content: Mapping[str, Any]) -> Content | None:
-    """The dataclass with this content; None where something is missing that it needs."""
+    """Make the dataclass from this content; None when a required field is missing."""
     try:
         return kind(**content)
     except TypeError:

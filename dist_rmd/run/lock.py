@@ -1,7 +1,7 @@
-"""One run at a time writes a run folder.
+"""The lock of a run folder: only one process at a time writes there.
 
-The kernel holds the lock for as long as the process lives, so a killed run leaves none behind.  The file stays: it says
-who is writing, or wrote last.
+The kernel releases the lock when the process ends, so a killed run leaves no lock behind.  The file run.lock stays; it
+names the process that writes, or wrote last.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from dist_rmd.run.folder import RunFolder, now
 
 @contextlib.contextmanager
 def run_lock(folder: RunFolder) -> Iterator[None]:
-    """Hold the run folder's lock.  Raises CannotCreate, naming its holder, while another process does."""
+    """Hold the run folder's lock.  Raises CannotCreate, which names the holder, when another process holds it."""
     path = folder.lock
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def run_lock(folder: RunFolder) -> Iterator[None]:
 
 
 def is_locked(folder: RunFolder) -> bool:
-    """Another process holds the lock."""
+    """Whether another process holds the lock."""
     try:
         with open(folder.lock) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A start of a run: what has changed since the last one in its folder, and what is written down of this one."""
+"""The start of a run: compares the configuration with the last start in the run folder, and records this start."""
 
 import os
 import platform
@@ -21,14 +21,14 @@ from dist_rmd.run.folder import RunFolder, now
 
 
 def changes(folder: RunFolder, config: Config, force: bool) -> list[str]:
-    """`key: old -> new` since the folder's last start, empty at the first.
+    """Changed keys since the last start in the run folder, each as `key: old -> new`; empty at the first start.
 
-    Raises ConfigError when one of them changes what the stages learn, unless `force`d, and in any case when the weights
-    would not fit.  What lies behind a path is compared by content when a stage goes on.
+    Raises ConfigError when a change alters what the stages learn, unless `force` is set, and always when the weights
+    would not fit.  Files behind paths are compared later, by content, when a stage resumes.
     """
     if not folder.config.exists():
         return []
-    before = sections.parse(folder.config)  # fills in what an older version did not have yet
+    before = sections.parse(folder.config)  # keys that an older version did not have get their defaults
     changed = configuration.differences(before.leaves, config.leaves)
     harmful = [change for change in changed if change.role.is_learned]
     unfit = [change for change in harmful if change.role is Role.NETWORK]
@@ -49,9 +49,9 @@ def _listed(changes: Iterable[Change]) -> str:
 def describe(
     folder: RunFolder, config: Config, world: int, device: str, resolved: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Write config.yaml and env.json, and remove the outcome of an earlier start.
+    """Write config.yaml and env.json, and remove exit.json of an earlier start.
 
-    resolved: what the result depends on beside the values in the configuration (ResolvedRun.resolved).
+    resolved: see `ResolvedRun.resolved`.
     """
     environment = {
         "command": sys.argv,
@@ -66,15 +66,16 @@ def describe(
         "started": now(),
         "resolved": dict(resolved),
     }
-    folder.exit.unlink(missing_ok=True)  # first: what fails from here on is told anew
+    folder.exit.unlink(missing_ok=True)  # first: exit.json must not outlive the start that it tells of
     write_text(folder.config, configuration.to_yaml(config))
     write_json(folder.environment, environment)
 
 
 def finished(folder: RunFolder, keys: Mapping[str, str], test: str) -> bool:
-    """The last start trained all of these stages, given by name and key, to their ends, and they are still there.
+    """Whether the last start finished all of these stages, and their artefacts are still there and undamaged.
 
-    test: the hash of the test images that they are to be measured on.
+    keys: stage -> artefact key.
+    test: hash of the test images on which the stages must have been measured.
     """
     ended = folder.read_exit()
     if ended is None or ended.code != 0 or not keys.items() <= ended.keys.items():
