@@ -28,11 +28,13 @@ def test_every_printed_number_is_found_by_its_coordinates(paper, sizes):
 
 
 @pytest.mark.parametrize(("paper", "table"), [*(("rmdnet", n) for n in "12345"), *(("modul", n) for n in "125")])
-def test_the_grids_of_the_project_have_exactly_the_cells_of_the_papers_tables(paper, table):
+def test_the_grids_of_the_project_have_the_cells_of_the_papers_tables_and_one_row_that_is_named_otherwise(paper, table):
     grid = load(Path(__file__).parent.parent / "configs" / paper / f"table{table}.yaml", seeds=[0])
     assert grid.published == {"paper": paper, "table": table}
-    assert all(published(paper, table, cell.coordinates) for cell in grid.cells)
-    assert len(grid.cells) == sum(line["table"] == table for line in lines(paper))
+    printed = [cell for cell in grid.cells if cell.coordinates["method"] != "KD (T = 4)"]
+    assert all(published(paper, table, cell.coordinates) for cell in printed)
+    assert not any(published(paper, table, cell.coordinates) for cell in grid.cells if cell not in printed)
+    assert len(printed) == sum(line["table"] == table for line in lines(paper))
 
 
 def test_numbers_of_one_setting_agree_between_the_tables_of_rmdnet():

@@ -122,6 +122,10 @@ class Model:
     images on a CPU"""
     width: Width = leaf(64, Role.NETWORK)
     """channels of the encoder's first block, at least 8; features have 8 times as many dimensions"""
+    init: Literal["fan_out", "torch"] = leaf("fan_out", Role.RESULT, added=True)
+    """initial weights.  fan_out: He et al. 2015 by outputs, as torchvision has it; torch: as in the code of MODUL's
+    authors, for a ResNet those of torch, which are 0.4 times as long, for a VGG fan_out with half the scale in batch
+    normalisation and a head of standard deviation 0.01"""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ ENCODERS: dict[str, tuple[type[ResNet] | type[VGG], tuple[int, ...]]] = {
 """the architecture, and how many blocks or convolutions each of its stages has"""
 
 
-def encoder(name: str, width: int = 64) -> Encoder:
+def encoder(name: str, width: int = 64, init: str = "fan_out") -> Encoder:
     """A freshly initialised encoder, images N x 3 x S x S -> features N x out_features = 8*width.
 
-    `name` is one of ENCODERS; its weights come from torch's global generator.
+    `name` is one of ENCODERS; its weights come from torch's global generator, as `init`, "fan_out" or "torch", says.
     """
     architecture, stages = ENCODERS[name]
-    return architecture(stages, width)
+    return architecture(stages, width, init)

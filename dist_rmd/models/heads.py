@@ -33,13 +33,22 @@ def predictor(features: int, hidden: int) -> nn.Sequential:
     )
 
 
+def linear_head(encoder: Encoder, classes: int) -> nn.Linear:
+    """The linear layer N x D -> N x classes on the encoder's features, with the initial weights that it asks for."""
+    head = nn.Linear(encoder.out_features, classes)
+    if encoder.head_std is not None:
+        nn.init.normal_(head.weight, std=encoder.head_std)
+        nn.init.zeros_(head.bias)
+    return head
+
+
 class ImageClassifier(nn.Module):
     """An encoder with a linear head: images N x 3 x S x S -> (logits N x classes, features N x D)."""
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.out_features, classes)
+        self.head = linear_head(encoder, classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(images)

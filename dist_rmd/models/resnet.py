@@ -33,12 +33,16 @@ class ResNet(nn.Module):
     """Encoder: images N x 3 x S x S -> features N x 8*width, for any side S >= 8.
 
     `blocks` are the BasicBlocks of the four stages; `width` the channels of the first (64 in the papers).
+    init: "fan_out", normal weights of variance 2 / outputs of a convolution; "torch", those of nn.Conv2d, uniform with
+    variance 1 / (3 inputs).
     """
 
     stride = 8
     """side of an image / side of the last map"""
+    head_std: float | None = None
+    """standard deviation of the initial weights of a head on it; None: those of nn.Linear"""
 
-    def __init__(self, blocks: Sequence[int], width: int = 64):
+    def __init__(self, blocks: Sequence[int], width: int = 64, init: str = "fan_out"):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -51,7 +55,7 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(*stages)
         self.out_features = channels
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and init == "fan_out":
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def maps(self, x: Tensor) -> Tensor:

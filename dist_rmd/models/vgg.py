@@ -15,12 +15,14 @@ class VGG(nn.Module):
 
     `convolutions` are those of the five stages; `width` the channels of the first (64 in the papers), of which the
     others have 2, 4, 8 and 8 times as many.
+    init: "fan_out", normal weights of variance 2 / outputs of a convolution; "torch", the same with batch normalisation
+    scaled by 0.5 and a head of standard deviation 0.01, as in the code of MODUL's authors.
     """
 
     stride = 16
     """side of an image / side of the last map"""
 
-    def __init__(self, convolutions: Sequence[int], width: int = 64):
+    def __init__(self, convolutions: Sequence[int], width: int = 64, init: str = "fan_out"):
         super().__init__()
         channels = 3
         layers: list[nn.Module] = []
@@ -33,9 +35,12 @@ class VGG(nn.Module):
                 channels = out
         self.layers = nn.Sequential(*layers)
         self.out_features = channels
+        self.head_std = 0.01 if init == "torch" else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d) and init == "torch":
+                nn.init.constant_(module.weight, 0.5)
 
     def maps(self, x: Tensor) -> Tensor:
         """The features before they are pooled: N x 8*width x S/16 x S/16."""

@@ -48,7 +48,7 @@ class DataFreeStage(ClassifierStage):
         classifier: Callable[[Encoder, int], nn.Module] = ImageClassifier,
     ):
         """latent: dimensions of the noise.  bounded: see Generator.  classifier: makes the student of an encoder."""
-        student = classifier(encoder(config.model.name, config.model.width), data.classes)
+        student = classifier(encoder(config.model.name, config.model.width, config.model.init), data.classes)
         self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, bounded=bounded)})
         self.teacher = frozen_teacher(inputs["teacher"])
         self.latent, self.seed_of_noise = latent, config.seed

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +14,15 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill.hint import hint_loss
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.models.average import average_of, move_average
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.models.statistics import statistics_kept
 from dist_rmd.stages._divided import divided
 from dist_rmd.stages._mixing import Mixed, mix
 from dist_rmd.stages._student import frozen_teacher
-from dist_rmd.stages.base import Batches, ClassifierStage, DataInfo, batch_mean, fitted
+from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batch_mean, fitted
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,15 @@ class TaskConfig(LabelledOptimization):
     """learn the clean and the closed set of stage `division` under its labels, and leave the open set out"""
     kd: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
     """weight of the distance to the features of stage `teacher` (MODUL eq. 20); that of the method is 1 - kd"""
+    relabel: bool = leaf(False, Role.RESULT, added=True)
+    """learn the labels of stage `relabel`, the loss of each weighted by how probable it is"""
+    average: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
+    """what stays, from one step to the next, of a moving average of the network, which is evaluated in its place; 0:
+    there is none"""
+
+    def __post_init__(self) -> None:
+        if self.divided and self.relabel:
+            raise ConfigError("task.divided and task.relabel: an image has one label; choose one of the two")
 
 
 class Seen(NamedTuple):
@@ -81,7 +93,8 @@ class TaskNetwork(ImageClassifier):
 class TaskStage(ClassifierStage):
     """A method that learns the given labels: `terms` says what each image costs under a label, and `weights` how much.
 
-    L = (1 - kd) sum_k weight_k mean(term_k) + kd MSE(features, teacher's features); without a teacher kd is 0.
+    L = (1 - kd) sum_k weight_k mean(term_k) + kd MSE(features, teacher's features); without a teacher kd is 0.  Under
+    the labels of stage `relabel` each image's terms have its weight, scaled to a mean of 1 over all images.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig}
@@ -94,20 +107,31 @@ class TaskStage(ClassifierStage):
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         task = config.section(TaskConfig)
-        return (*(("teacher",) if task.kd else ()), *(("division",) if task.divided else ()))
+        wanted = {"teacher": task.kd, "division": task.divided, "relabel": task.relabel}
+        return tuple(name for name, needed in wanted.items() if needed)
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         task = self.optimization = self.task = config.section(TaskConfig)
         self.guide = frozen_teacher(inputs["teacher"]) if task.kd else None
         self.division = inputs["division"] if task.divided else None
+        self.refined = inputs["relabel"] if task.relabel else None
+        self.image_weights: Tensor | None = None
+        if self.refined is not None:
+            self.image_weights = self.refined["weights"] / self.refined["weights"].mean()
         self.draws = config.seed
-        body = encoder(config.model.name, config.model.width)
+        body = encoder(config.model.name, config.model.width, config.model.init)
         self.net: ImageClassifier
         if self.guide is None and not self.sees_others:
             self.net = ImageClassifier(body, data.classes)
         else:
             taught = None if self.guide is None else self.guide.encoder.out_features
             self.net = TaskNetwork(body, data.classes, taught)
+        self.start_average()
+
+    def start_average(self) -> None:
+        """Let the moving average, if there is to be one, begin at the network as it stands."""
+        if self.task.average:
+            self.averages = {"average": average_of(self.net)}
 
     def frozen(self) -> list[nn.Module]:
         return [] if self.guide is None else [self.guide]
@@ -116,6 +140,13 @@ class TaskStage(ClassifierStage):
         """Take the images that are learned from those that there are."""
         self.source = source
         self.learned = labels if self.division is None else divided(labels, self.division)[0]
+        if self.refined is not None and self.image_weights is not None:
+            if not np.array_equal(self.refined["indices"], labels.indices):
+                raise DataError(
+                    "the refined labels are of other images than this run's: refine these (stages=[..., relabel, ...])"
+                )
+            self.learned = labels.part(np.arange(len(labels)), self.refined["labels"].numpy())
+            self.image_weights = self.image_weights.to(source.device)
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         """Views of the images that are learned."""
@@ -151,7 +182,7 @@ class TaskStage(ClassifierStage):
     def judged(self, seen: Seen, mixed: Mixed) -> dict[str, Tensor]:
         """The loss of a batch; its parts, where there are several; which labels are fitted, where none is mixed."""
         batch = mixed.own
-        values = mixed.terms(lambda b: self.terms(seen, b)) | self.label_free(seen, batch)
+        values = mixed.terms(lambda b: self._weighted(self.terms(seen, b), b)) | self.label_free(seen, batch)
         means = {name: batch_mean(value, batch) for name, value in values.items()}
         measured = {name: means.pop(name).detach() for name in values if name not in self.weights}
         loss = torch.stack([self.weights[name] * mean for name, mean in means.items()]).sum()
@@ -162,3 +193,17 @@ class TaskStage(ClassifierStage):
             loss = (1 - self.task.kd) * loss + self.task.kd * means["kd"]
         parts = {f"loss_{name}": mean.detach() for name, mean in means.items()} if len(means) > 1 else {}
         return {"loss": loss, **parts, **measured, **(fitted(seen.logits, batch) if mixed.other is None else {})}
+
+    def _weighted(self, terms: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        if self.image_weights is None:
+            return terms
+        weights = self.image_weights[batch.rows]
+        return {name: weights * values if name in self.weights else values for name, values in terms.items()}
+
+    def after_step(self, clock: Clock) -> None:
+        if self.averages:
+            move_average(self.averages["average"], self.net, self.task.average)
+
+    def eval_nets(self) -> dict[str, nn.Module]:
+        """The moving average, where there is one, and beside it the network itself."""
+        return {"": self.averages["average"], "network": self.net} if self.averages else {"": self.net}

@@ -83,7 +83,7 @@ class DFND(ClassifierStage):
         self.optimization = config.section(StudentConfig)
         self.draws = config.seed
         accuracy = measured_accuracy(inputs["teacher"]["scores"]) if c.accuracy is None else c.accuracy
-        self.net = Adapted(encoder(config.model.name, config.model.width), data.classes, accuracy)
+        self.net = Adapted(encoder(config.model.name, config.model.width, config.model.init), data.classes, accuracy)
         self.teacher = frozen_teacher(inputs["teacher"])
 
     def frozen(self) -> list[nn.Module]:

@@ -19,12 +19,14 @@ from dist_rmd.distill import mixup
 from dist_rmd.distill.division import CLEAN, OPEN
 from dist_rmd.distill.hint import hint_loss
 from dist_rmd.distill.instance import instance_loss
+from dist_rmd.distill.kd import kd_loss
 from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_loss
 from dist_rmd.distill.rotation import rotated
 from dist_rmd.distributed.collectives import rank
 from dist_rmd.errors import ConfigError
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
+from dist_rmd.models.heads import linear_head
 from dist_rmd.models.statistics import statistics_kept
 from dist_rmd.stages._divided import divided
 from dist_rmd.stages._student import StudentConfig, frozen_teacher, own_share
@@ -36,7 +38,8 @@ __all__ = ["Modul"]
 @dataclass(frozen=True)
 class ModulConfig:
     """The terms of stage `modul` (MODUL eq. 21): alpha CE + (1 - alpha) KD + beta (category + instance) + gamma
-    rotation.  A weight of 0 switches a term off."""
+    rotation; beyond the paper, T^2 KL between softened outputs of teacher and student.  A weight of 0 switches a term
+    off."""
 
     alpha: ClosedUnitInterval = 0.1
     """weight of the cross entropy"""
@@ -70,6 +73,18 @@ class ModulConfig:
     """images that the running statistics are of: labelled ones as they are, or mixed and turned ones, too"""
     open_batch_size: PositiveInt = 64
     """images of the open set in each optimizer step over all ranks, each in four rotations"""
+    soft: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
+    """weight of T^2 KL on labelled images; not in the paper, like the next three"""
+    soft_mixed: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
+    """weight of the same on mixed images"""
+    soft_open: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
+    """weight of the same on images of the open set, as they are"""
+    soft_temperature: PositiveFloat = leaf(4.0, Role.RESULT, added=True)
+    """T of these"""
+
+    def __post_init__(self) -> None:
+        if self.soft_mixed and not self.mixup:
+            raise ConfigError("modul.soft_mixed is of mixed images, but modul.mixup=0 mixes none")
 
 
 class Outputs(NamedTuple):
@@ -87,6 +102,10 @@ class Outputs(NamedTuple):
     """the same of mixed images"""
     turned: Any
     """4b' x 4 logits of rotations"""
+    mixed_logits: Any
+    """b x classes, of mixed images"""
+    open_logits: Any
+    """b' x classes, of open images as they are"""
 
 
 class Student(nn.Module):
@@ -96,7 +115,7 @@ class Student(nn.Module):
         super().__init__()
         width = body.out_features
         self.encoder = body
-        self.head = nn.Linear(width, classes)
+        self.head = linear_head(body, classes)
         # What no term needs does not exist: DDP waits for the gradient of every parameter.
         self.hint: nn.Module | None = None
         self.student_embedding = self.teacher_embedding = self.rotation = None
@@ -109,6 +128,7 @@ class Student(nn.Module):
             self.rotation = nn.Linear(width, 4)
         self.maps = config.hint == "map"
         self.forgets = config.batchnorm == "labelled"
+        self.names_mixed, self.names_open = bool(weights["soft_mixed"]), bool(weights["soft_open"])
 
     def forward(
         self,
@@ -116,10 +136,11 @@ class Student(nn.Module):
         taught: Tensor | None = None,
         mixed: Tensor | None = None,
         mixed_taught: Tensor | None = None,
-        turned: Tensor | None = None,
+        opened: Tensor | None = None,
     ) -> Outputs:
         """images b x 3 x S x S; taught: the teacher's pooled features of them, b x D; mixed, mixed_taught: the same of
-        mixed images; turned: rotated ones, 4b' x 3 x S x S.
+        mixed images; opened: images of the open set, 4b' x 3 x S x S, each in four rotations, if these are learned, or
+        b' x 3 x S x S as they are.
 
         Each kind of images is normalised by itself.
         """
@@ -131,7 +152,9 @@ class Student(nn.Module):
             hint = self.hint(maps.permute(0, 2, 3, 1)) if self.maps else self.hint(features)
         with statistics_kept(self.encoder) if self.forgets else contextlib.nullcontext():
             features_mixed = None if mixed is None else self.encoder(mixed)
-            turns = None if turned is None or self.rotation is None else self.rotation(self.encoder(turned))
+            features_open = None if opened is None else self.encoder(opened)
+        turns = None if features_open is None or self.rotation is None else self.rotation(features_open)
+        upright = features_open if features_open is None or self.rotation is None else features_open[::4]
         return Outputs(
             self.head(features),
             hint,
@@ -140,6 +163,8 @@ class Student(nn.Module):
             self._embed(self.student_embedding, features_mixed),
             self._embed(self.teacher_embedding, mixed_taught),
             turns,
+            self.head(features_mixed) if features_mixed is not None and self.names_mixed else None,
+            self.head(upright) if upright is not None and self.names_open else None,
         )
 
     @staticmethod
@@ -152,7 +177,10 @@ class Student(nn.Module):
 
 
 class Modul(TrainingStage):
-    """Eq. 21 over the clean set and the closed set with the teacher's labels; the open set is told by its rotations."""
+    """Eq. 21 over the clean set and the closed set with the teacher's labels; the open set is told by its rotations.
+
+    With the weights modul.soft, also softened outputs of the teacher are learned, of any of the three kinds of images.
+    """
 
     sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "modul": ModulConfig}
     recipe = "student"
@@ -172,11 +200,16 @@ class Modul(TrainingStage):
             "kd": 1 - c.alpha if c.kd is None else c.kd,
             "category": c.beta if c.category is None else c.category,
             "instance": c.beta if c.instance is None else c.instance,
-            "rotation": c.gamma if (self.divided["sets"] == OPEN).any() else 0.0,
+            "rotation": c.gamma,
+            "soft": c.soft,
+            "soft_mixed": c.soft_mixed,
+            "soft_open": c.soft_open,
         }
+        if not (self.divided["sets"] == OPEN).any():
+            self.weights |= {"rotation": 0.0, "soft_open": 0.0}
         if not any(self.weights.values()):
             raise ConfigError("modul: all weights are 0, so there is nothing to learn")
-        body = encoder(config.model.name, config.model.width)
+        body = encoder(config.model.name, config.model.width, config.model.init)
         self.teacher = frozen_teacher(inputs["teacher"])
         taught = self.teacher.encoder
         if c.hint == "map" and body.stride != taught.stride:
@@ -206,7 +239,7 @@ class Modul(TrainingStage):
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         """Labelled images, the clean and the closed set in one pool; with each batch one of the open set."""
         loader = source.training(self.labelled, self.views, self.optimization.batch_size, seed)
-        if not self.weights["rotation"]:
+        if not (self.weights["rotation"] or self.weights["soft_open"]):
             return loader
         size = min(self.config.open_batch_size, len(self.opened))
         return Paired(loader, source.training(self.opened, self.views, size, seed))
@@ -231,19 +264,22 @@ class Modul(TrainingStage):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         c, weights = self.config, self.weights
         (view,) = batch.views
-        mix = mixed = mixed_taught = turned = turns = None
-        if weights["category"] and c.mixup:
+        mix = mixed = mixed_taught = turns = said_open = None
+        if c.mixup and (weights["category"] or weights["soft_mixed"]):
             mix = mixup.draw(self.draws, batch.epoch, batch.number, sum(batch.sizes), c.mixup)
             mixed = mixup.mixed(view, mixup.partners(view, mix, batch.sizes, rank()), mix.weight)
-        opened = batch.extra if weights["rotation"] else None
-        if opened is not None:
-            turned, turns = rotated(opened.views[0])
+        opened = batch.extra if weights["rotation"] or weights["soft_open"] else None
+        shown = None if opened is None else opened.views[0]
+        if shown is not None and weights["rotation"]:
+            shown, turns = rotated(shown)
         with torch.no_grad():
             maps = self.teacher.encoder.maps(view)
             taught = maps.mean(dim=(2, 3))
             if mixed is not None:
                 mixed_taught = self.teacher.encoder(mixed)
-        out: Outputs = net(view, taught, mixed, mixed_taught, turned)
+            if opened is not None and weights["soft_open"]:
+                said_open, _ = self.teacher(opened.views[0])
+        out: Outputs = net(view, taught, mixed, mixed_taught, shown)
 
         terms = {"ce": self.ce(out.logits, batch.labels)}
         if weights["kd"]:
@@ -256,9 +292,15 @@ class Modul(TrainingStage):
             terms["instance"] = instance_loss(
                 out.student, out.teacher, batch.sizes, c.instance_temperature, c.student_negatives
             )
+        if weights["soft"]:
+            terms["soft"] = kd_loss(out.logits, self.teacher.head(taught), c.soft_temperature)
+        if weights["soft_mixed"]:
+            terms["soft_mixed"] = kd_loss(out.mixed_logits, self.teacher.head(mixed_taught), c.soft_temperature)
         means = {name: batch_mean(values, batch) for name, values in terms.items()}
         if opened is not None and turns is not None:
             means["rotation"] = batch_mean(self.ce(out.turned, turns), opened)
+        if opened is not None and said_open is not None:
+            means["soft_open"] = batch_mean(kd_loss(out.open_logits, said_open, c.soft_temperature), opened)
         loss = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
         return {"loss": loss, **{f"loss_{name}": mean.detach() for name, mean in means.items()}}
 

@@ -83,11 +83,12 @@ class RGRL(Classifier):
         if c.teacher == "simsiam":
             self.teacher_knn = next((v for tag, v in inputs["simsiam"]["scores"][-1].items() if "knn" in tag), None)
         self.relation = RelationLoss(c.node, c.edge, c.method, norm=c.norm, node_pairs=c.node_pairs)
-        self.teacher = encoder(config.model.name, config.model.width).requires_grad_(False).eval()
+        self.teacher = encoder(config.model.name, config.model.width, config.model.init).requires_grad_(False).eval()
         if c.teacher == "simsiam":
             self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
         if c.init_from_teacher:
             self.net.encoder.load_state_dict(self.teacher.state_dict())
+            self.start_average()
 
     def frozen(self) -> list[nn.Module]:
         return [*super().frozen(), self.teacher]

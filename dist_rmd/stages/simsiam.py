@@ -71,7 +71,7 @@ class SimSiam(TrainingStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.optimization = config.section(SimSiamConfig)
         self.views = (c.views, c.views)
-        backbone = encoder(config.model.name, config.model.width)
+        backbone = encoder(config.model.name, config.model.width, config.model.init)
         out = c.proj_out if c.proj_layers else backbone.out_features
         self.net = Siamese(
             backbone,

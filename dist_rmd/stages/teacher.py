@@ -51,7 +51,7 @@ class Teacher(ClassifierStage):
     @classmethod
     def model(cls, config: StageConfig) -> Model:
         section = config.section(TeacherConfig)
-        return Model(section.model, section.width)
+        return Model(section.model, section.width, config.model.init)
 
     @classmethod
     def per_class(cls, config: StageConfig) -> int | None:
@@ -59,7 +59,7 @@ class Teacher(ClassifierStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.optimization: TeacherConfig = config.section(TeacherConfig)
-        self.net = Network(encoder(config.model.name, config.model.width), data.classes)
+        self.net = Network(encoder(config.model.name, config.model.width, config.model.init), data.classes)
         self.loss = CE()
         self.draws = config.seed
 

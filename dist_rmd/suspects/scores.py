@@ -44,6 +44,7 @@ class Suspicion:
         confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).  The true number is between the
         two as a rule; they are far apart where the features are poor.
     near: the nearest others.
+    posterior: N x C float32, rows of sum 1: the probability of each class, the largest that of `probable`.
     """
 
     right: Tensor
@@ -54,6 +55,7 @@ class Suspicion:
     least: Tensor
     most: Tensor
     near: Neighbours
+    posterior: Tensor
 
 
 @torch.inference_mode()
@@ -95,7 +97,7 @@ def suspicion(features: Tensor, given: Tensor, classes: int, folds: int = 5) -> 
         right = (right + _of(given, posterior)) / 2
     probable = posterior.argmax(dim=1)
     proposed = posterior.scatter(1, given[:, None], -1).argmax(dim=1)
-    return Suspicion(right, probable, proposed, own_fitted, own_share, least, most, near)
+    return Suspicion(right, probable, proposed, own_fitted, own_share, least, most, near, posterior)
 
 
 def parts(count: int, folds: int) -> NDArray[np.int64]:

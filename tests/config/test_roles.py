@@ -20,7 +20,7 @@ from dist_rmd.registry import available
 from dist_rmd.run import artefacts
 
 DEFAULTS = sections.parse(None)
-NEEDED = ("simsiam", "teacher", "division")
+NEEDED = ("simsiam", "teacher", "division", "relabel")
 EVERYTHING = f"stages=[{','.join(dict.fromkeys([*NEEDED, *available('stages')]))}]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -46,6 +46,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "speed.cuda_graphs": (("speed.compile=true", "precision=fp32"), "speed.cuda_graphs=true"),
     "task.patience": (("data.holdout=0.2",), "task.patience=2"),
     "probe.patience": (("data.holdout=0.2",), "probe.patience=2"),
+    "relabel.student": (("stages=[simsiam,classifier,elr,relabel]",), "relabel.student=elr"),
     "teacher.per_class": ((), "teacher.per_class=20"),
 }
 """key -> settings under which another value has a meaning, and that value; other keys are changed by their type"""

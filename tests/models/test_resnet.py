@@ -34,3 +34,12 @@ def test_the_last_of_the_stages_maps_are_the_features():
     maps = net.stage_maps(images)
     assert [tuple(m.shape[1:]) for m in maps] == [(8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
     assert torch.equal(maps[-1], net.maps(images))
+
+
+def test_initial_weights_are_those_asked_for():
+    """By outputs, a 3 x 3 convolution of c channels has the variance 2 / 9c; torch's own is 1 / 27c: a sixth."""
+    torch.manual_seed(0)
+    wide, short = (encoder("resnet10", 32, init).blocks[3].conv2.weight for init in ("fan_out", "torch"))
+    assert wide.var().item() == pytest.approx(2 / (9 * 256), rel=0.02)
+    assert short.var().item() == pytest.approx(1 / (27 * 256), rel=0.02)
+    assert short.abs().max() <= (9 * 256) ** -0.5

@@ -83,3 +83,19 @@ def test_the_last_of_the_stages_maps_are_the_features():
     maps = net.stage_maps(images)
     assert [m.shape[-1] for m in maps] == [32, 16, 8, 4, 2]
     assert torch.equal(maps[-1], net.maps(images))
+
+
+def test_initial_weights_as_in_the_authors_code():
+    torch.manual_seed(0)
+    usual = ImageClassifier(encoder("vgg13", 16), 10)
+    torch.manual_seed(0)
+    theirs = ImageClassifier(encoder("vgg13", 16, "torch"), 10)
+    for a, b in zip(usual.encoder.modules(), theirs.encoder.modules(), strict=True):
+        if isinstance(a, nn.Conv2d):
+            assert torch.equal(a.weight, b.weight)
+        if isinstance(a, nn.BatchNorm2d):
+            assert (a.weight == 1).all()
+            assert (b.weight == 0.5).all()
+    assert theirs.head.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert (theirs.head.bias == 0).all()
+    assert usual.head.weight.std() > 0.03

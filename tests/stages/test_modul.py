@@ -108,6 +108,38 @@ def test_weights_may_be_chosen_apart():
     assert total == pytest.approx(sum(weights[name] * value for name, value in expected.items()))
 
 
+@pytest.mark.parametrize("gamma", [0, 0.01])
+def test_softened_outputs_are_learned_of_labelled_mixed_and_open_images(gamma):
+    weights = {"soft": 0.5, "soft_mixed": 0.4, "soft_open": 0.2}
+    settings = [f"modul.{name}={weight}" for name, weight in weights.items()]
+    s, b = modul(*settings, f"modul.gamma={gamma}", "modul.soft_temperature=3"), batch(dtype=torch.float64)
+    paper = modul(f"modul.gamma={gamma}")
+    paper.net.load_state_dict(s.net.state_dict())
+    net, view, mix = copy.deepcopy(s.net).train(), b.views[0], mixup.draw(s.draws, b.epoch, b.number, 10, 8.0)
+    mixed = mix.weight * view + (1 - mix.weight) * view[mix.partner]
+    # Turned images are normalised together, so that also the upright ones among them have other features.
+    opened = b.extra.views[0]
+    shown = torch.cat([torch.rot90(image, j, (1, 2))[None] for image in opened for j in range(4)]) if gamma else opened
+    expected = {}
+    for name, images, asked in (("soft", view, view), ("soft_mixed", mixed, mixed), ("soft_open", opened, shown)):
+        with torch.no_grad():
+            teacher, student = numpy(s.teacher(images)[0]) / 3, numpy(net.head(net.encoder(asked))) / 3
+        student = student[::4] if name == "soft_open" and gamma else student
+        p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (teacher, student))
+        expected[name] = 9 * (p * np.log(p / q)).sum(axis=1).mean()
+    before, found = paper.losses(paper.net, b), s.losses(s.net, b)
+    for name, value in expected.items():
+        assert found[f"loss_{name}"].item() == pytest.approx(value, rel=1e-9), name
+    more = sum(weights[name] * value for name, value in expected.items())
+    assert found["loss"].item() == pytest.approx(before["loss"].item() + more)
+    assert ("loss_rotation" in found) == bool(gamma)
+
+
+def test_softened_outputs_of_mixed_images_need_mixing():
+    with pytest.raises(ConfigError, match=r"modul\.soft_mixed .* modul\.mixup=0"):
+        stage("modul", "modul.soft_mixed=1", "modul.mixup=0")
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_a_term_that_is_switched_off_is_not_there(term):
     """And no parameter is left without a gradient, for which DDP would wait."""
@@ -170,6 +202,7 @@ def built(sets, **artefact):
 def test_without_open_images_there_is_no_rotation():
     s = built([CLEAN] * 30)
     assert s.net.rotation is None
+    assert not s.weights["soft_open"]
     assert "loss_rotation" not in s.losses(s.net, batch())
 
 

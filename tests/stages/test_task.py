@@ -1,13 +1,17 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from support import small
-from support.recipe import batch, stage
+from support.recipe import batch, relabelled, stage
 from support.whole_runs import assert_same, stopped
 
 from dist_rmd.config import determinants, sections
+from dist_rmd.data.labels.view import LabelView
 from dist_rmd.distill import mixup
-from dist_rmd.errors import DataError
+from dist_rmd.engine.clock import Clock
+from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.pipeline.command import main
 from dist_rmd.pipeline.resolved import check
 from dist_rmd.pipeline.session import StageSession, placed
@@ -35,6 +39,51 @@ def test_mixed_images_are_learned_under_both_labels():
     terms = s.losses(s.net, b)
     assert terms["loss"].item() == pytest.approx(expected.mean(), rel=1e-10)
     assert "fitted_wrong" not in terms  # of a mixed image nobody can say which label it shows
+
+
+@pytest.mark.parametrize("mixup_delta", [0, 8])
+def test_refined_labels_are_weighted(mixup_delta):
+    """The loader brings the refined labels; the weights, of mean 1, are the images'."""
+    s, b = stage("classifier", "task.relabel=true", f"task.mixup={mixup_delta}"), batch(dtype=torch.float64)
+    s.net.double()
+    w, j = 1.0, torch.arange(10)
+    if mixup_delta:
+        drawn = mixup.draw(s.draws, b.epoch, b.number, 10, 8.0)
+        w, j = drawn.weight, drawn.partner
+    logits = s.net(w * b.views[0] + (1 - w) * b.views[0][j])[0].detach().numpy()
+    weights = relabelled()["weights"].double().numpy()
+    weights = (weights / weights.mean())[b.rows]
+    own, others = cross_entropy(logits, b.labels), cross_entropy(logits, b.labels[j])
+    expected = w * weights * own + (1 - w) * weights[j] * others
+    assert s.losses(s.net, b)["loss"].item() == pytest.approx(expected.mean(), rel=1e-6)
+
+
+def test_refined_labels_are_what_is_learned_if_they_are_of_the_same_images():
+    s, labels, device = stage("classifier", "task.relabel=true"), np.arange(30) % 3, torch.device("cpu")
+    s.prepare(SimpleNamespace(device=device), LabelView(np.arange(30), labels, labels, 3))
+    assert s.learned.given.tolist() == ((np.arange(30) + 1) % 3).tolist()
+    assert s.learned.rows.tolist() == list(range(30))
+    with pytest.raises(DataError, match="refined labels are of other images"):
+        s.prepare(SimpleNamespace(device=device), LabelView(np.arange(1, 31), labels, labels, 3))
+
+
+def test_an_image_has_one_label():
+    with pytest.raises(ConfigError, match=r"task\.divided and task\.relabel"):
+        stage("classifier", "task.divided=true", "task.relabel=true")
+
+
+@pytest.mark.parametrize("name", ["classifier", "rgrl"])
+def test_the_moving_average_is_what_is_evaluated(name):
+    s = stage(name, "task.average=0.75", *(["relation.init_from_teacher=true"] if name == "rgrl" else []))
+    start = s.net.encoder.conv1.weight.detach().clone()
+    with torch.no_grad():
+        s.net.encoder.conv1.weight.add_(1)
+    s.after_step(Clock())
+    nets = s.eval_nets()
+    assert nets["network"] is s.net
+    torch.testing.assert_close(nets[""].encoder.conv1.weight, start + 0.25)
+    assert set(s.artefact()) == {"encoder", "head", "others"}
+    assert stage(name).eval_nets().keys() == {""}
 
 
 def test_a_teachers_features_stand_beside_the_method():
@@ -67,7 +116,7 @@ def test_running_statistics_are_of_what_is_learned():
 
 
 def test_keys_at_their_defaults_are_in_no_artefacts_key():
-    assert not {"mixup", "divided", "kd"} & determinants(TaskConfig()).keys()
+    assert not {"mixup", "divided", "kd", "relabel", "average"} & determinants(TaskConfig()).keys()
     assert determinants(TaskConfig(mixup=8.0))["mixup"] == 8.0
 
 
@@ -80,6 +129,7 @@ def test_what_a_stage_needs():
     assert needs("classifier", "task.kd=0.9") == ("teacher",)
     assert needs("elr", "task.kd=0.9", "task.divided=true") == ("teacher", "division")
     assert needs("rgrl", "task.divided=true") == ("simsiam", "division")
+    assert needs("rgrl", "task.relabel=true") == ("simsiam", "relabel")
 
 
 @pytest.fixture(scope="module")

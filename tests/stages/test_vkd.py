@@ -39,6 +39,26 @@ def test_loss_is_the_formula_over_the_given_labels(alpha, temperature):
     assert terms["loss_kd"].item() == pytest.approx(distilled, abs=1e-12)
 
 
+@pytest.mark.parametrize("width", [8, 16])  # 16 is the teacher's
+@pytest.mark.parametrize("alpha", [0.1, 1])
+def test_features_are_compared_by_their_mean_square_distance(alpha, width):
+    s = doubled("vkd.transfer=features", f"vkd.alpha={alpha}", f"model.width={width}")
+    b = batch(dtype=torch.float64)
+    terms = s.losses(s.net, b)
+    with torch.no_grad():
+        logits, features, taught = s.net.head(s.net.encoder(*b.views)), s.net.encoder(*b.views), s.teacher(*b.views)[1]
+    features, taught = features.numpy(), taught.numpy()
+    if width == 8:
+        features = features @ s.net.hint.weight.detach().numpy().T + s.net.hint.bias.detach().numpy()
+    task = -np.log(softmax(logits.numpy())[np.arange(10), b.labels]).mean()
+    distance = np.mean([np.mean((f - t) ** 2) for f, t in zip(features, taught, strict=True)])
+    assert terms["loss"].item() == pytest.approx(alpha * task + (1 - alpha) * distance, abs=1e-12)
+    assert terms["loss_kd"].item() == pytest.approx(distance, abs=1e-12)
+    terms["loss"].backward()
+    assert all(parameter.grad is not None for parameter in s.net.parameters())
+    assert set(s.artefact()) == {"encoder", "head"}
+
+
 def test_the_teacher_is_that_of_the_artefact_in_evaluation_mode_and_never_moves():
     s, other = stage("vkd"), stage("vkd", seed=5)
     assert torch.equal(s.teacher.head.weight, other.teacher.head.weight)
@@ -53,8 +73,10 @@ def test_the_teacher_is_that_of_the_artefact_in_evaluation_mode_and_never_moves(
 
 
 def test_the_student_begins_as_the_baseline_does():
-    ours, theirs = (stage(name).net.state_dict().values() for name in ("vkd", "classifier"))
-    assert all(map(torch.equal, ours, theirs))
+    baseline = stage("classifier").net.state_dict()
+    for transfer in ("logits", "features"):
+        ours = stage("vkd", f"vkd.transfer={transfer}").net.state_dict()
+        assert all(torch.equal(ours[name], tensor) for name, tensor in baseline.items())
 
 
 def test_teacher_and_student_may_be_of_any_widths():

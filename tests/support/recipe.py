@@ -26,7 +26,7 @@ def stage(name, *overrides, seed=0):
     torch.manual_seed(99)
     scores = [{"epoch": 1, "step": 9, "test/knn_top1": 50.0}, {"epoch": 2, "step": 18, "test/knn_top1": 60.0}]
     simsiam = {"encoder": encoder("resnet10", 8).state_dict(), "scores": scores}
-    inputs = {"simsiam": simsiam, "teacher": teacher(), "division": division()}
+    inputs = {"simsiam": simsiam, "teacher": teacher(), "division": division(), "relabel": relabelled()}
     torch.manual_seed(seed)
     kind = lookup("stages", name)
     return kind(kind.scope(config), SHAPE, inputs)
@@ -49,6 +49,12 @@ def division(open_images=10):
     labels = torch.arange(20 + open_images) % SHAPE.classes
     sets = torch.tensor([CLEAN] * 10 + [CLOSED] * 10 + [OPEN] * open_images)
     return {"indices": torch.arange(len(sets)), "given": labels, "predicted": labels, "labels": labels, "sets": sets}
+
+
+def relabelled():
+    """What a student takes of refined labels: all others than the given ones, with other weights."""
+    images = torch.arange(SHAPE.images)
+    return {"indices": images, "labels": (images + 1) % SHAPE.classes, "weights": (1 + images % 4) / 4}
 
 
 def fill_memory(stage):

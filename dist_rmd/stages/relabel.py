@@ -1,0 +1,117 @@
+"""Relations that clean: a label and a weight for every training image by what lies next to it (not in the papers)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dist_rmd.config import StageConfig
+from dist_rmd.config.key_types import ClosedUnitInterval
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.loaders import Loaders
+from dist_rmd.errors import DataError
+from dist_rmd.models.encoder import encoder
+from dist_rmd.stages._student import frozen_teacher, score_images
+from dist_rmd.stages.base import ComputationStage, DataInfo
+from dist_rmd.suspects.scores import suspicion
+
+__all__ = ["Relabel"]
+
+
+@dataclass(frozen=True)
+class RelabelConfig:
+    """Stage `relabel`: labels by SimSiam's neighbours, which task.relabel=true lets later stages learn."""
+
+    student: Literal["none", "classifier", "elr"] = "none"
+    """stage whose network has a say, too, of another run (inputs.classifier=<its folder>).  It must not have memorised
+    the wrong labels: take one that was trained for a few epochs, or elr"""
+    student_weight: ClosedUnitInterval = 0.5
+    """weight of its probabilities beside those of the neighbours"""
+
+
+class Relabel(ComputationStage):
+    """Class probabilities p_i of every image by the labels of others that look alike to SimSiam's encoder.
+
+    The refined label is argmax p_i, the weight max p_i.  What the others say is dist_rmd.suspects.scores: leave-one-out
+    votes of the nearest neighbours and out-of-fold Gaussians of the classes, together with the given label and how
+    often each class is given as each.  No true label is used.
+    """
+
+    sections: ClassVar[Mapping[str, type]] = {"relabel": RelabelConfig}
+
+    @classmethod
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
+        student = config.section(RelabelConfig).student
+        return ("simsiam",) if student == "none" else ("simsiam", student)
+
+    @classmethod
+    def seed(cls, config: StageConfig) -> int:
+        """0: nothing is drawn."""
+        return 0
+
+    def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
+        self.config = config.section(RelabelConfig)
+        self.classes = data.classes
+        self.teacher = encoder(config.model.name, config.model.width).requires_grad_(False).eval()
+        self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
+        student = self.config.student
+        self.student = None if student == "none" else frozen_teacher(inputs[student])
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.teacher, *([] if self.student is None else [self.student])]
+
+    def compute(self, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
+        def judge(images: Tensor, given: Tensor) -> Tensor:
+            """b x (D + C): features, and the student's probabilities if there is one."""
+            parts = [self.teacher(images)]
+            if self.student is not None:
+                parts.append(self.student(images)[0].softmax(dim=1))
+            return torch.cat(parts, dim=1)
+
+        rows = score_images(source, labels, judge, proceed).float()
+        features, said = rows.tensor_split([self.teacher.out_features], dim=1)
+        given = torch.from_numpy(labels.given).to(rows.device)
+        try:
+            posterior = suspicion(features, given, self.classes).posterior
+        except ValueError as error:
+            raise DataError(f"stage relabel: {error}") from None
+        if self.student is not None:
+            posterior = posterior.lerp(said, self.config.student_weight)
+        weights, refined = posterior.cpu().max(dim=1)
+        self._keep(labels, refined, weights)
+        return self._metrics(labels, refined.numpy())
+
+    def pretend(self, labels: LabelView) -> None:
+        """Every label is as given."""
+        self._keep(labels, torch.from_numpy(labels.given), torch.ones(len(labels)))
+
+    def _keep(self, labels: LabelView, refined: Tensor, weights: Tensor) -> None:
+        self._artefact = {
+            "indices": torch.from_numpy(labels.indices),
+            "given": torch.from_numpy(labels.given),
+            "labels": refined,
+            "weights": weights,
+        }
+
+    @classmethod
+    def summary(cls, metrics: Mapping[str, float]) -> str:
+        said = f"{metrics['relabel/changed']:.1f} % of the labels changed"
+        if "relabel/right" not in metrics:
+            return said
+        return f"{said}; {metrics['relabel/right']:.1f} % are right, {metrics['relabel/right_given']:.1f} % were"
+
+    def artefact(self) -> dict[str, Any]:
+        """indices, given, labels: N int64, the images' positions in the beton, their labels and the refined ones;
+        weights: N float32, 0..1, how probable these are."""
+        return self._artefact
+
+    def _metrics(self, labels: LabelView, refined: Any) -> dict[str, float]:
+        """Percent of labels that were changed, and that are right before and after, where the truth is known."""
+        found = {"relabel/changed": 100 * float(np.mean(refined != labels.given))}
+        if labels.true is not None:
+            found["relabel/right_given"] = 100 * float(np.mean(labels.given == labels.true))
+            found["relabel/right"] = 100 * float(np.mean(refined == labels.true))
+        return found
