@@ -1,4 +1,4 @@
-"""TensorBoard's files of one stage, which come and go with the room on the disk: training does not depend on them."""
+"""TensorBoard files of one stage.  Training goes on when they cannot be written, and completes them later."""
 
 import contextlib
 import functools

@@ -1,23 +1,23 @@
-"""Where a stage stands in its training."""
+"""The clock of a stage: optimizer steps, epochs and batches that are done."""
 
 from dataclasses import asdict, dataclass
 
 
 @dataclass
 class Clock:
-    """Counts what is done: optimizer steps in all, whole epochs, and global batches of the present epoch."""
+    """Counts finished optimizer steps, finished epochs, and finished global batches of the current epoch."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
 
     def tick(self) -> None:
-        """One optimizer step more."""
+        """Count one optimizer step."""
         self.step += 1
         self.batch += 1
 
     def next_epoch(self) -> None:
-        """The present epoch is done."""
+        """Count the current epoch as finished."""
         self.epoch += 1
         self.batch = 0
 

@@ -1,4 +1,4 @@
-"""torch.compile of the networks that a training calls."""
+"""torch.compile of a stage's networks, and readable errors when it fails."""
 
 import contextlib
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What a run says while it works: a live bar on a terminal, one plain line every N seconds elsewhere, status.json."""
+"""Progress of a run: a live bar on a terminal, one plain line every N seconds elsewhere, and status.json."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from dist_rmd.run.folder import RunFolder, Status
 
 
 class Console:
-    """Speaks on rank 0; on the others it only fills the rank's log.  status.json goes into `folder`.
+    """Prints on rank 0; on other ranks it only writes the rank's log.  status.json goes into `folder`.
 
     every: seconds between two lines where there is no terminal.  stages: all of the run, in their order.
     """
@@ -34,7 +34,7 @@ class Console:
         self.task = TaskID(0)
 
     def say(self, line: str) -> None:
-        """One line, above the bar if there is one, and in the log."""
+        """Print one line, above the bar if there is a bar, and log it."""
         logger.info(line)
         if self.active:
             self.rich.print(line, markup=False)

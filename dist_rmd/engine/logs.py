@@ -1,4 +1,4 @@
-"""<run folder>/logs/rank<N>.log: what each rank said, warned of and died of."""
+"""The log of each rank, <run folder>/logs/rank<N>.log: output, warnings and tracebacks."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""The training loop of every stage."""
+"""The training loop of every stage: the only place where optimizer steps are made."""
 
 import itertools
 import signal
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class Session(Protocol[B]):
-    """A training that is ready to go on from `clock`, on this rank."""
+    """A training on this rank, ready to continue at `clock`."""
 
     net: nn.Module
-    """what the stage is to call: its network as DDP wraps it, or the bare one on one process"""
+    """the network to call: wrapped by DDP, or the bare network on one process"""
     updater: Updater
     clock: Clock
     save_every: int
@@ -42,20 +42,20 @@ class Session(Protocol[B]):
     def observer(self) -> MetricLogger: ...
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the network as it stands, the score first."""
+        """Evaluate the network.  Returns metrics, the score first."""
         ...
 
     def save(self, score: float | None) -> None:
-        """Write a checkpoint, given the score if it is the best so far."""
+        """Write a checkpoint.  score: the score if it is the best so far, else None."""
         ...
 
 
 def fit(session: Session[B]) -> None:
-    """Train from where the session's clock stands, which may be within an epoch, to the stage's last epoch.
+    """Train from the session's clock, perhaps within an epoch, to the stage's last epoch.
 
-    That is the one before its time in which the patience of a LabelledOptimization has come to its end.
-    Checkpoints: every `save_every` epochs, at the end, for a new best, and whenever the step check says so.  Raises
-    Stopped after a checkpoint.  Every rank must call it.
+    With `patience` (LabelledOptimization), training ends early when the score has not improved for so many epochs.
+    Writes a checkpoint every `save_every` epochs, at the end, for a new best score, and when the step check asks for
+    it.  Raises Stopped after a stop signal and a checkpoint.  Every rank must call it.
     """
     stage, net, clock = session.stage, session.net, session.clock
     updater, check, observer = session.updater, session.check, session.observer
@@ -68,10 +68,10 @@ def fit(session: Session[B]) -> None:
         for batch in batches:
             with updater.autocast():
                 terms = faults.inject(stage.losses(net, batch), clock, stage.name)
-            check.note(terms, batch.indices)  # does not wait for the device
+            check.note(terms, batch.indices)  # queues a copy to the CPU: no GPU sync here
             updater.backward(terms["loss"], clock, stage.trained(batch))
-            batches.prefetch()  # while a GPU is busy with the backward pass
-            check.agree(clock)  # all ranks: raises where a term is not finite
+            batches.prefetch()  # the CPU makes the next batch while the GPU works on the backward pass
+            check.agree(clock)  # on all ranks, before weights change: raises if a term of any rank is not finite
             moved = updater.step()
             clock.tick()
             stage.after_step(clock)
@@ -99,7 +99,10 @@ def fit(session: Session[B]) -> None:
 
 
 def _is_over(session: Session[B]) -> bool:
-    """The last epoch is done.  It goes by what has been measured, which a checkpoint holds: so any restart agrees."""
+    """Whether the stage has ended: after the last epoch, or early by patience.
+
+    Patience counts evaluations, which are part of a checkpoint, so that a resumed run ends at the same epoch.
+    """
     config, clock = session.stage.optimization, session.clock
     patience = config.patience if isinstance(config, LabelledOptimization) else None
     tired = patience is not None and session.observer.epochs_since_record >= patience
@@ -107,14 +110,14 @@ def _is_over(session: Session[B]) -> bool:
 
 
 class Ahead(Generic[T]):
-    """The items of `iterable`, in order.  `prefetch` makes the next one before it is asked for."""
+    """Iterates over `iterable`, and can make the next item early, by `prefetch`."""
 
     def __init__(self, iterable: Iterable[T]):
         self._iterator = iter(iterable)
         self._fetched: list[T] = []
 
     def prefetch(self) -> None:
-        """Make the next item, if there is one and it has not been made."""
+        """Make the next item, unless it is made already or there is none."""
         if not self._fetched:
             self._fetched.extend(itertools.islice(self._iterator, 1))
 

@@ -1,4 +1,4 @@
-"""Watches a stage's training: means, speed, scores and warnings, to metrics.jsonl, TensorBoard and the console."""
+"""Logs a stage's training: means, speed, scores and warnings go to metrics.jsonl, TensorBoard and the console."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class MetricLogger:
-    """Every rank has one and calls it alike; rank 0's writes.
+    """The logger of one stage.  All ranks make the same calls; rank 0 writes.
 
     every: optimizer steps between two points of the curves.  batch_size: of the global batch.  readings: what the
     curves show beside the means, asked for at each point.  warn: turns the means, or what an evaluation has measured,
@@ -28,7 +28,7 @@ class MetricLogger:
     best: float | None = None
     """the highest score of the stage so far"""
     scores: list[dict[str, float]]
-    """what each evaluation so far has measured, with its epoch and step"""
+    """metrics of all evaluations so far, with epoch and step"""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class MetricLogger:
 
     @property
     def epochs_since_record(self) -> int:
-        """From the evaluation with the highest score, the earliest of several, to the newest one."""
+        """Epochs between the evaluation with the highest score (the earliest if several) and the newest one."""
         if not self.scores:
             return 0
         tag = next(tag for tag in self.scores[0] if "/" in tag)
@@ -55,11 +55,14 @@ class MetricLogger:
         return int(self.scores[-1]["epoch"] - record["epoch"])
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Pass `batches` through, counting the time that each is waited for."""
+        """Iterate over `batches`, and measure the time spent waiting for each."""
         return self.meters.waiting(batches)
 
     def step(self, clock: Clock, terms: Mapping[str, Tensor]) -> None:
-        """One optimizer step was made.  Raises NonFiniteLoss when a mean since the last point is not finite."""
+        """Count one optimizer step; write a point of the curves every so many steps.
+
+        Raises NonFiniteLoss when a mean since the last point is not finite.
+        """
         self.meters.add(terms, self.batch_size)
         if clock.step % self.every == 0:
             self.flush(clock)
@@ -76,7 +79,7 @@ class MetricLogger:
         self._warn(metrics)
 
     def evaluated(self, clock: Clock, metrics: Mapping[str, float]) -> float | None:
-        """`metrics` of the network after clock.epoch epochs; returns the first, the score, if it is a record."""
+        """Log `metrics` of an evaluation after clock.epoch epochs.  Returns the score (the first) if it is the best."""
         score = next(iter(metrics.values()))
         self.writers.scalars(clock, metrics)
         self.scores.append({"epoch": clock.epoch, "step": clock.step, **metrics})
@@ -88,7 +91,7 @@ class MetricLogger:
         return score
 
     def resume_timer(self) -> None:
-        """What passed since the last step, evaluation and saving, was not training time."""
+        """Restart the timer: the time of an evaluation or a checkpoint does not count as training."""
         self.meters.resume_timer()
 
     def state_dict(self, clock: Clock) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Matrix products in full float32, whatever the process allows elsewhere."""
+"""Matrix products in full float32, even if the process allows TF32 or bfloat16 elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

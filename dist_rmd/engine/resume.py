@@ -1,4 +1,7 @@
-"""What a checkpoint of a stage holds.  Order and augmentation are functions of the clock, so neither is in it."""
+"""Contents of a stage's checkpoint.
+
+Batch order and augmentation are functions of the clock, so a checkpoint holds no random state.
+"""
 
 from typing import Any
 
@@ -15,7 +18,7 @@ from dist_rmd.errors import DataError
 def capture(
     lineage: list[str], stage: Checkpointed, updater: Updater, clock: Clock, observer: MetricLogger
 ) -> dict[str, Any]:
-    """The state to save.  Every rank must call it: what the ranks have apart is brought together.
+    """Collect the state to save.  Every rank must call it, since sums that ranks keep separately are gathered.
 
     lineage: keys of all that determines the result, oldest first; more than one where a run was forced to go on under
     another configuration.  The stage's bare network is saved: names do not depend on the number of ranks.

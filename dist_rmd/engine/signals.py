@@ -1,6 +1,6 @@
 """Requests to stop: SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP, and the death of the launcher.
 
-A handler only notes the request, once or many times: the training loop asks at every optimizer step, saves and leaves.
+The signal handler only notes the request.  The training loop looks at every optimizer step, saves, and ends the stage.
 """
 
 import os
@@ -16,13 +16,13 @@ POLL, GRACE = 0.5, 8.0
 
 
 def ignore() -> None:
-    """From now on none of them ends the process: torchrun sends SIGTERM to ranks that are just leaving."""
+    """Ignore all stop signals from now on: torchrun sends SIGTERM even to ranks that are about to exit."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class StopRequest:
-    """Within `with StopRequest() as request`, signals set `request.signal` in place of ending the process.
+    """Context in which stop signals do not end the process, but set `request.signal`.
 
     Signals that the process was started to ignore (nohup) stay ignored.  Only for the main thread.
     """
@@ -46,7 +46,7 @@ class StopRequest:
 
 
 def _forget() -> None:
-    """In a forked child: it is to end as if nobody noted requests."""
+    """Restore the default handlers in a forked child, which signals must end as usual."""
     for number in SIGNALS:
         if getattr(signal.getsignal(number), "__func__", None) is StopRequest._note:
             signal.signal(number, signal.SIG_DFL)
@@ -56,7 +56,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def follow(launcher: int) -> None:
-    """Take the death of this process's parent `launcher` as SIGTERM; leave no orphan even where a rank is stuck."""
+    """Treat the death of the parent process `launcher` as SIGTERM, and end a rank that is stuck by force."""
     threading.Thread(target=_follow, args=(launcher,), daemon=True, name="launcher watch").start()
 
 

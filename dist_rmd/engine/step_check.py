@@ -1,7 +1,7 @@
-"""What all ranks find out together at every optimizer step, before the weights move.
+"""The agreement of all ranks at every optimizer step, before the weights change.
 
-Is every loss term finite on every rank?  Has any rank been asked to stop?  Is it time for a checkpoint?  The answers of
-all ranks are one small all-reduce between CPUs, while the device is busy with the backward pass.
+Is every loss term finite on every rank?  Has any rank received a stop signal?  Is a checkpoint due?  One small
+all-reduce between CPUs answers the three questions for all ranks, while the GPU works on the backward pass.
 """
 
 import time
@@ -21,7 +21,7 @@ SHOWN = 8  # sample indices in a message; exit.json has them all
 
 
 class StepCheck:
-    """One per stage and rank, asked at every step: `note` after the forward pass, `agree` before the weights move.
+    """One object for each stage and rank: `note` after the forward pass, `agree` before the weights change.
 
     minutes: time between two checkpoints within an epoch.
     """
@@ -29,35 +29,35 @@ class StepCheck:
     def __init__(self, stage: str, peers: RankGroup, request: StopRequest, minutes: float):
         self.stage, self.peers, self.request, self.minutes = stage, peers, request, minutes
         self.stop_signal = 0
-        """the signal, received by any rank, that the last step agreed to stop for; 0 for none"""
+        """stop signal that any rank had received at the last `agree`; 0 for none"""
         self.save_due = False
-        """the last step agreed that it is time for a checkpoint"""
+        """whether a checkpoint was due at the last `agree`"""
         self.saved()
 
     def saved(self) -> None:
-        """A checkpoint has been written: the next one is due `minutes` from now."""
+        """Note that a checkpoint has been written: the next one is due in `minutes`."""
         self.save_due = False
         self._next = time.monotonic() + 60 * self.minutes
 
     def note(self, terms: Mapping[str, Tensor], indices: Tensor) -> None:
-        """Note which of this rank's 0-d loss terms are not finite, without waiting for the device.
+        """Check this rank's 0-d loss terms for NaN and infinity, without a CPU-GPU sync.
 
-        `indices` are those of this rank's samples.
+        indices: of this rank's samples, for the error message.
         """
         losses = {name: term.detach().double() for name, term in terms.items() if not term.dim()}
         self._names, self._indices = list(losses), indices
         bad = ~torch.stack([*losses.values()]).isfinite()
         self._copied = None
-        if bad.is_cuda:  # the copy is done when the forward pass is; the backward pass is queued behind it
+        if bad.is_cuda:  # the copy ends with the forward pass; the backward pass is queued after the copy
             bad = torch.empty_like(bad, device="cpu", pin_memory=True).copy_(bad, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()
         self._bad = bad
 
     def agree(self, clock: Clock) -> None:
-        """Let all ranks agree.  Raises NonFiniteLoss on all of them when a term of any is not finite."""
+        """Let all ranks agree.  All ranks raise NonFiniteLoss when a term of any rank is not finite."""
         deadline = time.monotonic() + self.peers.timeout
-        while self._copied and not self._copied.query():  # synchronize() would wait for ever for a rank that hangs
+        while self._copied and not self._copied.query():  # synchronize() would never return if a rank hangs
             if time.monotonic() > deadline:
                 raise RuntimeError(f"timed out after {self.peers.timeout:g} s waiting for the device's forward pass")
             time.sleep(POLL)

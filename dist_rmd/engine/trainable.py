@@ -1,4 +1,7 @@
-"""What the engine asks of a stage and of its batches.  Stages do not know these protocols: they fit."""
+"""Protocols: what the engine needs of a stage and of its batches.
+
+The engine does not import stages, and stages do not import these protocols; mypy checks that they fit.
+"""
 
 from collections.abc import Generator, Mapping
 from typing import Protocol, TypeVar
@@ -14,7 +17,7 @@ class Samples(Protocol):
 
     @property
     def indices(self) -> Tensor:
-        """b int64: which samples they are, to be named where a loss is not finite."""
+        """b int64: positions of the samples in the .beton file, named in the error when a loss is not finite."""
         ...
 
 
@@ -24,7 +27,7 @@ B_contra = TypeVar("B_contra", bound=Samples, contravariant=True)
 
 
 class Batches(Protocol[B_co]):
-    """The batches of a training, by epoch."""
+    """The batches of a training, epoch by epoch."""
 
     def __len__(self) -> int:
         """Optimizer steps in an epoch."""
@@ -36,11 +39,11 @@ class Batches(Protocol[B_co]):
 
 
 class Checkpointed(Protocol):
-    """What a checkpoint holds of a stage."""
+    """The parts of a stage that a checkpoint holds."""
 
     @property
     def net(self) -> nn.Module:
-        """What is trained, as it is without DDP."""
+        """The trained network, not wrapped by DDP."""
         ...
 
     @property
@@ -55,11 +58,11 @@ class Checkpointed(Protocol):
 
     @property
     def optimization(self) -> Optimization:
-        """Its recipe."""
+        """The stage's optimizer, schedule and number of epochs."""
         ...
 
     def eval_nets(self) -> dict[str, nn.Module]:
-        """Networks of `net` and `averages` that are evaluated, by name; "" is the one whose accuracy is the stage's."""
+        """Networks of `net` and `averages` to evaluate, by name; the stage's score is that of the network ""."""
         ...
 
 

@@ -23,12 +23,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def parameter_dtype(precision: str) -> torch.dtype:
-    """Of weights and views: autocast chooses the type of each operation."""
+    """Data type of weights and views; autocast chooses the type of each operation."""
     return torch.float64 if precision == "fp64" else torch.float32
 
 
 class Updater:
-    """The optimizers of a stage's parameter groups (see TrainingStage.param_groups), with everything around them.
+    """Optimizers of a stage's parameter groups (see TrainingStage.param_groups), with schedule, scaling and clipping.
 
     precision: bf16, fp16 (with a GradScaler), fp32 or fp64.  Learning rate, momentum and weight decay are those of
     `config` where a group has none of its own.
@@ -71,10 +71,10 @@ class Updater:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def backward(self, loss: Tensor, clock: Clock, moved: nn.Module | None = None) -> None:
-        """Differentiate `loss` (0-d), for the optimizer step after `clock.step` others: queued on the device.
+        """Differentiate `loss` (0-d) for optimizer step number `clock.step` (from 0).  Queued on the device.
 
-        moved: the network that is to move, all when None.  Parameters of others get no gradient, and an optimizer
-        leaves such a parameter alone: neither momentum nor weight decay moves it.
+        moved: the network to update; None: all networks.  Parameters of the others get no gradient, so the optimizer
+        skips them: neither momentum nor weight decay changes them.
         """
         self._set_lr(clock)
         parameters = [parameter for optimizer in self._all for parameter in _parameters(optimizer)]
@@ -86,16 +86,16 @@ class Updater:
             clip_grads_with_norm_(parameters, self.config.grad_clip, self._norm)
 
     def step(self) -> dict[str, Tensor]:
-        """Move the parameters by the gradients of `backward`, which are gone then.  One not finite moves nothing.
+        """Update the parameters by the gradients of `backward`, and free the gradients.
 
-        Returns what a curve should show of the step, 0-d each: {"grad_norm": of all parameters before clipping}, and
-        with fp16 {"amp_skipped": 1 where infinite gradients made the scaler skip the step, else 0}.
+        If any gradient is not finite, no parameter changes.  Returns terms to log, 0-d each: "grad_norm" of all
+        parameters before clipping, and with fp16 "amp_skipped", 1 if the step was skipped, else 0.
         """
         norm = self._norm
         skipped = ~norm.isfinite()
         for optimizer in self._all:
-            # The fused kernel then leaves the weights alone, without the host having to know.  GradScaler.step would
-            # let each optimizer judge by its own gradients.
+            # found_inf makes the fused kernel skip the update on the device: no CPU-GPU sync.  GradScaler.step would
+            # instead let each optimizer decide by its own gradients.
             optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
             optimizer.step()
             # Now, not before the next backward pass: a CUDA graph of the next forward pass may write where they are.
@@ -110,7 +110,7 @@ class Updater:
         return self.optimizers.values()
 
     def readings(self) -> dict[str, float]:
-        """What a curve should show of the optimizer as it stands.  Waits for the device with fp16."""
+        """Learning rate and loss scale to log.  With fp16 this is a CPU-GPU sync."""
         lr = {"train/lr": next(iter(self._all)).param_groups[0]["lr"]}
         return lr | {"train/amp_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else lr
 
@@ -125,7 +125,7 @@ class Updater:
         return {**states, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, with the weight decay and all other settings of this configuration."""
+        """Restore `state`, but keep weight decay and all other settings of this configuration."""
         for name, optimizer in self.optimizers.items():
             configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state[name])
@@ -135,7 +135,7 @@ class Updater:
 
 
 def _own(group: Mapping[str, Any], lr: float) -> dict[str, Any]:
-    """The group as torch is to have it, with the learning rate `lr` unless it has one of its own."""
+    """The parameter group in torch's form, with the learning rate `lr` unless the group has its own."""
     initial = group.get("lr", lr)
     return {**{key: value for key, value in group.items() if key != "optimizer"}, "lr": initial, "initial_lr": initial}
 

@@ -1,4 +1,4 @@
-"""What a run leaves for people to read: metrics.jsonl and TensorBoard.  Only rank 0 writes."""
+"""Writers of curves and pictures: metrics.jsonl and TensorBoard.  Only rank 0 writes."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ class Writers:
         self.path = folder.metrics
 
     def open(self, resumed_at: Clock) -> None:
-        """Remove what an earlier attempt wrote after `resumed_at`, so that each step stands there once, and go on."""
+        """Open for appending.  Records after `resumed_at` are removed first, so that each step is written once."""
         if not self.active:
             return
         self._forget_after(resumed_at)
@@ -55,7 +55,7 @@ class Writers:
             self.board.images(tag, pixels, clock.step)
 
     def flush(self) -> None:
-        """Return when all of it is in the files: before a checkpoint, from which on it is not written again."""
+        """Wait until everything is in the files.  Called before a checkpoint: a resumed run continues after it."""
         if self.active:
             with self._writing():
                 os.fsync(self.file.fileno())
@@ -76,12 +76,12 @@ class Writers:
             raise WriteFailed(f"{self.folder}: metrics cannot be written ({error.strerror})") from None
 
     def _since(self, step: int) -> Iterator[dict[str, Any]]:
-        """What stands in metrics.jsonl of this stage from optimizer step `step` on."""
+        """Records of this stage in metrics.jsonl from optimizer step `step` on."""
         records = read_metrics(self.path)
         return (record for record in records if record["stage"] == self.stage and record["step"] >= step)
 
     def _forget_after(self, clock: Clock) -> None:
-        """Drop what stands in metrics.jsonl of this stage from after `clock`."""
+        """Remove this stage's records after `clock` from metrics.jsonl."""
         if not self.path.exists():
             return
         # The evaluation after an epoch's last step has the same step, and the next epoch's number.

@@ -1,4 +1,4 @@
-"""What all ways to distil a student share: its recipe, its frozen teacher, and a look of that at every image."""
+"""Shared parts of the stages that distil a student: recipe, frozen teacher, and scores of all images by the teacher."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ Scorer = Callable[[Tensor, Tensor], Tensor]
 
 
 def score_images(source: Loaders, labels: LabelView, judge: Scorer, proceed: Callable[[float], None]) -> Tensor:
-    """What `judge` makes of every training image of `labels`: N rows on every rank, in the order of `labels`.
+    """Apply `judge` to every training image of `labels`; returns N rows on every rank, in the order of `labels`.
 
     Each image is looked at once over all ranks, in the plain view of it.  The same bits on any number of ranks, where
     all machines are of one kind.  proceed: told between batches what share of the images is done.

@@ -1,6 +1,7 @@
-"""What every stage is: a training, which the engine carries out, or a computation over images.
+"""The contract of a stage: a training, which the engine carries out, or a computation over images.
 
-Stages meet only through artefacts: plain dictionaries of tensors, strings and numbers, written when a stage ends.
+A stage sees results of other stages only as artefacts: plain dictionaries of tensors, strings and numbers, written when
+a stage ends.  CONTRIBUTING.md shows how to add a stage.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -19,18 +20,18 @@ from dist_rmd.data.loading.loaders import Loaders
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a stage is told of its images before it sees any."""
+    """Facts about a stage's images that are known before any image is read."""
 
     classes: int
     """C: labels are 0..C-1"""
     side: int
     """S: images are 3 x S x S"""
     images: int
-    """N, how many images the stage works on: `Batch.rows` are 0..N-1"""
+    """N, the number of images that the stage works on: `Batch.rows` are in 0..N-1"""
 
 
 class Clock(Protocol):
-    """Where the training stands (dist_rmd.engine.clock)."""
+    """Progress of a training (dist_rmd.engine.clock)."""
 
     step: int
     """optimizer steps made"""
@@ -39,7 +40,7 @@ class Clock(Protocol):
 
 
 class Batches(Protocol):
-    """What a training goes through: a Loader, or something that puts several together, or makes batches of noise."""
+    """The batches of a training: a Loader, several loaders combined, or batches of random noise."""
 
     def __len__(self) -> int:
         """Optimizer steps in an epoch."""
@@ -51,50 +52,51 @@ class Batches(Protocol):
 
 
 class Stage:
-    """Base of all stages.
+    """Base class of all stages.
 
-    `inputs` are the artefacts of the stages it `needs`, by name.  Initial weights come from torch's global generator,
-    which the caller seeds.
+    inputs: artefacts of the stages that `needs` names, by stage.
+    The constructor draws initial weights from torch's global generator; the caller has seeded this generator.
     """
 
     sections: ClassVar[Mapping[str, type]] = {}
-    """sections of the configuration that determine the result: name -> frozen dataclass.  It may read no others"""
+    """sections of the configuration that the stage reads: name -> frozen dataclass.  Reading another section is an
+    AttributeError, because only these sections enter the hash of the artefact"""
     recipe: ClassVar[str]
-    """the one of them that has the stage's `seed`"""
+    """name of the section that has the stage's `seed`"""
     labels: ClassVar[Literal["given", "true", "none"]] = "given"
-    """which labels the images come with.  given: those of the run, noise and all.  true: the dataset's own, of all its
-    images.  none: none that the result would depend on.  One artefact of the latter two serves all noise"""
+    """labels that the result depends on.  given: the run's noisy labels.  true: the dataset's own labels, of all its
+    images.  none: no labels.  An artefact of a stage with "true" or "none" serves runs with any noise"""
     evaluation: ClassVar[str | None] = None
-    """what is measured on the test images: the public function of dist_rmd/evaluation/<evaluation>.py, if anything"""
+    """how the stage is evaluated on the test images: name of a file of dist_rmd/evaluation; None: not at all"""
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         raise NotImplementedError
 
     @classmethod
     def scope(cls, config: Config) -> StageConfig:
-        """What the stage may read of a whole configuration, with its own seed and model in place of the run's."""
+        """The part of a configuration that the stage may read; the stage's own seed and model replace the run's."""
         scope = config.only(cls.sections)
         return replace(scope, seed=cls.seed(scope), model=cls.model(scope))
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
-        """Stages whose artefacts this one starts from."""
+        """Names of the stages whose artefacts this stage needs as inputs."""
         return ()
 
     @classmethod
     def model(cls, config: StageConfig) -> Model:
-        """Which encoder is trained: that of the run, unless the stage has a choice of its own."""
+        """The encoder to train: by default the run's encoder; a stage with a choice of its own overrides this."""
         return config.model
 
     @classmethod
     def seed(cls, config: StageConfig) -> int:
-        """The seed of its weights, batches and augmentation: its own, or else the run's."""
+        """Seed of weights, batches and augmentation: the stage's own seed if its section has one, else the run's."""
         own = config.sections[cls.recipe].seed
         return config.seed if own is None else own
 
     @classmethod
     def per_class(cls, config: StageConfig) -> int | None:
-        """labels = "true": how many images of every class, the first ones, it learns (data.per_class when None)."""
+        """Only for labels = "true": train on the first N images of every class (data.per_class of them when None)."""
         return None
 
     @classmethod
@@ -104,98 +106,99 @@ class Stage:
 
     @classmethod
     def check(cls, config: StageConfig) -> None:
-        """Raise ConfigError for values that only this stage can judge.  Called before any work."""
+        """Raise ConfigError for values that only this stage can check.  Called before any work."""
 
     @property
     def name(self) -> str:
-        """The name of the stage's file, as in `stages` of a configuration."""
+        """Name of the stage: the name of its file, as in the key `stages`."""
         return type(self).__module__.rpartition(".")[2]
 
     def frozen(self) -> list[nn.Module]:
-        """Networks that never change; they are moved to the device and stay in evaluation mode."""
+        """Networks that never change, such as a teacher; the engine moves them to the device in evaluation mode."""
         return []
 
     def artefact(self) -> dict[str, Any]:
-        """What later stages and users load: {"encoder": state_dict, ...}, plain containers only."""
+        """The stage's result for later stages and users: {"encoder": state_dict, ...}, plain containers only."""
         raise NotImplementedError
 
 
 class TrainingStage(Stage):
     """A stage that the engine trains: what is trained, on which batches, with which loss.
 
-    `net`, `optimization`, `losses` and `artefact` are all that a stage must give.  What else there is:
+    A stage must give `net`, `optimization`, `losses` and `artefact`.  A method that needs more overrides:
 
-    several networks    `net` is an nn.ModuleDict; `param_groups` gives each its optimizer, `trained` says which of them
-                        a step moves
-    a moving average    `averages`, moved in `after_step`; `eval_nets` hands it to the evaluation
+    several networks    `net` as an nn.ModuleDict; `param_groups` gives each network its optimizer, and `trained` says
+                        which network a step updates
+    a moving average    `averages`, updated in `after_step`; `eval_nets` gives it to the evaluation
     a value per image   `memory`, N rows, read at `batch.rows` and written by collectives.write_rows
-    a look at images    `prepare`, before the first batch: scores, prototypes, a choice of images
+    a pass over images  `prepare`, before the first batch: scores, prototypes, a selection of images
     no images           `views = ()`, and `batches` are source.latents: noise; `pictures` shows what is made of it
     """
 
     recipe: ClassVar[str]
-    """the section that is an Optimization"""
+    """name of the section that is an Optimization"""
     evaluation = "accuracy"
     views: tuple[str, ...] = ("weak",)
-    """the kinds of augmented views in each batch (dist_rmd.data.augment.views); () in a stage that needs no images"""
+    """kinds of augmented views in each batch (dist_rmd.data.augment.views); () for a stage that needs no images"""
 
     net: nn.Module
-    """exactly what is trained and wrapped by DDP.  An nn.ModuleDict holds several networks, each wrapped by itself"""
+    """the trained network, exactly as DDP wraps it; DDP wraps each network of an nn.ModuleDict separately"""
     averages: Mapping[str, nn.Module] = MappingProxyType({})
-    """networks without gradient that the stage itself changes (models/average.py), by name: in evaluation mode, saved
-    with `net`"""
+    """networks without gradient that the stage itself updates (models/average.py), by name: in evaluation mode, and
+    part of checkpoints"""
     memory: Mapping[str, Tensor] = MappingProxyType({})
-    """tensors that the stage itself changes in place as it trains (a value for each image, a queue), by name: the same
-    on all ranks.  Set once, in __init__: the engine moves them to the device (float32 becomes float64 where the
-    networks are), saves them, and writes them back in place when a run goes on"""
+    """tensors that the stage itself changes in place during training (a value for each image, a queue), by name.  They
+    must be the same on all ranks.  Set once, in __init__: the engine moves them to the device (float32 becomes float64
+    if the networks are float64), saves them in checkpoints, and restores them in place when a run resumes"""
     optimization: Optimization
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, as torch's optimizers take them.
 
-        `optimizer` is "sgd", "adamw" or "adam", that of the section when left out.  `lr` is the initial learning rate,
-        that of the section when left out; it follows the section's schedule unless `constant_lr` is True.  SGD also
-        takes momentum and weight decay of the section where a group has none of its own, AdamW the weight decay; Adam
-        takes torch's defaults.
+        A group may also have `optimizer` ("sgd", "adamw" or "adam"), `lr` (the initial learning rate), `momentum` and
+        `weight_decay`; what a group leaves out comes from the stage's section.  AdamW does not use the momentum, and
+        Adam uses torch's defaults for both.  The learning rate follows the section's schedule, unless `constant_lr`
+        is True.
         """
         return [{"params": list(self.net.parameters())}]
 
     def prepare(self, source: Loaders, labels: LabelView) -> None:
-        """Look at the images of `labels` before training begins: score them, make prototypes, choose among them.
+        """Make a pass over the images of `labels` before training: scores, prototypes, a selection of images.
 
-        Called once at every start on all ranks, when networks and memory are on the device, before `batches`.
+        Called on all ranks at every start, once, before `batches`; networks and memory are on the device by then.
         """
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
-        """What it is trained on: by default all images of `labels`."""
+        """The batches of the training: by default all images of `labels`."""
         return source.training(labels, self.views, self.optimization.batch_size, seed)
 
     def start_epoch(self) -> None:
-        """Called on all ranks before the first batch of every epoch, and not where a run goes on within one."""
+        """Called on all ranks before the first batch of every epoch, but not when a run resumes within an epoch."""
 
     def trained(self, batch: Batch) -> nn.Module | None:
-        """The one of several networks of `net` that this step moves; None: all.  The others get no gradient."""
+        """The network of `net` that this step updates; None: all networks.  The others get no gradient."""
         return None
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms of this rank: "loss" (0-d) is differentiated, every other is logged under its name.
+        """Loss terms of this rank.  The engine differentiates "loss" (0-d) and logs every term under its name.
 
-        A network that the step moves is called through `net`, and once, never through `self.net`: DDP synchronises
-        gradients of `net`'s forward only.  Any other is called through `self.net`.
+        Call a network that the step updates through `net`, and only once: DDP synchronises gradients of `net`'s forward
+        pass alone, and a call through `self.net` would leave them unsynchronised in silence.  Call any other network
+        through `self.net`.
 
-        0-d: the mean over ranks is the term's value for the global batch (see Batch.share), and what is logged is the
-        mean over steps.  Two numbers (part, whole) of this rank's samples: the sum of all parts over the sum of all
-        wholes is logged, and nothing where the latter is 0.
+        A 0-d term: its mean over ranks must be the value for the global batch (see Batch.share); the mean over steps is
+        logged.  A term of two numbers (part, whole), counted over this rank's samples: the sum of all parts divided by
+        the sum of all wholes is logged, and nothing if this sum is 0.
         """
         raise NotImplementedError
 
     def after_step(self, clock: Clock) -> None:
-        """Called on all ranks after every optimizer step, the `clock.step`-th."""
+        """Called on all ranks after every optimizer step; `clock.step` steps have been made."""
 
     def eval_nets(self) -> dict[str, nn.Module]:
-        """What is evaluated: the network whose accuracy is the stage's under "", others under names of their own.
+        """Networks to evaluate, by name.  The stage's score is the accuracy of the network "".
 
-        Tags of the latter end in _<name>, as in test/top1_student.
+        Metrics of other networks have the suffix _<name>, as in test/top1_student.
         """
         return {"": self.net}
 
@@ -207,12 +210,12 @@ class TrainingStage(Stage):
         return None
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        """One line for the user when logged means, or what an evaluation has measured, look wrong, else None."""
+        """One line for the user when logged means or metrics of an evaluation look wrong, else None."""
         return None
 
 
 class ClassifierStage(TrainingStage):
-    """A training of an encoder with a linear head, or of several."""
+    """A training of one or several classifiers, each an encoder with a linear head."""
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
         if metrics.get("test/predicted_classes") != 1:
@@ -223,7 +226,7 @@ class ClassifierStage(TrainingStage):
         )
 
     def artefact(self) -> dict[str, Any]:
-        """Encoder and head of the evaluated network; others: the same of those with names of their own."""
+        """Encoder and head of the network "", and under "others" those of the other evaluated networks."""
         parts = {
             name: {part: net.get_submodule(part).state_dict() for part in ("encoder", "head")}
             for name, net in self.eval_nets().items()
@@ -233,22 +236,22 @@ class ClassifierStage(TrainingStage):
 
 
 class ComputationStage(Stage):
-    """A stage that trains nothing: it works something out from images, once."""
+    """A stage that trains nothing: it computes its result from images, once."""
 
     def compute(self, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
-        """Do it, on all ranks; returns what is worth a place among the run's metrics, by tag.
+        """Compute the result, on all ranks.  Returns metrics by tag.
 
-        `proceed` is told every few seconds how much is done, from 0 to 1, and raises where the work is to be given up.
+        proceed: to be called every few seconds with the share that is done, 0 to 1; raises when the run is to stop.
         """
         raise NotImplementedError
 
     def pretend(self, labels: LabelView) -> None:
-        """Come to a result of the right form without work, for a dry run."""
+        """Make a result of the right form without computing it, for a dry run."""
         raise NotImplementedError
 
     @classmethod
     def summary(cls, metrics: Mapping[str, float]) -> str:
-        """In one line what `compute` has returned."""
+        """One line for the user about the metrics that `compute` has returned."""
         raise NotImplementedError
 
 
@@ -258,9 +261,10 @@ def batch_mean(values: Tensor, batch: Batch) -> Tensor:
 
 
 def fitted(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """Of the right and of the wrong given labels: (how many the network predicts, how many there are), as terms.
+    """Terms that show memorisation: of the right, and of the wrong given labels, (number fitted, number in total).
 
-    logits: b x C, those that the network has been trained on in this step.  {} where nobody knows which are right.
+    A label is fitted when the network predicts it.  logits: b x C, as used for this step's loss.  Returns {} when the
+    true labels are unknown.
     """
     if batch.right is None:
         return {}
