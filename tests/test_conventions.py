@@ -37,8 +37,8 @@ ROOMS = {
     "losses": "",
     "losses._build": "registry",
     "distill": "data.augment.keyed_rng distill distributed.collectives engine.precision",
-    "stages": "config data.labels data.loading distill distributed.collectives losses models registry stages "
-    "suspects.scores",
+    "stages": "config data.augment.keyed_rng data.labels data.loading distill distributed.collectives losses models "
+    "registry stages suspects.scores",
     "engine": "config distributed engine files run.folder",
     "engine.precision": "",
     "run.folder": "config files",

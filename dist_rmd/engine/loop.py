@@ -64,6 +64,7 @@ def fit(session: Session[B]) -> None:
         net.train()
         if clock.batch == 0:
             stage.start_epoch()
+            updater.begin_epoch()
         batches = Ahead(observer.waiting(session.batches.epoch(clock.epoch, start=clock.batch)))
         for batch in batches:
             with updater.autocast():

@@ -85,6 +85,13 @@ class Updater:
         if self.config.grad_clip is not None:
             clip_grads_with_norm_(parameters, self.config.grad_clip, self._norm)
 
+    def begin_epoch(self) -> None:
+        """Forget the moments of groups with `begins_anew`: torch makes them again in the next step that moves these."""
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                for parameter in group["params"] if group.get("begins_anew") else ():
+                    optimizer.state.pop(parameter, None)
+
     def step(self) -> dict[str, Tensor]:
         """Update the parameters by the gradients of `backward`, and free the gradients.
 

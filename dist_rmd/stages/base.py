@@ -158,7 +158,7 @@ class TrainingStage(Stage):
         A group may also have `optimizer` ("sgd", "adamw" or "adam"), `lr` (the initial learning rate), `momentum` and
         `weight_decay`; what a group leaves out comes from the stage's section.  AdamW does not use the momentum, and
         Adam uses torch's defaults for both.  The learning rate follows the section's schedule, unless `constant_lr`
-        is True.
+        is True.  Where `begins_anew` is True, the optimizer forgets its moments at the start of every epoch.
         """
         return [{"params": list(self.net.parameters())}]
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, StageConfig
+from dist_rmd.config import Optimization, Schedule, StageConfig
+from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
@@ -30,8 +30,9 @@ class DAFLConfig(Optimization):
     """optimizer steps in an epoch"""
     batch_size: PositiveInt = 1024
     """images made in a step, over all ranks (the global batch)"""
-    schedule: Literal["cosine", "step", "constant"] = "step"
-    """of the student's learning rate: cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    schedule: Schedule = "step"
+    """of the student's learning rate: cosine: to zero over all steps; restarts: a cosine from each of `milestones` to
+    the next, down to `gamma` of the initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (800, 1600)
     """epochs after which schedule=step lowers the learning rate"""
     oh: NonNegativeFloat = 0.05

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, StageConfig
+from dist_rmd.config import Optimization, Schedule, StageConfig
+from dist_rmd.config.key_types import NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
@@ -29,8 +29,9 @@ class DFADConfig(Optimization):
     """k, steps of the student to one of the generator"""
     batch_size: PositiveInt = 256
     """images made in a step, over all ranks (the global batch)"""
-    schedule: Literal["cosine", "step", "constant"] = "step"
-    """of both learning rates: cosine: to zero over all steps; step: times `gamma` at each of `milestones`"""
+    schedule: Schedule = "step"
+    """of both learning rates: cosine: to zero over all steps; restarts: a cosine from each of `milestones` to
+    the next, down to `gamma` of the initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (100, 200)
     """epochs after which schedule=step lowers both learning rates"""
     latent: PositiveInt = 256

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import Optimization, StageConfig
+from dist_rmd.config.key_types import NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders

@@ -20,7 +20,7 @@ from dist_rmd.registry import available
 from dist_rmd.run import artefacts
 
 DEFAULTS = sections.parse(None)
-NEEDED = ("simsiam", "teacher", "division", "relabel")
+NEEDED = ("simsiam", "teacher", "division", "relabel", "inversion")
 EVERYTHING = f"stages=[{','.join(dict.fromkeys([*NEEDED, *available('stages')]))}]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {

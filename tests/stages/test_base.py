@@ -26,6 +26,7 @@ OPTIONS = (
     "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
     "dfad dfad.student_steps=9",
     "zskt zskt.generator_steps=9",
+    "inversion inversion.iterations=5",
     "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
     "classifier task.mixup=1 task.divided=true task.kd=0.9",
     "elr task.mixup=1",

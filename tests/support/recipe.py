@@ -14,7 +14,8 @@ from dist_rmd.stages.base import DataInfo
 
 SMALL = (
     "model.width=8", "model.name=resnet10", "teacher.model=resnet10", "teacher.width=8",
-    "dafl.latent=5", "dfad.latent=5", "zskt.latent=5",
+    "dafl.latent=5", "dfad.latent=5", "zskt.latent=5", "inversion.batch_size=10", "inversion.epochs=3",
+    "deepinversion.batch_size=10",
 )  # fmt: skip
 HEADS = ("simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
 SHAPE = DataInfo(classes=3, side=8, images=30)
@@ -26,7 +27,13 @@ def stage(name, *overrides, seed=0):
     torch.manual_seed(99)
     scores = [{"epoch": 1, "step": 9, "test/knn_top1": 50.0}, {"epoch": 2, "step": 18, "test/knn_top1": 60.0}]
     simsiam = {"encoder": encoder("resnet10", 8).state_dict(), "scores": scores}
-    inputs = {"simsiam": simsiam, "teacher": teacher(), "division": division(), "relabel": relabelled()}
+    inputs = {
+        "simsiam": simsiam,
+        "teacher": teacher(),
+        "division": division(),
+        "relabel": relabelled(),
+        "inversion": made(),
+    }
     torch.manual_seed(seed)
     kind = lookup("stages", name)
     return kind(kind.scope(config), SHAPE, inputs)
@@ -40,8 +47,15 @@ def teacher(width=16):
         "head": net.head.state_dict(),
         "model": {"name": "resnet10", "width": width},
         "classes": ["a", "b", "c"],
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.25, 0.5, 0.2],
         "scores": [{"epoch": 1, "step": 9, "test/top1": 60.0}, {"epoch": 2, "step": 18, "test/top1": 80.0}],
     }
+
+
+def made():
+    """What a student takes of the images that stage `inversion` has made."""
+    return {"images": torch.arange(30 * 8 * 8 * 3).view(30, 8, 8, 3).to(torch.uint8), "labels": torch.arange(30) % 3}
 
 
 def division(open_images=10):
@@ -58,10 +72,10 @@ def relabelled():
 
 
 def fill_memory(stage):
-    """Something in place of what a stage would have seen, the same on all ranks: unit rows."""
+    """Something in place of what a stage would have seen, the same on all ranks: unit rows, or pixels."""
     for tensor in stage.memory.values():
         rows = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        tensor.copy_(F.normalize(rows, dim=-1))
+        tensor.copy_(F.normalize(rows, dim=-1) if tensor.is_floating_point() else 100 * rows.abs())
 
 
 def batch_for(stage, **given):

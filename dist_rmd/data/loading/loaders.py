@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from dist_rmd.config import Augment, Data
 from dist_rmd.data.augment.views import Views
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.latents import Latents
 from dist_rmd.data.loading.loader import ImageReader, Loader
-from dist_rmd.data.loading.memory_reader import MemoryReader
+from dist_rmd.data.loading.memory_reader import MadeReader, MemoryReader
 from dist_rmd.data.prepared.beton import Dataset
 from dist_rmd.errors import ConfigError
 
@@ -41,6 +42,11 @@ class Loaders:
         """Augmented views of the training images in keyed order, in whole global batches of `batch_size`."""
         views = self._views(kinds, seed, compiled=self.config.compile_views)
         return Loader(self._reader("train"), labels, views, batch_size, seed, self.rank, self.world)
+
+    def made(self, images: Tensor, labels: LabelView, kinds: Sequence[str], batch_size: int, seed: int) -> Loader:
+        """As `training`, of images that a stage has made: N x S x S x 3 uint8, of which `labels` are."""
+        views = self._views(kinds, seed, compiled=self.config.compile_views)
+        return Loader(MadeReader(images, self.device), labels, views, batch_size, seed, self.rank, self.world)
 
     def evaluation(self, split: str, labels: LabelView, aligned: bool = False) -> Loader:
         """The test view of every image in `labels`, each once over all ranks.  aligned: see Loader."""
