@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "the stages of one run; started again, goes on from its newest checkpoint",
     "evaluate": "test accuracy of a run's networks",
     "predict": "what a run's network takes images for, as a table",
+    "export": "a run's network as a file for other programs: safetensors, ONNX, TorchScript",
     "report": "tables and figures from run folders",
     "suspects": "which labels of a run are probably wrong, with a page to decide on",
     "sweep": "all runs of a grid, on this machine or under SLURM; started again, goes on with what is missing",

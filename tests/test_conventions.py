@@ -61,6 +61,8 @@ ROOMS = {
     "__main__": "cli.terminal",
     "evaluate": "*",
     "predict": "*",
+    "export": "cli.extras export models run.saved",
+    "export.__main__": "*",
     "prepare": "*",
     "report": "*",
     "slurm": "*",

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 
 from dist_rmd.errors import ConfigError
 
-EXTRAS = {"ffcv": "ffcv", "matplotlib": "plots", "submitit": "slurm"}
+EXTRAS = {
+    "ffcv": "ffcv",
+    "matplotlib": "plots",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "submitit": "slurm",
+}
 """what is imported -> the extra"""
 
 

@@ -12,6 +12,7 @@
     slurm                    scripts and logs of SLURM jobs
     suspects.csv .html       suspect labels, found by `report suspects`
     predictions.csv          classes of new images, found by `predict`
+    export/                  networks for other programs, written by `export`
 
 No other module spells these names; a test sees to it.
 """
@@ -165,6 +166,11 @@ class RunFolder:
     def predictions(self) -> Path:
         """What `dist-rmd predict` took images for."""
         return self.path / "predictions.csv"
+
+    @property
+    def exported(self) -> Path:
+        """The folder of networks as `dist-rmd export` writes them for other programs."""
+        return self.path / "export"
 
     def artefact(self, stage: str) -> Path:
         """The result of the finished stage (dist_rmd.run.artefacts)."""

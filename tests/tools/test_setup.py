@@ -98,7 +98,7 @@ def test_first_run_installs_second_run_does_nothing(machine):
     assert done.returncode == 0, done.stderr
     assert machine.called("python -m venv") == machine.called("python -m pip install") == 1
     assert machine.called("apt-get") == 0
-    assert "-e .[ffcv,plots,slurm,test]" in next(call for call in machine.calls if "pip install" in call)
+    assert "-e .[ffcv,plots,slurm,export,test]" in next(call for call in machine.calls if "pip install" in call)
     assert "pip talks" not in done.stdout + done.stderr
     assert "pip talks" in (machine.project / ".venv/setup.log").read_text()
     again = machine.run()
