@@ -1,4 +1,4 @@
-"""A sweep as job arrays of SLURM: what many cells start from first, then the cells."""
+"""A sweep as SLURM job arrays: first the stages that several cells share, then the cells."""
 
 import itertools
 import json
@@ -70,13 +70,13 @@ class Queue:
         self.jobs: dict[str, str] = kept["jobs"]
 
     def log(self, job: str) -> Path:
-        """What the job's only task has said."""
+        """The log of the job's only task."""
         return self.folder / f"{job}_0_log.out"
 
     def states(self) -> dict[str, str]:
         """Name of a task -> `RUNNING`, `PENDING (Priority)`, ..., of all whose jobs have not ended.
 
-        Raises UserError when SLURM does not answer: what it is at would be submitted again.
+        Raises UserError when SLURM does not answer: otherwise queued tasks would be submitted a second time.
         """
         if not self.jobs:
             return {}

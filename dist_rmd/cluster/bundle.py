@@ -1,4 +1,4 @@
-"""What one element of a sweep's job array does: some of its tasks, side by side on the same cores and GPUs."""
+"""One element of a sweep's job array: runs some of the sweep's tasks side by side on its cores and GPUs."""
 
 from collections.abc import Sequence
 from dataclasses import replace

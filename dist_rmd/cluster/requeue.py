@@ -1,4 +1,4 @@
-"""The end of a SLURM job's task: a job that was stopped on request goes back into the queue."""
+"""The end of a task in a SLURM job: puts a job that was stopped on request back into the queue."""
 
 import os
 import sys
@@ -14,7 +14,8 @@ def end(code: int, job_id: str) -> int:
         return code
     signals.ignore()  # the outcome is settled
     if code == Stopped.code:
-        # The first task speaks for all: a site that kills jobs of which one task failed must not hit it.
+        # The first task requeues the job and keeps the code; the others exit with 0, since some sites kill a whole job
+        # when one of its tasks fails.
         code = _requeue(job_id) if os.environ["SLURM_PROCID"] == "0" else 0
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Where each task of a sweep stands: on the disk, in SLURM's queue, or neither, and why."""
+"""Status of each task of a sweep, from the files on the disk and from SLURM's queue."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Standing:
 
     @property
     def alive(self) -> bool:
-        """It will go on by itself."""
+        """Whether the task goes on without being started again."""
         return self.state in ("running", "pending")
 
 

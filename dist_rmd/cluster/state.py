@@ -1,4 +1,4 @@
-"""How a job is doing, in SLURM's words, and what its first task says."""
+"""State of a job in SLURM's words, and the log of its first task."""
 
 import re
 import subprocess

@@ -50,18 +50,18 @@ class RelationLoss(nn.Module):
 
     node, edge: weights >= 0; 0.8 and 0.35 in the paper (sec. 4.3; its text under eq. 10 swaps their names).
     method: which form to compute.  "gather" exchanges the B x D rows; each rank forms its own rows of the B x B
-    matrices.  "gram" sums three D x D matrices over ranks and forms nothing that grows with B but its own rows.
-    "auto" takes gram from B = 3 D on.
-    eps > 0: centred rows of at most this length count as constant: they correlate with nothing and get no gradient.
-    A Frobenius norm of at most eps has gradient zero.
-    norm: "fro" is the paper's ||.||_F; "rms" the root of the mean of all B^2 squared entries, ||.||_F / B.
-    node_pairs: which entries of M - I count; the others are taken for zeros.  "all"; "other_label": those of samples
-    with different labels, and the diagonal; "self": the diagonal alone.  Gram, which forms no pair, can only do "all":
-    "auto" takes gather for the others.
+        matrices.  "gram" sums three D x D matrices over ranks and forms nothing that grows with B but its own rows.
+        "auto" takes gram from B = 3 D on.
+    eps: > 0; centred rows of at most this length count as constant: they have correlation 0 and get no gradient.  A
+        Frobenius norm of at most eps has gradient zero.
+    norm: "fro" is the paper's ||.||_F; "rms" is the root of the mean of all B^2 squared entries, ||.||_F / B.
+    node_pairs: the entries of M - I that count; others are set to zero.  "all"; "other_label": pairs of samples with
+        different labels, and the diagonal; "self": the diagonal alone.  "gram" supports only "all"; "auto" takes gather
+        for the other choices.
     Raises ValueError for a value out of range, an unknown choice, and gram with anything but all pairs.
 
-    In a process group, the global batch is that of all ranks, and the gradient is made for DDP; without one, it is the
-    batch that is given.
+    In a process group, the global batch is the batch of all ranks, and the gradient is scaled for DDP.  Without a
+    process group, the global batch is the given batch.
 
     >>> import torch
     >>> from dist_rmd import RelationLoss
@@ -132,6 +132,7 @@ class RelationLoss(nn.Module):
         return Relation(loss, node, edge)
 
     def extra_repr(self) -> str:
+        """The settings, as they stand in the repr."""
         names = ("node", "edge", "method", "eps", "norm", "node_pairs")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 

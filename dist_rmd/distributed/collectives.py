@@ -1,6 +1,6 @@
-"""The few collectives that losses and metrics need.  On one process each is the identity, so callers need no branch.
+"""Collective operations for losses and metrics.  On one process each is the identity, so callers need no branch.
 
-Rank and device belong to distributed/processes.py; nothing here chooses either.
+distributed/processes.py chooses rank and device; this module only uses them.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def write_rows(memory: Tensor, rows: Tensor, values: Tensor, sizes: Sequence[int]) -> None:
-    """memory[row] = value on every rank, for the rows and values of all ranks: so the memory stays the same on all.
+    """Write memory[row] = value on every rank, for the rows and values of all ranks, so that all memories stay equal.
 
     memory: N x ..., the same on all ranks.  rows: this rank's b_r int64, in 0..N-1; no row is written twice, by any
     rank.  values: b_r x ..., without gradient.  sizes: the b_r of all ranks.  Two gatherings, of what is written alone.
@@ -80,7 +80,7 @@ def write_rows(memory: Tensor, rows: Tensor, values: Tensor, sizes: Sequence[int
 
 
 def first_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What the first rank holds in the place of each of `tensors`, which are of one dtype: one broadcast."""
+    """Rank 0's values of `tensors`, which have one dtype, in one broadcast."""
     if world_size() == 1 or not tensors:
         return list(tensors)
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -90,9 +90,9 @@ def first_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """`all_gather_rows` with gradient: a rank's rows get the sum of what the losses of all ranks ask of them.
+    """`all_gather_rows` with gradient: the gradient of a rank's rows is the sum over the losses of all ranks.
 
-    That is what the mean of gradients over ranks, which DDP takes, needs where each rank's loss is its part of a mean.
+    DDP averages gradients over ranks, so each rank's loss must be its part of the global mean.
     The backward pass is a collective: every rank must run it.
     """
     return rows if world_size() == 1 else _GatherRows.apply(rows, sizes)

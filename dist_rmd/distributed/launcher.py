@@ -1,6 +1,7 @@
-"""What starts the ranks of a run: torchrun's command line, and the process that has started this one.
+"""The launcher of a run: torchrun's command line, and the process that started this one.
 
-Imports nothing that takes long: LAUNCHER is worth something only if it is noted before a command imports torch.
+This module imports nothing slow: LAUNCHER must be noted before a command imports torch, since the parent process may
+die during these seconds.
 """
 
 import os
@@ -19,12 +20,12 @@ SHUTDOWN_TIMEOUT = 110
 
 
 def on_this_machine(ranks: int) -> list[str]:
-    """torchrun's options for so many ranks of this machine alone, whose name need not mean anything to itself."""
+    """torchrun's options for `ranks` ranks on this machine alone, even if the machine cannot resolve its own name."""
     return ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
 
 
 def torchrun_command(words: Sequence[str], *options: str) -> list[str]:
-    """The words behind `torchrun` that run `python -m dist_rmd.train WORDS` on ranks that can stop.
+    """torchrun's arguments that run `python -m dist_rmd.train WORDS` on ranks that receive stop signals.
 
     `options` are torchrun's own, such as --nproc-per-node=8.
     """

@@ -1,4 +1,4 @@
-"""Ranks, devices and the process group: what each process of a run is, and how its networks are spread over all."""
+"""Ranks, devices and the process group, and networks on all ranks: placement, DDP, shared buffers."""
 
 import contextlib
 import gc
@@ -23,7 +23,7 @@ from dist_rmd.errors import ConfigError
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: rank in [0, size), and its place on its own machine."""
+    """The rank of this process, in [0, size), and its local rank on its own machine."""
 
     rank: int
     size: int
@@ -33,12 +33,12 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """True on the one rank that speaks and writes files."""
+        """True on rank 0, which prints and writes files."""
         return self.rank == 0
 
     @property
     def cores(self) -> int:
-        """CPU cores for this rank: those the process may use, divided among the machine's ranks."""
+        """Number of CPU cores for this rank: the usable cores, divided by the number of ranks on this machine."""
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, available // self.local_size)
 
@@ -70,7 +70,7 @@ def start(world: World, timeout: float) -> RankGroup:
         store=store,
         rank=world.rank,
         world_size=world.size,
-        # NCCL ends a process that is kept waiting: the CPUs' own talk is to notice first, since it can say who.
+        # NCCL kills a process after its timeout.  The CPU group's timeout is shorter, since it can name the lost rank.
         timeout=timedelta(seconds=2 * timeout if gpu else timeout),
         device_id=world.device if gpu else None,
     )
@@ -85,7 +85,7 @@ def stop() -> None:
 
 
 def share_buffers(net: nn.Module) -> None:
-    """Give all ranks the leading rank's running statistics, so that they evaluate one network."""
+    """Give all ranks the running statistics of rank 0, so that all evaluate the same network."""
     if dist.is_initialized():
         for buffer in net.buffers():
             dist.broadcast(buffer, src=0)

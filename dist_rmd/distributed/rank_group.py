@@ -1,7 +1,7 @@
-"""The ranks' CPUs talking to one another, apart from the gradients: small agreements, and who is missing if one fails.
+"""Agreements between the CPUs of all ranks, and the names of ranks that died or hang.
 
-They use a gloo group of their own, so that a GPU or a collective that hangs does not take the answer with it, and the
-rendezvous store for the roll call, which needs no peer to be alive.
+Agreements use a gloo group of their own, so that a hanging GPU or collective does not block them.  The roll call after
+a failure uses the rendezvous store, which works even when no other rank is alive.
 """
 
 import re
@@ -20,9 +20,9 @@ in which every rank that lives has noticed, since all of them wait for the same 
 
 
 class RankGroup:
-    """All ranks of the default process group, which must have been initialised with `store`; or this rank alone.
+    """All ranks of the default process group, which must have been initialised with `store`; or one process alone.
 
-    timeout: seconds that the others may keep this rank waiting.
+    timeout: seconds to wait for other ranks.
     """
 
     def __init__(self, rank: int, size: int, timeout: float, store: dist.Store | None = None):
@@ -32,11 +32,11 @@ class RankGroup:
 
     @property
     def leads(self) -> bool:
-        """True on the one rank that decides where a decision is one rank's."""
+        """True on rank 0, which takes the decisions of a single rank."""
         return self.rank == 0
 
     def highest(self, values: list[int]) -> list[int]:
-        """The highest of all ranks' values, place by place, on every rank."""
+        """The maximum over all ranks of each value, on every rank."""
         if self.size == 1:
             return values
         highest = torch.tensor(values)
@@ -44,7 +44,7 @@ class RankGroup:
         return highest.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in rank order, on every rank."""
+        """The values of all ranks, in rank order, on every rank.  Also a barrier."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -52,7 +52,7 @@ class RankGroup:
         return values
 
     def explain(self, error: Exception) -> Exception:
-        """The error to raise in place of `error`: LostPeer, naming the ranks, if it came of ranks that died or hang."""
+        """The error to raise in place of `error`: LostPeer, which names the ranks, if other ranks died or hang."""
         text = " ".join(str(error).split())
         of_torch = isinstance(error, RuntimeError)  # a file system's "connection timed out" is an OSError
         patience = [seconds for words, seconds in LOST.items() if words in text.lower()]
@@ -67,7 +67,7 @@ class RankGroup:
         return LostPeer(f"{who}; start again to go on from the newest checkpoint ({cause})")
 
     def _roll_call(self, seconds: float) -> list[int]:
-        """The ranks that do not report within so many seconds."""
+        """Ranks that do not report within so many seconds."""
         assert self._store is not None
         missing = list(range(self.size))
         try:

@@ -1,7 +1,7 @@
-"""How the processes of a run know of each other, and meet: by torchrun, by srun (one task per rank), or alone.
+"""Rendezvous: how the processes of a run find each other, started by torchrun, by srun (one task per rank), or alone.
 
-Which of them it was is told by environment variables, which outlive what set them: whoever waits for a rank that
-nobody started says so, and which variables speak of it.
+Environment variables tell which launcher it was.  Such variables may be left over from an earlier launcher, so a
+process that waits for ranks that nobody started says so, and names the variables.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ HERE = "127.0.0.1"
 
 
 class Place(NamedTuple):
-    """This process among all: rank in [0, size), and the same of its own machine."""
+    """Rank in [0, size), and local rank and size on this machine."""
 
     rank: int
     size: int
@@ -42,7 +42,7 @@ ALONE = Place(0, 1, 0, 1)
 
 
 def place() -> Place:
-    """Where the environment puts this process; MASTER_ADDR and MASTER_PORT are set then.  Raises ConfigError."""
+    """Read this process's rank from the environment; sets MASTER_ADDR and MASTER_PORT.  Raises ConfigError."""
     if os.environ.get("WORLD_SIZE") == "1":  # some schedulers say so of every process, and nothing more
         return ALONE
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
@@ -130,7 +130,7 @@ def unused(store: dist.Store, rank: int, size: int) -> dist.Store:
 
 @contextlib.contextmanager
 def _said_later(line: str) -> Iterator[None]:
-    """Say `line` should what is done within take longer than SILENCE."""
+    """Print `line` if the body of the `with` takes longer than SILENCE."""
     timer = threading.Timer(SILENCE, _say, [line])
     timer.daemon = True
     timer.start()
@@ -145,7 +145,7 @@ def _say(line: str) -> None:
 
 
 def _said() -> str:
-    """The variables that speak of several processes."""
+    """The environment variables that announce several processes."""
     names = TORCHRUN[:2] if "RANK" in os.environ or "WORLD_SIZE" in os.environ else SRUN[:2]
     return ", ".join(f"{name}={os.environ.get(name)}" for name in names)
 

@@ -11,9 +11,9 @@
       method:
         CE: {stages: [classifier]}
         CE+RMDNet: {}
-    rules:                                  # what is so for some cells only; later rules win
+    rules:                                  # settings of some cells only; later rules win
       - {if: {dataset: cifar10, method: [CE, CE+RMDNet]}, set: {relation.k: 0.1}}
-    skip:                                   # cells that there are not
+    skip:                                   # combinations that are left out
       - {dataset: cifar10, method: CE}
     compare: {CE+RMDNet: CE}                # rows of a table that are a gain over others
     search:                                 # `dist-rmd sweep --search` finds this key's value for each of these cells
@@ -72,27 +72,27 @@ class GridRun:
 
 @dataclass(frozen=True)
 class Search:
-    """Which value of a key does best on labels held out (RMDNet prints a range of K, not the K of each cell)."""
+    """A search for the best value of a key on held-out labels (RMDNet prints a range of K, not the K of each cell)."""
 
     key: str
     values: Sequence[Any]
     holdout: float = 0.1
-    """fraction of the labels that are measured and not trained on"""
+    """fraction of the labels that is held out of training and measured"""
     seeds: Sequence[int] = (0,)
     condition: Mapping[str, Any] = field(default_factory=dict)
-    """the cells that it is for (all when empty)"""
+    """condition on the cells that are searched (all cells when empty)"""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All runs of a grid, and how to tell of them."""
+    """All runs of a grid, and how reports show them."""
 
     name: str
     folder: str
-    """of its runs, within `out`: two papers each have a table1"""
+    """folder of the runs within `out`; not the file's name where two papers each have a table1"""
     title: str
     published: Mapping[str, str]
-    """paper and table of the numbers to compare with; empty where there are none"""
+    """paper and table of the published numbers; empty without published numbers"""
     axes: Mapping[str, Sequence[str]]
     seeds: Sequence[int]
     compare: Mapping[str, str]
@@ -101,7 +101,7 @@ class Grid:
     """seeds of one cell follow one another"""
 
     def only(self, chosen: Mapping[str, Any]) -> "Grid":
-        """The cells at the chosen values of some axes.  Raises ConfigError for an axis or value that there is not."""
+        """The grid with only the chosen values of some axes.  Raises ConfigError for an unknown axis or value."""
         _check(chosen, self.axes, self.name)
         axes = {
             axis: [value for value in values if value in _listed(chosen.get(axis, values))]
@@ -114,7 +114,7 @@ class Grid:
 
 
 def folder_name(value: str) -> str:
-    """The part of a path that stands for a value.  Different values may have the same: see `_check_folders`."""
+    """The part of a path for a value of an axis.  Different values may share a part: see `_check_folders`."""
     return re.sub(r"[^\w.+=]+", "_", value).strip("_")
 
 

@@ -1,4 +1,4 @@
-"""sweep.json in a sweep's folder: which runs there are to be, for the reports."""
+"""sweep.json in a sweep's folder: the planned runs, for reports."""
 
 import json
 from collections.abc import Mapping, Sequence

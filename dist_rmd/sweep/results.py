@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to: every planned run of a grid's cells, with its accuracy or why it has none."""
+"""Results of a sweep: every planned run of the grid's cells, with its accuracy or the reason why there is none."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,30 +20,30 @@ STATUSES = ("finished", "diverged", "failed", "unfinished", "not begun")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far one planned run, a cell under one seed, got."""
+    """Outcome of one planned run: a cell with one seed."""
 
     folder: Path
     status: str
     """one of STATUSES"""
     reason: str = ""
-    """what exit.json says of a run that failed"""
+    """reason in exit.json of a run that failed"""
     last: float = float("nan")
     """test accuracy (percent) after the last epoch; this and all below of finished runs only"""
     best: float = float("nan")
-    """the highest of all epochs, so chosen by looking at the test images"""
+    """highest accuracy of all epochs: the epoch is chosen by test images"""
     best_epoch: int = 0
     collapsed: bool = False
     """the network predicts one class for all test images"""
     forced: bool = False
-    """it was forced to go on under another configuration than it had begun with"""
+    """resumed with --force under another configuration than it began with"""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid."""
+    """One cell of the grid, with the outcomes of its seeds."""
 
     coordinates: tuple[str, ...]
-    """its value on every axis of the sweep"""
+    """axis -> value, for every axis of the sweep"""
     changed: tuple[str, ...]
     """`key: grid's -> used` for what is not the grid's own recipe"""
     outcomes: Mapping[int, Outcome]
@@ -51,12 +51,12 @@ class Cell:
 
     @property
     def is_begun(self) -> bool:
-        """Some run of it has been started."""
+        """Whether a run of this cell has been started."""
         return any(outcome.status != "not begun" for outcome in self.outcomes.values())
 
     @property
     def finished(self) -> dict[int, Outcome]:
-        """Those of the outcomes that have an accuracy."""
+        """The outcomes that have an accuracy, by seed."""
         return {seed: outcome for seed, outcome in self.outcomes.items() if outcome.status == "finished"}
 
 
@@ -79,7 +79,7 @@ class Sweep:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Those of all cells."""
+        """The outcomes of all cells."""
         return [outcome for cell in self.cells.values() for outcome in cell.outcomes.values()]
 
 
@@ -153,7 +153,7 @@ def _joined(cell: Cell, new: Cell) -> Cell:
 
 
 def _further(one: Outcome, other: Outcome) -> Outcome:
-    """That of two outcomes of the same run which got further."""
+    """Of two outcomes of the same run, the one that got further."""
     if one.status == other.status == "finished":
         raise DataError(
             f"{one.folder} and {other.folder} are the same cell and seed, both finished: "

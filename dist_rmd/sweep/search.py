@@ -1,4 +1,4 @@
-"""Which value of a key does best on labels held out of training; test images are not looked at."""
+"""Chooses the value of a key, such as K, by accuracy on held-out training labels, without test images."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,10 +26,10 @@ def trials(search: Search, cells: Iterable[GridRun], plan: Callable[[GridRun, st
 
 
 def best(made: Trials, key: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """For each place the value with the highest accuracy on the labels held out (last epoch, mean over seeds).
+    """For each cell, the value with the highest accuracy on held-out labels (last epoch, mean over seeds).
 
-    Values whose runs did not all reach their end do not count; a place where none is left is missing in what is
-    returned.  All accuracies go to <folder>/search.json.
+    A value counts only if all of its runs have finished; a cell without such a value is missing from the result.  All
+    accuracies are written to <folder>/search.json.
     """
     found: dict[str, dict[str, Any]] = {}
     for place, values in made.items():

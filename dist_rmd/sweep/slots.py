@@ -36,8 +36,8 @@ class Running:
 class Slots:
     """`jobs` slots of `ranks` processes each.
 
-    Slots share the cores that this process may use, and take turns on its GPUs.  `say` gets a line whenever a task
-    begins or ends, `show` is called again and again with those that are running.
+    Slots divide the cores of this process among them, and take turns on its GPUs.
+    say: called with a line when a task begins or ends.  show: called repeatedly with the running tasks.
     """
 
     def __init__(self, jobs: int, ranks: int, say: Callable[[str], None], show: Callable[[Sequence[Running]], None]):
@@ -47,11 +47,11 @@ class Slots:
         self.gpus = visible if len(visible) == count else [str(index) for index in range(count)]
 
     def run(self, tasks: Sequence[RunSpec], again: bool = False) -> int:
-        """Run `tasks` and what they need, each once.  Returns 0, or the number of the signal that ended it.
+        """Run `tasks` and the tasks that they need, each once.  Returns 0, or the number of a stop signal.
 
-        Finished tasks are skipped, and those whose loss was not finite, unless `again`.  One that fails does not stop
-        the others, but those that need it.  Tasks that another sweep is at are left to it, and waited for.  A signal
-        stops the running tasks, which save.
+        Finished tasks are skipped.  Tasks whose loss was not finite are skipped, too, unless `again`.  A failed task
+        skips only the tasks that depend on it.  A task that another sweep is running is left to that sweep, and waited
+        for.  A signal stops the running tasks, which save.
         """
         waiting, done, lost = with_needs(tasks), set[RunSpec](), set[RunSpec]()
         running: list[Running] = []
@@ -77,7 +77,7 @@ class Slots:
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     outcome = self._ended(one, left=len(waiting) + len(running))
-                    if outcome == "busy":  # two sweeps began it at once
+                    if outcome == "busy":  # another sweep started the same task at the same moment
                         waiting.append(one.task)
                     else:
                         (done if outcome == "done" else lost).add(one.task)
@@ -90,7 +90,7 @@ class Slots:
         return request.signal
 
     def share(self, slot: int) -> tuple[list[int], list[str]]:
-        """The cores and the GPUs of one slot.  With fewer GPUs than slots, several slots have the same."""
+        """Cores and GPUs of one slot.  With fewer GPUs than slots, several slots share a GPU."""
         first, count = slot * self.ranks, len(self.gpus)
         gpus = [self.gpus[place % count] for place in range(first, first + self.ranks)] if count else []
         return self.cores[slot :: self.jobs] or self.cores, list(dict.fromkeys(gpus))
@@ -108,7 +108,7 @@ class Slots:
         libc = ctypes.CDLL(None)
 
         def prepare() -> None:
-            os.sched_setaffinity(0, cores)  # by which train counts its threads and readers
+            os.sched_setaffinity(0, cores)  # train takes its numbers of threads from it
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # no orphans
 
         try:
@@ -125,7 +125,7 @@ class Slots:
         return Running(task, slot, process, time.monotonic())
 
     def _ended(self, one: Running, left: int) -> State:
-        """Say how, and how many tasks are left; return the task's state."""
+        """Report how a task ended, and how many tasks are left.  Returns the task's state."""
         state = one.task.state
         words = "stopped" if one.task.stopped else state if state in ("done", "diverged") else "failed"
         why = "" if words in ("done", "stopped") else f": {one.task.reason}"

@@ -1,4 +1,4 @@
-"""What a sweep has to do: a run for each cell, and before it the stages that several cells start from, once."""
+"""The tasks of a sweep: one run for each cell, preceded by the stages that several cells share."""
 
 import contextlib
 import json
@@ -21,8 +21,8 @@ from dist_rmd.run.lock import is_locked
 from dist_rmd.sweep.grid import GridRun
 
 State = Literal["done", "failed", "diverged", "busy", "open"]
-"""diverged: the loss was not finite, so the same start would end the same.  busy: another process is at it.  open: to
-be begun, or to go on."""
+"""diverged: the loss was not finite, and would be so again.  busy: another process runs the task.  open: not begun, or
+stopped, and to be resumed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +32,19 @@ class RunSpec:
     file: Path
     overrides: tuple[str, ...]
     config: Config
-    """what these two resolve to"""
+    """the resolved configuration of file and overrides"""
     keys: Mapping[str, str]
     """stage -> the key of its artefact"""
     test: str
     """hash of the test images"""
     needs: "RunSpec | None"
-    """what must be done before, if anything"""
+    """the task that must be finished first, if any"""
     serves: bool
-    """it is there for the artefacts that others take up, wherever they come from"""
+    """trains a shared prerequisite; finished as soon as its artefacts exist, whoever made them"""
 
     @property
     def folder(self) -> RunFolder:
-        """Its run folder."""
+        """The run folder of this task."""
         return RunFolder.of(self.config)
 
     @property
@@ -54,13 +54,13 @@ class RunSpec:
 
     @property
     def log(self) -> Path:
-        """What the process says."""
+        """The file with the output of the process."""
         sweep, _, name = self.config.name.partition("/")
         return Path(self.config.out) / sweep / "logs" / f"{name}.log"
 
     @property
     def state(self) -> State:
-        """What the disk says of it now."""
+        """The state of the task by the files on the disk."""
         if self._is_done:
             return "done"
         if is_locked(self.folder):
@@ -72,18 +72,18 @@ class RunSpec:
 
     @property
     def status(self) -> Status | None:
-        """How far it is; None before its first word."""
+        """Progress of the training; None before status.json exists."""
         return self.folder.read_status()
 
     @property
     def stopped(self) -> bool:
-        """It was asked to stop, and has saved."""
+        """Whether the run was stopped on request, after a checkpoint."""
         ended = self.folder.read_exit()
         return ended is not None and ended.is_stopped
 
     @property
     def reason(self) -> str:
-        """Why it is not done, in one line."""
+        """Why the task is not finished, in one line."""
         if self.needs and self.needs.state != "done":
             return f"it starts from {self.needs.name}"
         last = ""
@@ -103,7 +103,7 @@ class RunSpec:
 
 
 def with_needs(tasks: Iterable[RunSpec]) -> list[RunSpec]:
-    """The tasks, each once and after what it needs."""
+    """The tasks and their prerequisites, each once, every prerequisite before the tasks that need it."""
     ordered: dict[RunSpec, None] = {}
     for task in tasks:
         ordered |= dict.fromkeys([*with_needs([task.needs] if task.needs else []), task])
@@ -111,10 +111,10 @@ def with_needs(tasks: Iterable[RunSpec]) -> list[RunSpec]:
 
 
 class Planner:
-    """Makes the tasks of the sweep `name`: cells of a grid with `overrides`, key=value that win, on `ranks` processes.
+    """Makes the tasks of the sweep `name`, each on `ranks` processes.  overrides: key=value that win over the grid.
 
-    device: what each process will have, if that is not to be seen from this machine.
-    A dataset is opened once, and a stage that several cells start from is one task.
+    device: the device of each process, if the tasks run on other machines.
+    A dataset is opened once, and a stage that several cells share is one task.
     """
 
     def __init__(self, name: str, overrides: tuple[str, ...], ranks: int, device: torch.device | None = None):

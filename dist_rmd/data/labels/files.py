@@ -1,4 +1,4 @@
-"""Labels that the user gives in a file, instead of noise made on purpose: noise.kind=file."""
+"""Noisy labels from the user's own file: noise.kind=file."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""Wrong labels, made on purpose.
+"""Label noise, made on purpose.
 
-corrupt(labels, kind, rate, ...) -> labels of which some are wrong.  openset(labels, pool, rho1, rho2, ...) -> the same,
-and which images give way to images of none of the classes.
+corrupt(labels, kind, rate, ...) -> noisy labels.  openset(labels, pool, rho1, rho2, ...) -> noisy labels, and which
+images are replaced by open-set images, which show none of the classes.
 
 Every random choice comes from the raw 64-bit words of numpy's Philox.  That stream is fixed for ever, unlike those of
 numpy's distributions: a seed gives the same labels on every platform and under every version of numpy.
@@ -17,7 +17,7 @@ Labels = NDArray[np.int64]
 KINDS = ("none", "symmetric", "asymmetric", "pairflip")
 
 OPEN = -1
-"""the true label of an image of none of the classes"""
+"""the true label of an open-set image, which shows none of the classes"""
 
 
 def corrupt(
@@ -79,14 +79,15 @@ def openset(
     """Closed-set and open-set noise at once (MODUL sec. III and V-A): (given labels, which image of the pool), N each.
 
     labels: N integers in 0..num_classes-1, the true labels of N images.
-    pool: how many images of none of the classes there are to draw from.
+    pool: number of open-set images to draw from.
     rho1, rho2: in [0, 1].  Of the N images, round(rho1 N) are noisy, and round(rho1 rho2 N) of these, drawn from all
-        classes alike, give way to images of the pool: N - round(rho1 N) stay clean, the rest is closed-set noise.
+        classes alike, are replaced by images of the pool.  N - round(rho1 N) images stay clean; the rest is closed-set
+        noise.
     seed: a non-negative integer.  A higher rho1 under the same seed keeps noisy what was noisy, and a higher rho1 rho2
         keeps open what was open, under the same image.
     include_true: closed-set noise draws from all classes; by default from all others than the true one.
-    keep_label: an image of the pool goes by the label of the one it replaces (as MODUL's code has it); by default by
-        one of all classes with equal probability.
+    keep_label: an open-set image has the label of the image that it replaces (as in MODUL's code); by default, it has
+        the label of any class with equal probability.
 
     The second array is in 0..pool-1, no image twice, and -1 where an image stays.  Raises ValueError for a value
     outside its range, and for a pool that is too small.

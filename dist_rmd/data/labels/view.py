@@ -1,5 +1,7 @@
-"""Which images a training uses and under which labels: a small overlay over a prepared dataset, so that every noise
-setting shares one beton."""
+"""`LabelView`: the images of a run and their noisy labels.
+
+A view is a small overlay over a prepared dataset, so all noise settings share one .beton file.
+"""
 
 import hashlib
 import json
@@ -27,12 +29,12 @@ HOLD_OUT = 0x6F7574  # keeps this draw apart from that of the noise, which may h
 class LabelView:
     """M images and their labels.  The arrays are converted to int64 and must not be written to.
 
-    indices: M distinct positions in the beton.
+    indices: M distinct positions in the .beton file.
     given: M labels that the training sees, in 0..num_classes-1.
-    true: M correct labels where they are known, else None; OPEN (-1) for an image of none of the classes.  Only
-        measurements may look at them.
-    origin: how the given labels came about, as JSON can say it; empty where that is not known.
-    rows: M numbers, those that the images have in the view that this one is a `part` of; 0..M-1 in any other view.
+    true: M correct labels if they are known, else None; OPEN (-1) for an open-set image, which shows none of the
+        classes.  Only measurements may use them.
+    origin: how the given labels were made, as plain JSON values; empty if unknown.
+    rows: M numbers of the images in the view that this view is a `part` of; 0..M-1 in any other view.
 
     Raises ValueError when the arrays contradict this.
 
@@ -76,9 +78,9 @@ class LabelView:
 
     @classmethod
     def of(cls, labels: ArrayLike, num_classes: int, verified: bool = True) -> "LabelView":
-        """All images of the classes under a dataset's own labels; those that are labelled OPEN are left out.
+        """All images under a dataset's own labels, without open-set images (label OPEN).
 
-        verified: these labels are the correct ones; otherwise nobody knows the correct ones.
+        verified: whether these labels are correct; otherwise the correct labels are unknown.
         """
         labels = np.asarray(labels)
         indices = np.flatnonzero(labels != OPEN)
@@ -86,9 +88,9 @@ class LabelView:
         return cls(indices, given, given if verified else None, num_classes)
 
     def clean(self) -> "LabelView":
-        """The same images under their correct labels; those of none of the classes have none, and are left out.
+        """The same images under their correct labels, without open-set images, which have none.
 
-        Raises ValueError where the correct labels are unknown.
+        Raises ValueError when the correct labels are unknown.
         """
         if self.true is None:
             raise ValueError("the correct labels are unknown")
@@ -96,14 +98,14 @@ class LabelView:
         return LabelView(self.indices[rows], self.true[rows], self.true[rows], self.num_classes)
 
     def best_known(self) -> "LabelView":
-        """`clean`, or where the correct labels are unknown the view itself."""
+        """The view under its correct labels (`clean`) if they are known, else the view itself."""
         return self if self.true is None else self.clean()
 
     def first(self, per_class: int | None, skip: int = 0) -> "LabelView":
-        """The first `per_class` images of every class (all when None) after `skip`, or what a class has of them.
+        """Images number `skip` to `skip + per_class` of every class (all after `skip` when None), if there are as many.
 
-        A class is that of the correct labels, where these are known.  Images of none of the classes are not counted,
-        and all stay.  Raises ValueError for less than 1.
+        Classes are those of the correct labels if these are known.  Open-set images are not counted, and all stay.
+        Raises ValueError for per_class below 1.
         """
         if per_class is None and not skip:
             return self
@@ -111,9 +113,9 @@ class LabelView:
         return self._only(np.union1d(_first(classes, per_class, skip), np.flatnonzero(classes == OPEN)))
 
     def split(self, fraction: float, seed: int) -> tuple["LabelView", "LabelView"]:
-        """(the rest, the part held out): of every given label, round(fraction * n) of its n images are held out.
+        """Hold out round(fraction * n) of the n images of every given label.  Returns (the rest, the held-out part).
 
-        Which ones is drawn from `seed`; both keep their order.  fraction: in 0..1.
+        fraction: in 0..1.  seed: of the random choice.  Both parts keep the order of the images.
         """
         generator = np.random.default_rng([seed, HOLD_OUT])
         held_out = np.zeros(len(self), bool)
@@ -128,12 +130,12 @@ class LabelView:
         return replace(self, indices=indices, given=self.given[chosen], true=true, rows=np.arange(len(indices)))
 
     def part(self, rows: NDArray[np.int64], given: NDArray[np.int64] | None = None) -> "LabelView":
-        """The images of some rows, in this order, which keep their numbers; `given`: under other labels than here."""
+        """The images in some rows, in this order; they keep their numbers.  given: other labels for these images."""
         chosen = self._only(rows)
         return replace(chosen, rows=self.rows[rows], given=chosen.given if given is None else given)
 
     def rows_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The place in this view of each image, given by its position in the beton.  Raises KeyError for another."""
+        """The row of each image, given by its position in the .beton file.  Raises KeyError for an unknown position."""
         row = np.full(max(self.indices.max(initial=-1), indices.max(initial=-1)) + 1, -1)
         row[self.indices] = np.arange(len(self))
         rows = row[indices]
@@ -146,22 +148,22 @@ class LabelView:
 
     @property
     def noise_rate(self) -> float | None:
-        """Fraction of the given labels that are wrong, None where the correct ones are unknown (or there are none).
+        """Fraction of wrong labels; None if the correct labels are unknown, or there are no labels.
 
-        The label of an image of none of the classes is wrong in any case.
+        The label of an open-set image is always wrong.
         """
         return float(np.mean(self.given != self.true)) if self.true is not None and len(self) else None
 
     @property
     def types(self) -> NDArray[np.int64] | None:
-        """M positions in TYPES: 0 clean, 1 closed, 2 open.  None where the correct labels are unknown."""
+        """Type of each label: 0 clean, 1 closed, 2 open (positions in TYPES).  None if correct labels are unknown."""
         if self.true is None:
             return None
         return np.where(self.true == OPEN, TYPES.index("open"), self.given != self.true)
 
     @property
     def counts(self) -> dict[str, int] | None:
-        """How many labels are of which of TYPES, in that order; None where the correct ones are unknown."""
+        """Number of labels of each type, in the order of TYPES; None if the correct labels are unknown."""
         if self.types is None:
             return None
         return dict(zip(TYPES, np.bincount(self.types, minlength=len(TYPES)).tolist(), strict=True))
@@ -176,7 +178,7 @@ class LabelView:
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 over the arrays and the number of classes; how they came about does not count."""
+        """Hexadecimal SHA-256 over the arrays and the number of classes; the origin does not enter."""
         known = self.true is not None
         digest = hashlib.sha256(f"{len(self)} {self.num_classes} {known}".encode())
         for values in (self.indices, self.given, self.true):

@@ -1,4 +1,4 @@
-"""What a stage sees of the data."""
+"""A batch: the images and labels that a stage sees in one step."""
 
 from dataclasses import dataclass
 

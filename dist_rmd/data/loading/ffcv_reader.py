@@ -1,4 +1,4 @@
-"""FFCV as a pure reader: it brings the images of a beton in the order it is told, and draws nothing at random."""
+"""Reads images of a .beton file through FFCV, in a given order.  FFCV draws nothing at random here."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence

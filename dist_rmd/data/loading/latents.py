@@ -1,4 +1,4 @@
-"""Batches of noise, for a stage that makes its images itself: the same global batch on any number of ranks."""
+"""Batches of random noise for stages that generate their images: the same global batch on any number of ranks."""
 
 from collections.abc import Generator
 

@@ -1,4 +1,4 @@
-"""Work done by a few threads that run a little ahead of whoever takes the results."""
+"""Runs work in a few threads, slightly ahead of the consumer of the results."""
 
 import queue
 import threading

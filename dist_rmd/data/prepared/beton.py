@@ -1,8 +1,8 @@
-"""A prepared dataset: a folder of FFCV's .beton files, their labels, and a manifest that vouches for both.
+"""A prepared dataset: a folder with FFCV's .beton files, their labels, and a manifest with hashes of both.
 
 train.beton test.beton   fields: image (raw uint8, side x side x 3), index (the image's position in this file)
 train.csv test.csv       index,label,class,file: the original labels, and where each image came from; label -1 and
-                         no class for images of none of the classes, which noise.kind=openset draws from
+                         no class for open-set images, from which noise.kind=openset draws
 manifest.json            written last: a folder without it is no dataset
 """
 
@@ -43,7 +43,7 @@ from dist_rmd.errors import CannotCreate, DataError
 from dist_rmd.files import remove_leftovers, sha256, sync, write_failed, write_json
 
 FORMAT = 2  # of the folder; raise it when an older reader would misread what is written
-READABLE = (1, FORMAT)  # 1 has neither images of none of the classes nor labels that nobody has verified
+READABLE = (1, FORMAT)  # format 1 has neither open-set images nor unverified labels
 COLUMNS = ["index", "label", "class", "file"]
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how many there will be) -> the same items
@@ -53,12 +53,12 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how
 class Dataset:
     """A prepared dataset whose files agree with each other.
 
-    mean, std: of the train images' channels R, G, B, scaled to 0..1; without those of none of the classes.
-    sizes, hashes: per split, the number of images and a SHA-256 over all of its pixels, labels and names.
-    skipped: per split, the names of the source's unreadable images.
-    verified: the labels of the train images are right; otherwise nobody knows.
-    open_images: how many of the train images are of none of the classes (label OPEN).
-    excluded: classes of these images' source that were left out.
+    mean, std: of the channels R, G, B of the train images, scaled to 0..1; without open-set images.
+    sizes, hashes: per split, the number of images and a SHA-256 over all pixels, labels and file names.
+    skipped: per split, the names of unreadable images of the source.
+    verified: whether the labels of the train images are known to be right.
+    open_images: number of open-set images among the train images (label OPEN).
+    excluded: classes of the open-set source that were left out.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ class Dataset:
         return _beton_path(self.folder, split)
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """The original label of every image, OPEN for none of the classes, in the beton's order.
+        """The original label of every image in the beton's order; OPEN for open-set images.
 
         The array must not be written to.
         """
@@ -155,10 +155,10 @@ def manifest_path(folder: Path) -> Path:
 
 
 def open_dataset(folder: str | Path) -> Dataset:
-    """The dataset that `prepare` left in `folder`, after the checks that cost next to nothing.
+    """Open the dataset that `prepare` wrote to `folder`, after quick checks.
 
-    Checked are the sizes of the files, the header and the sample table of each beton, and the labels in full; no pixel
-    is read.  Raises DataError, which names the file at fault.
+    The checks read the sizes of the files, the header and sample table of each .beton file, and all labels, but no
+    pixels.  Raises DataError, which names the broken file.
 
     >>> from dist_rmd import open_dataset
     >>> dataset = open_dataset("data/digits")  # dist-rmd prepare digits data/digits

@@ -1,4 +1,4 @@
-"""Images of none of a dataset's classes, in one beton with its training images: noise.kind=openset draws from them."""
+"""Adds open-set images, which show none of a dataset's classes, to its training images, for noise.kind=openset."""
 
 import warnings
 from collections.abc import Collection, Sequence

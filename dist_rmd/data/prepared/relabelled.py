@@ -1,4 +1,4 @@
-"""A dataset under other labels: `prepare --labels`, such as those that `report suspects` proposes."""
+"""A dataset under labels from a table (`prepare --labels`), such as the labels that `report suspects` proposes."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The same picture twice: in train and test, or under two labels."""
+"""Finds repeated pictures: in train and test, or under two labels."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""A folder to write into that is gone when the work has ended, however it ended."""
+"""A temporary folder that is removed when the work ends, also after a crash."""
 
 import contextlib
 import fcntl
