@@ -27,6 +27,17 @@ def test_every_printed_number_is_found_by_its_coordinates(paper, sizes):
         assert 1 <= float(line["accuracy"]) < 100
 
 
+def test_table_4_of_modul_is_joined_by_the_names_in_its_grid():
+    """Twice: the methods learn the set as it is, and divided; MODUL itself is always divided."""
+    grid = load(Path(__file__).parent.parent / "configs" / "modul" / "table4.yaml", seeds=[0])
+    joined = [{axis: grid.names.get(v, v) for axis, v in cell.coordinates.items()} for cell in grid.cells]
+    assert all(published("modul", "4", coordinates) for coordinates in joined)
+    for divided, methods in {"undivided": 16, "divided": 18}.items():
+        methods_of = {(c["dataset"], c["method"]) for c in joined if c["set"] == divided}
+        assert len(methods_of) == 2 * methods
+    assert {line["method"] for line in lines("modul") if line["table"] == "4"} == {c["method"] for c in joined}
+
+
 @pytest.mark.parametrize(("paper", "table"), [*(("rmdnet", n) for n in "12345"), *(("modul", n) for n in "125")])
 def test_the_grids_of_the_project_have_the_cells_of_the_papers_tables_and_one_row_that_is_named_otherwise(paper, table):
     grid = load(Path(__file__).parent.parent / "configs" / paper / f"table{table}.yaml", seeds=[0])

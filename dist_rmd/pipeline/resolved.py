@@ -131,7 +131,11 @@ class ResolvedRun:
                 "stage": name,
                 "version": METHODS_VERSION,
                 "sections": {
-                    **{section: determinants(values) for section, values in config.sections.items()},
+                    **{
+                        section: determinants(values)
+                        for section, values in config.sections.items()
+                        if section not in stage.added or values != type(values)()
+                    },
                     "augment": determinants(config.augment),
                     "model": determinants(config.model),
                 },

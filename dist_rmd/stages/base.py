@@ -61,6 +61,9 @@ class Stage:
     sections: ClassVar[Mapping[str, type]] = {}
     """sections of the configuration that the stage reads: name -> frozen dataclass.  Reading another section is an
     AttributeError, because only these sections enter the hash of the artefact"""
+    added: ClassVar[frozenset[str]] = frozenset()
+    """names of sections that the stage began to read when there were artefacts already.  At its defaults such a section
+    stays out of the hash"""
     recipe: ClassVar[str]
     """name of the section that has the stage's `seed`"""
     labels: ClassVar[Literal["given", "true", "none"]] = "given"

@@ -24,6 +24,7 @@ from dist_rmd.distill.prototypes import class_sums, prototypes, prototypical_los
 from dist_rmd.distill.rotation import rotated
 from dist_rmd.distributed.collectives import rank
 from dist_rmd.errors import ConfigError
+from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import linear_head
@@ -42,7 +43,7 @@ class ModulConfig:
     off."""
 
     alpha: ClosedUnitInterval = 0.1
-    """weight of the cross entropy"""
+    """weight of the cross entropy, or of the loss of section `loss` in its place"""
     beta: NonNegativeFloat = 0.1
     """weight of the category and of the instance loss"""
     gamma: NonNegativeFloat = 0.01
@@ -179,16 +180,22 @@ class Student(nn.Module):
 class Modul(TrainingStage):
     """Eq. 21 over the clean set and the closed set with the teacher's labels; the open set is told by its rotations.
 
-    With the weights modul.soft, also softened outputs of the teacher are learned, of any of the three kinds of images.
+    Any robust loss may stand in the place of the cross entropy (sec. IV-D).  With the weights modul.soft, also softened
+    outputs of the teacher are learned, of any of the three kinds of images.
     """
 
-    sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "modul": ModulConfig}
+    sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "modul": ModulConfig, "loss": LossConfig}
+    added = frozenset({"loss"})
     recipe = "student"
     net: Student
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher", "division")
+
+    @classmethod
+    def check(cls, config: StageConfig) -> None:
+        configured(config.section(LossConfig))
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = config.section(ModulConfig)
@@ -218,7 +225,7 @@ class Modul(TrainingStage):
                 "choose modul.hint=pooled"
             )
         self.net = Student(body, data.classes, taught.out_features, c, self.weights)
-        self.ce = CE()
+        self.ce, self.loss = CE(), configured(config.section(LossConfig))
         self.draws = config.seed
         self.memory = {"prototypes": torch.zeros(data.classes, c.embedding, dtype=torch.float64)}
 
@@ -281,7 +288,7 @@ class Modul(TrainingStage):
                 said_open, _ = self.teacher(opened.views[0])
         out: Outputs = net(view, taught, mixed, mixed_taught, shown)
 
-        terms = {"ce": self.ce(out.logits, batch.labels)}
+        terms = {"ce": self.loss(out.logits, batch.labels)}
         if weights["kd"]:
             terms["kd"] = hint_loss(out.hint, maps.permute(0, 2, 3, 1) if c.hint == "map" else taught)
         if weights["category"]:

@@ -76,7 +76,8 @@ class Comparison:
         """The number printed for the cell."""
         if self.sweep.published is None or self.sweep.table is None:
             return None
-        return published(self.sweep.published, self.sweep.table, self.values(cell))
+        printed = {axis: self.sweep.names.get(value, value) for axis, value in self.values(cell).items()}
+        return published(self.sweep.published, self.sweep.table, printed)
 
     def difference(self, cell: Cell) -> float | None:
         """Ours, last epoch, less the published number."""

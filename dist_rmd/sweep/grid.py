@@ -2,7 +2,7 @@
 
     title: Test accuracy with and without RMDNet (RMDNet, Table 1)
     folder: table1                          # of the runs, within `out` (the file's name without one)
-    published: {paper: rmdnet, table: 1}    # the numbers to compare with
+    published: {paper: rmdnet, table: 1}    # the numbers to compare with; names: {our value: the one printed there}
     seeds: [0, 1, 2]                        # each sets `seed` and `noise.seed`
     set: {simsiam.seed: 0}                  # keys of all runs
     axes:                                   # every combination is a cell
@@ -93,6 +93,8 @@ class Grid:
     title: str
     published: Mapping[str, str]
     """paper and table of the published numbers; empty without published numbers"""
+    names: Mapping[str, str]
+    """value of an axis -> what the paper calls it, where that is not the same"""
     axes: Mapping[str, Sequence[str]]
     seeds: Sequence[int]
     compare: Mapping[str, str]
@@ -157,10 +159,14 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
     _check_folders(file, cells)
     compare = {spelled(method): spelled(baseline) for method, baseline in tree.get("compare", {}).items()}
     _check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
-    published = {key: spelled(value) for key, value in tree.get("published", {}).items()}
+    printed = dict(tree.get("published", {}))
+    called = {spelled(ours): spelled(theirs) for ours, theirs in printed.pop("names", {}).items()}
+    if unknown := called.keys() - {value for values in names.values() for value in values}:
+        raise ConfigError(f"{file}: published.names: no axis has {min(unknown)!r}")
+    published = {key: spelled(value) for key, value in printed.items()}
     title = spelled(tree.get("title", file.stem))
     folder, found = spelled(tree.get("folder", file.stem)), _search(file, tree, names)
-    return Grid(file.stem, folder, title, published, names, list(seeds), compare, found, cells)
+    return Grid(file.stem, folder, title, published, called, names, list(seeds), compare, found, cells)
 
 
 def _named(file: Path, axis: Any, values: Any) -> dict[str, dict[str, Any]]:

@@ -38,6 +38,7 @@ def write(
         "title": grid.title,
         "published": grid.published.get("paper"),
         "table": grid.published.get("table"),
+        "names": grid.names,
         "overrides": list(overrides),
         "axes": grid.axes,
         "seeds": sorted({cell["seed"] for cell in cells.values()}),

@@ -71,6 +71,8 @@ class Sweep:
     """the paper whose numbers stand beside ours, and"""
     table: str | None
     """the number of the table there"""
+    names: Mapping[str, str]
+    """value of an axis -> what the paper calls it, where that is not the same"""
     axes: Mapping[str, tuple[str, ...]]
     """name -> values, in order of display"""
     compare: Mapping[str, str]
@@ -106,7 +108,7 @@ def read(paths: Sequence[Path]) -> Sweep:
             new = Cell(at, tuple(planned["changed"]), {planned["seed"]: _outcome(folder / planned["run"], planned)})
             cells[at] = _joined(cells[at], new) if at in cells else new
     return Sweep(
-        folders, first["grid"], first["title"], first["published"], first["table"],
+        folders, first["grid"], first["title"], first["published"], first["table"], first.get("names") or {},
         {axis: tuple(values) for axis, values in axes.items()}, first.get("compare") or {}, cells,
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ OPTIONS = (
     "zskt zskt.generator_steps=9",
     "inversion inversion.iterations=5",
     "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
+    "modul loss.name=gce",
     "classifier task.mixup=1 task.divided=true task.kd=0.9",
     "elr task.mixup=1",
     "rgrl task.relabel=true task.mixup=8",

@@ -100,6 +100,20 @@ def test_the_loss_is_the_papers(mixes):
     assert found["loss"].item() == pytest.approx(sum(weights[name] * value for name, value in expected.items()))
 
 
+def test_any_robust_loss_may_stand_in_cross_entropys_place():
+    s, b = modul("loss.name=gce", "loss.options.q=0.7"), batch(dtype=torch.float64)
+    p = s.net.train()(b.views[0]).logits.softmax(1).detach().numpy()[np.arange(10), b.labels.numpy()]
+    expected = naive(s, b) | {"ce": ((1 - p**0.7) / 0.7).mean()}
+    found = s.losses(s.net, b)
+    for name, value in expected.items():  # rotations are told by cross entropy
+        assert found[f"loss_{name}"].item() == pytest.approx(value, rel=1e-9), name
+
+
+def test_a_wrong_loss_is_named():
+    with pytest.raises(ConfigError, match=r"loss.options of gce"):
+        modul("loss.name=gce", "loss.options.q=2")
+
+
 def test_weights_may_be_chosen_apart():
     s, b = modul("modul.alpha=0.3", "modul.kd=2", "modul.beta=0.5", "modul.instance=0.01"), batch(dtype=torch.float64)
     expected = naive(s, b)

@@ -78,6 +78,17 @@ def test_the_tables_of_modul_too(laid_out, table, axes, shapes):
     assert all(results.published(cell) for cell in results.sweep.cells.values())
 
 
+def test_values_are_joined_with_the_papers_by_the_names_that_a_grid_gives(laid_out):
+    axes = {"dataset": ("cifar10",), "set": ("divided",), "method": ("CE", "CE+Mixup", "plus")}
+    names = {"CE": "Cross entropy without mixup", "CE+Mixup": "Cross entropy with mixup"}
+    _, compare = laid_out(axes, published="modul", table="4", names=names)
+    results = compare()
+    found = {cell.coordinates[-1]: results.published(cell) for cell in results.sweep.cells.values()}
+    assert {method: printed and printed.accuracy for method, printed in found.items()} == {
+        "CE": 87.53, "CE+Mixup": 93.55, "plus": None,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("axes", "shapes"),
     [
