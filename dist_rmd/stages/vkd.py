@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from dist_rmd.config import Role, StageConfig, leaf
-from dist_rmd.config.key_types import ClosedUnitInterval, PositiveFloat
+from dist_rmd.config.key_types import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.hint import hint_loss
 from dist_rmd.distill.kd import kd_loss
@@ -15,6 +15,7 @@ from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.stages._mixing import mix
 from dist_rmd.stages._student import StudentConfig, frozen_teacher
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
@@ -38,6 +39,9 @@ class VKDConfig:
     """weight of the cross entropy with the given labels; that of the distillation is 1 - alpha"""
     temperature: PositiveFloat = 4.0
     """T of transfer=logits"""
+    mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
+    """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
+    both labels, the teacher asked about the mixed one; 0: images stay as they are"""
 
 
 class Matched(Network):
@@ -78,17 +82,19 @@ class VKD(ClassifierStage):
             self.net = Network(body, data.classes)
         self.teacher = frozen_teacher(inputs["teacher"])
         self.loss = CE()
+        self.draws = config.seed
 
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        (view,) = batch.views
+        mixed = mix(batch, self.config.mixup, self.draws)
+        (view,) = mixed.views
         alpha, temperature = self.config.alpha, self.config.temperature
         lesson = OverlappedTeacher(self.teacher, view)
         logits, features = net(view)
         targets, taught = lesson.result()
-        task = batch_mean(self.loss(logits, batch.labels), batch)
+        task = batch_mean(mixed.terms(lambda b: {"task": self.loss(logits, b.labels)})["task"], batch)
         if self.config.transfer == "features":
             distilled = batch_mean(hint_loss(features, taught), batch)
         else:
@@ -97,5 +103,5 @@ class VKD(ClassifierStage):
             "loss": alpha * task + (1 - alpha) * distilled,
             "loss_task": task.detach(),
             "loss_kd": distilled.detach(),
-            **fitted(logits, batch),
+            **({} if mixed.other else fitted(logits, batch)),
         }

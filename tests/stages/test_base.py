@@ -36,6 +36,7 @@ OPTIONS = (
     "vkd vkd.transfer=features",
     "rgrl task.mixup=8 relation.teacher_view=other",
     "teacher teacher.mixup=1",
+    "vkd vkd.mixup=1",
     "reweight reweight.warmup=1 task.mixup=1",
     "d2l task.mixup=1",
     "war war.warmup=1 task.mixup=1 task.kd=0.5",
