@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "a run's network as a file for other programs: safetensors, ONNX, TorchScript",
     "report": "tables and figures from run folders",
     "suspects": "which labels of a run are probably wrong, with a page to decide on",
+    "clean": "from a folder under wrong labels to mended labels and a network: prepare, train, suspects, train",
     "sweep": "all runs of a grid, on this machine or under SLURM; started again, goes on with what is missing",
     "slurm": "the same as train, as a SLURM job",
 }

@@ -30,7 +30,7 @@ NAME is one of
   digits         1,797 handwritten digits, 8 x 8, which come with scikit-learn: no download
   cifar10        torchvision's archive, 32 x 32: found in --from DIR, or downloaded to ~/.cache/dist_rmd
   cifar100       the same with 100 classes
-  folder         your own images: DIR/train/<class>/* and DIR/test/<class>/*, of any size
+  folder         your own images, of any size: DIR/train/<class>/* and DIR/test/<class>/* (or val/), or DIR/<class>/*
   listed         images that lists name: DIR/train.csv and DIR/test.csv, or others such as Clothing1M's
   sheets         images of 32 x 32 tiled into large pictures: DIR/train/index.csv and sheets, DIR/test likewise
   tiny_imagenet  Tiny ImageNet as published, 64 x 64: wnids.txt, words.txt, train/ and val/ in DIR
@@ -102,6 +102,8 @@ def _summarise(dataset: beton.Dataset, out: Path) -> None:
         print(
             f"open set: {dataset.open_images} images of none of the classes, {len(dataset.excluded)} folders left out"
         )
+    if dataset.held_out:
+        print("no test images are there: test is a tenth of every class, held out, with labels as given")
     if not dataset.verified:
         print("labels of train: as given, nobody knows which of them are right")
     for name, values in {"mean": dataset.mean, "std": dataset.std}.items():

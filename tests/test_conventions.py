@@ -25,7 +25,8 @@ ROOMS = {
     "config": "cli.paths config registry text",
     "distributed": "config distributed engine.signals",
     "distributed.collectives": "",
-    "data.datasets": "cli.paths data.datasets data.images data.labels.look_alikes data.labels.noise text",
+    "data.datasets": "cli.paths data.datasets data.images data.labels.lists data.labels.look_alikes data.labels.noise "
+    "text",
     "data.images": "data.images",
     "data.prepared": "data.datasets.base data.images data.labels data.prepared files text",
     "data.labels": "data.labels files text",
@@ -53,8 +54,8 @@ ROOMS = {
     "evaluation": "data.labels data.loading distributed.collectives evaluation models",
     "suspects": "suspects text",
     "suspects.__main__": "cli.terminal report",
-    "reports": "config data distill.division distributed engine.writers evaluation files losses._build published "
-    "registry reports run stages.division stages.rgrl suspects sweep text",
+    "reports": "config data distill.division distributed engine.writers evaluation files losses._build pipeline.folds "
+    "published registry reports run stages.division stages.rgrl suspects sweep text",
     "sweep": "cli config data.prepared.beton distributed engine files pipeline published run sweep text",
     "cluster": "cli cluster config distributed engine.signals files pipeline.command run.folder sweep text",
     "train": "distributed.launcher pipeline.command",
@@ -64,6 +65,7 @@ ROOMS = {
     "export": "cli.extras export models run.saved",
     "export.__main__": "*",
     "prepare": "*",
+    "clean": "*",
     "report": "*",
     "slurm": "*",
     "sweep.__main__": "*",

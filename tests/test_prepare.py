@@ -64,6 +64,20 @@ def test_ones_own_folder_with_a_bad_image(pets, tmp_path, capsys):
     assert open_dataset(out).skipped == {"train": ["train/dog/2.png"], "test": []}
 
 
+def test_images_as_they_lie_with_nothing_said(pets, tmp_path, capsys):
+    """<class>/* alone: a tenth of every class, one image at least, stands for a test, and nobody vouches for it."""
+    code, shown, err = run(capsys, "folder", tmp_path / "out", "--from", pets / "train")
+    assert (code, err) == (0, [])
+    assert shown[1:5] == [
+        "train: 10 images, 0 skipped",
+        "test: 2 images, 0 skipped",
+        "no test images are there: test is a tenth of every class, held out, with labels as given",
+        "labels of train: as given, nobody knows which of them are right",
+    ]
+    dataset = open_dataset(tmp_path / "out")
+    assert (dataset.verified, dataset.held_out) == (False, True)
+
+
 def test_a_read_that_never_returns_ends_on_a_signal(pets, tmp_path):
     """As on a server of files that has gone; here a pipe takes an image's place while the images are read."""
     script = (

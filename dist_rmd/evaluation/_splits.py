@@ -32,6 +32,15 @@ class Splits:
     """images held out of training, with the labels that are given to them, right or wrong"""
     verified: bool = True
     """False: nobody knows the correct labels of `train`, which comes with the given ones"""
+    test_verified: bool = True
+    """False: nor those of `test`, which is a part of the training images that was held out"""
+
+    def measured(self, name: str, train: bool = False) -> str:
+        """test/<name>, with _unverified where labels as given stand for the right ones.
+
+        train: those of the training images decide, too.
+        """
+        return f"test/{name}" if self.test_verified and (self.verified or not train) else f"test/{name}_unverified"
 
 
 def splits(source: Loaders, train: LabelView, validation: LabelView | None = None) -> Splits:
@@ -46,4 +55,5 @@ def splits(source: Loaders, train: LabelView, validation: LabelView | None = Non
         classes=classes,
         validation=None if validation is None else partial(source.evaluation, "train", validation),
         verified=train.true is not None,
+        test_verified=not source.dataset.held_out,
     )

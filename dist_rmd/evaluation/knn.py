@@ -28,8 +28,7 @@ def knn(net: nn.Module, splits: Splits) -> dict[str, float]:
     predicted = vote(F.normalize(queries), F.normalize(bank), labels, splits.classes, neighbours)
     counts = torch.stack([(predicted == truth).sum(), torch.tensor(len(truth), device=truth.device)])
     correct, images = all_reduce_sum(counts).tolist()
-    name = "test/knn_top1" if splits.verified else "test/knn_top1_unverified"
-    return {name: 100 * correct / images}
+    return {splits.measured("knn_top1", train=True): 100 * correct / images}
 
 
 def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, neighbours: int) -> Tensor:

@@ -22,7 +22,7 @@ from dist_rmd.errors import DataError
 from dist_rmd.files import check_writable, write_atomically, write_text
 from dist_rmd.reports import _typeset
 from dist_rmd.reports.summary import measured, spread
-from dist_rmd.run.finished import FinishedRun
+from dist_rmd.run.finished import FinishedRun, top1
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Comparison, named
 from dist_rmd.sweep.record import record_path
@@ -114,10 +114,11 @@ def _seed(folder: Path, stage: str | None = None) -> Seed | None:
     """The curves of a run's stage, the last one unless it is named; None where its accuracy was not measured."""
     run = FinishedRun(folder)
     stage = stage or run.config.stages[-1]
-    scores = [record for record in run.scores(stage) if ACCURACY in record]
-    if not scores:
+    scores = run.scores(stage)
+    accuracy = {record["epoch"]: value for record in scores if (value := top1(record)) is not None}
+    if not accuracy:
         return None
-    found: dict[str, Curve] = {ACCURACY: {record["epoch"]: record[ACCURACY] for record in scores}}
+    found: dict[str, Curve] = {ACCURACY: accuracy}
     steps = scores[-1]["step"] // scores[-1]["epoch"]
     metrics = run.folder.metrics
     records = [record for record in read_metrics(metrics) if record["stage"] == stage] if metrics.exists() else []

@@ -19,7 +19,7 @@ __all__ = ["summary"]
 TAGS: dict[str | None, tuple[str, ...]] = {
     None: (),
     "knn": ("test/knn_top1", "test/knn_top1_unverified"),
-    "accuracy": ("test/top1",),
+    "accuracy": ("test/top1", "test/top1_unverified"),
 }
 """evaluation -> the names that its accuracy may have"""
 

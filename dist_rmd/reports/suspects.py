@@ -18,16 +18,18 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.tensorboard import SummaryWriter
 
 from dist_rmd.data.labels.noise import OPEN
+from dist_rmd.data.labels.table import read_label_table
 from dist_rmd.data.prepared.beton import Dataset
 from dist_rmd.distributed.processes import detect
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluation._features import extract_all
 from dist_rmd.files import write_atomically
+from dist_rmd.pipeline.folds import out_of_fold
 from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.suspects.page import page
 from dist_rmd.suspects.ranking import Ranking
-from dist_rmd.suspects.scores import Suspicion, suspicion
+from dist_rmd.suspects.scores import Suspicion, parts, suspicion
 from dist_rmd.suspects.twins import disagreeing_twins
 from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 
@@ -38,33 +40,51 @@ UNTOUCHED = ("simsiam", "teacher")
 COLUMNS, ROWS = 10, 4  # of the picture
 LONGEST = 16  # letters of a class in the picture
 SETS = ("clean", "closed", "open")
+PARTS = 5
+"""into which the Gaussians divide the images"""
+MOST_FOLDS = 5
 
 Integers = NDArray[np.int64]
 
 
-def suspects(runs: Sequence[Path], *, stage: str | None = None, folds: int = 5, images: int = 50_000) -> str:
+def suspects(
+    runs: Sequence[Path],
+    *,
+    stage: str | None = None,
+    folds: int = 0,
+    images: int = 50_000,
+    data: str | None = None,
+    truth: str | None = None,
+) -> str:
     """Which labels are probably wrong, the most suspect first: a table, a page to decide on, and a picture.
 
     runs: run folders with a finished stage, such as simsiam alone; their true labels need not be known.
     stage: whose features judge the labels (simsiam where the run has it; such that no given label has touched).
-    folds: how many parts the images are divided into, of which each is judged by the others.
+    folds: classifiers to train, 2 to 5, each of which judges the part of the images it has not seen (0: none).
     images: how many of the most suspect images the page shows at most; the tables list all of them.
+    data: where the prepared images are now, if not where the run was trained.
+    truth: a table with the columns file and label that says how right the ranking is (default: where the run knows).
 
-    Writes <run>/suspects.csv, suspects.html and figures/suspects.png, the latter also to TensorBoard; returns numbers,
-    paths and the commands that come next.  docs/suspects.md says what the columns mean.
+    Writes <run>/suspects.csv, cleaned.csv, suspects.html and figures/suspects.png, the latter also to TensorBoard;
+    returns numbers, paths and the commands that come next.  docs/suspects.md says what the columns mean.
     """
-    if folds < 2:
-        raise ConfigError(f"folds is {folds}, but must be at least 2")
+    if folds != 0 and not 2 <= folds <= MOST_FOLDS:
+        raise ConfigError(f"folds is {folds}, but must be 2 to {MOST_FOLDS}, or 0 for none")
     if images < 1:
         raise ConfigError(f"images is {images}, but must be at least 1")
-    return "\n\n".join(_one(FinishedRun(folder), stage, folds, images) for folder in runs)
+    return "\n\n".join(_one(FinishedRun(folder), stage, folds, images, data, truth) for folder in runs)
 
 
-def _one(run: FinishedRun, wanted: str | None, folds: int, images: int) -> str:
+def _one(run: FinishedRun, wanted: str | None, folds: int, images: int, data: str | None, truth: str | None) -> str:
     name = _stage(run, wanted)
-    dataset, labels = run.dataset(), run.labels
+    dataset, labels = run.dataset(Path(data) if data else None), run.labels
+    true = labels.true if truth is None else _truth(Path(truth), dataset, labels.indices)
+    networks = out_of_fold(run, dataset, parts(len(labels), folds)) if folds else None
+    features, given = _features(run, name, dataset)
+    if networks is not None:
+        networks = networks.to(features.device)
     try:
-        found = suspicion(*_features(run, name, dataset), len(dataset.classes), folds)
+        found = suspicion(features, given, len(dataset.classes), PARTS, networks)
     except ValueError as error:
         raise DataError(f"{run.folder}: {error}") from None
     ranking, order = _ranked(run, dataset, found)
@@ -77,7 +97,8 @@ def _one(run: FinishedRun, wanted: str | None, folds: int, images: int) -> str:
     table, decide = run.folder.suspects
     picture = run.figures / "suspects.png"
     title = f"Suspect labels of {run.path.absolute().name}"
-    written = {table: ranking.csv(), decide: page(ranking, title, about, images, pictures)}
+    cleaned = run.folder.cleaned
+    written = {table: ranking.csv(), cleaned: ranking.cleaned(), decide: page(ranking, title, about, images, pictures)}
     for path, text in written.items():
         write_atomically(path, functools.partial(_write, text))
     write_atomically(picture, functools.partial(draw(ranking, pictures).savefig, format="png"))
@@ -89,12 +110,13 @@ def _one(run: FinishedRun, wanted: str | None, folds: int, images: int) -> str:
             "",
             *_table(ranking, found),
             "",
-            *([] if labels.true is None else [_judged(ranking, labels.true[order])]),
+            *([] if true is None else [_judged(ranking, true[order])]),
             *_twins(ranking),
             f"{decide} ({decide.stat().st_size / 1e6:.1f} MB): keep, relabel or drop in a browser, and save labels.csv",
-            f"{table}: every image, and the label to take if nobody looks",
+            f"{table}: every image, the most suspect label first",
+            f"{cleaned}: labels to train on if nobody looks, {int(ranking.sure.sum()):,} images",
             str(picture),
-            f"Train on either: noise.kind=file noise.file={table}",
+            f"Train on what you have saved, or on this: noise.kind=file noise.file={cleaned}",
         ]
     )
 
@@ -127,6 +149,19 @@ def _features(run: FinishedRun, stage: str, dataset: Dataset) -> tuple[torch.Ten
     return features[places], given[places]
 
 
+def _truth(table: Path, dataset: Dataset, indices: Integers) -> Integers:
+    """The right labels of the images at these positions.  Raises DataError where the table lacks one."""
+    try:
+        positions, labels = read_label_table(table, "label", dataset.files("train"), dataset.classes, dataset.folder)
+    except ValueError as error:
+        raise DataError(f"{table}: {error}") from None
+    known = np.full(dataset.sizes["train"], -2)
+    known[positions] = labels
+    if (missing := indices[known[indices] == -2]).size:
+        raise DataError(f"{table}: lists {dataset.files('train')[missing[0]]!r} not, nor {len(missing) - 1} others")
+    return known[indices]
+
+
 def _ranked(run: FinishedRun, dataset: Dataset, found: Suspicion) -> tuple[Ranking, Integers]:
     """All images by falling suspicion, and their rows in the run's labels."""
     labels, right = run.labels, found.right.cpu().numpy().astype(np.float64)
@@ -138,13 +173,16 @@ def _ranked(run: FinishedRun, dataset: Dataset, found: Suspicion) -> tuple[Ranki
     )
     files, sets = dataset.files("train"), _sets(run)
     positions = labels.indices[order].tolist()
-    column = {name: getattr(found, name).cpu().numpy()[order] for name in ("proposed", "probable", "given", "share")}
+    names = ("proposed", "probable", "given", "share")
+    column = {name: getattr(found, name).cpu().numpy()[order] for name in names}
+    given = labels.given[order]
     ranking = Ranking(
         classes=dataset.classes,
         files=[files[position] for position in positions],
-        given=labels.given[order],
+        given=given,
         proposed=column["proposed"],
         probable=column["probable"],
+        sure=(column["probable"] == given) | (found.posterior.amax(dim=1).cpu().numpy()[order] > 0.5),
         score=1 - right[order],
         p_given=column["given"].astype(np.float64),
         neighbours=column["share"].astype(np.float64),
@@ -168,8 +206,8 @@ def _sets(run: FinishedRun) -> dict[int, str]:
 def _head(run: FinishedRun, stage: str, found: Suspicion, folds: int) -> Iterator[str]:
     count, least, most = len(found.right), float(found.least.sum()), float(found.most.sum())
     yield (
-        f"{run.folder}: {count:,} labels, judged by features of {stage}: {found.near.nearest.shape[1]} neighbours and "
-        f"{folds} folds"
+        f"{run.folder}: {count:,} labels, judged by features of {stage} ({found.near.nearest.shape[1]} neighbours and "
+        f"{PARTS} folds)" + (f" and by {folds} classifiers that have not seen them" if folds else "")
     )
     if stage not in UNTOUCHED:
         yield (
@@ -206,9 +244,12 @@ def _judged(ranking: Ranking, true: Integers) -> str:
     precision = ", ".join(f"{100 * wrong[:n].mean():.1f} % of the top {n:,}" for n in (50, 100, count))
     closed = wrong & (true != OPEN)
     proposed = f"; {100 * (ranking.proposed == true)[closed].mean():.1f} % of the wrong have their class proposed"
+    right = ranking.probable == true
+    cleaned = f"; {100 * right[ranking.sure].mean():.1f} % of {int(ranking.sure.sum()):,} in cleaned.csv"
     return (
         f"Truth: {count:,} labels are wrong, AUROC {area:.3f}; wrong are {precision}"
-        f"{proposed if closed.any() else ''}; {100 * (ranking.probable == true).mean():.1f} % are right in column label"
+        f"{proposed if closed.any() else ''}; {100 * right.mean():.1f} % are right in column label"
+        f"{cleaned if ranking.sure.any() else ''}"
     )
 
 

@@ -1,6 +1,6 @@
 """A finished run, read back: its configuration, labels and trained networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,14 @@ def load_run(folder: str | Path) -> "FinishedRun":
     run = FinishedRun(user_path(str(folder)))
     run.config  # noqa: B018  # raises now, not at first use
     return run
+
+
+def top1(measured: Mapping[str, Any]) -> float | None:
+    """Percent of the test images that a classifier is right about, of all that was measured; None where it was not.
+
+    Where test images were held out of training images whose labels nobody has verified, these stand for the right ones.
+    """
+    return measured.get("test/top1", measured.get("test/top1_unverified"))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@
     figures/<report>.png     pictures of reports
     slurm                    scripts and logs of SLURM jobs
     suspects.csv .html       suspect labels, found by `report suspects`
+    cleaned.csv              the labels that it proposes to train on, without the images whose class is not clear
+    folds/<part>-of-<parts>  runs of their own for it: classifiers that have not seen a part of the images
     predictions.csv          classes of new images, found by `predict`
     export/                  networks for other programs, written by `export`
 
@@ -171,6 +173,16 @@ class RunFolder:
     def exported(self) -> Path:
         """The folder of networks as `dist-rmd export` writes them for other programs."""
         return self.path / "export"
+
+    @property
+    def cleaned(self) -> Path:
+        """The table of the labels to train on if nobody decides."""
+        return self.path / "cleaned.csv"
+
+    @property
+    def folds(self) -> Path:
+        """The folder of the runs whose classifiers have not seen a part of the images (dist_rmd.pipeline.folds)."""
+        return self.path / "folds"
 
     def artefact(self, stage: str) -> Path:
         """The result of the finished stage (dist_rmd.run.artefacts)."""

@@ -111,7 +111,8 @@ class RGRL(Classifier):
     def warning(self, metrics: Mapping[str, float]) -> str | None:
         if said := super().warning(metrics):
             return f"{said}, and so may a smaller relation.k"
-        accuracy, knn = metrics.get("test/top1", 0.0), self.teacher_knn
+        accuracy = next((value for tag, value in metrics.items() if tag.startswith("test/top1")), 0.0)
+        knn = self.teacher_knn
         if knn is None or accuracy < knn + AHEAD:
             return None
         self.teacher_knn = None  # said once

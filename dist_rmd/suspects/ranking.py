@@ -20,6 +20,7 @@ class Ranking:
     classes: C names; given, proposed, probable are their numbers, int64.
     files: names of the images in the prepared dataset.
     given: the labels.  proposed: for each the most probable other class.  probable: the most probable class of all.
+    sure: the most probable class is the given one, or more probable than all others together.
     score: 0..1, how suspect the given label is.  p_given: 0..1, its out-of-sample probability.
     neighbours: 0..1, share of the nearest neighbours that have it.
     sets: clean, closed or open, as a division found; empty where there was none.
@@ -31,6 +32,7 @@ class Ranking:
     given: NDArray[np.int64]
     proposed: NDArray[np.int64]
     probable: NDArray[np.int64]
+    sure: NDArray[np.bool_]
     score: NDArray[np.float64]
     p_given: NDArray[np.float64]
     neighbours: NDArray[np.float64]
@@ -54,4 +56,14 @@ class Ranking:
             numbers = [f"{column[row]:.4f}" for column in (self.score, self.p_given, self.neighbours)]
             twins = "" if self.twins[row] < 0 else str(self.twins[row])
             table.writerow([spreadsheet(file), given, proposed, *numbers, label, self.sets[row], twins])
+        return text.getvalue()
+
+    def cleaned(self) -> str:
+        """A table like that of `csv`, with the columns file and label, of the images about whose class one is sure."""
+        names = [spreadsheet(name) for name in self.classes]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["file", "label"])
+        for row in np.flatnonzero(self.sure).tolist():
+            table.writerow([spreadsheet(self.files[row]), names[self.probable[row]]])
         return text.getvalue()

@@ -8,6 +8,8 @@ probable classes in place of the labels.
 For ranking, the matrix is counted, and mixed with that of symmetric noise: poor features confuse classes that the
 labels do not.  For what is in place of a label, it is the most likely one, which is slower to call a label wrong.
 Where the features are good, more rounds follow with the latter, and both have a say in the ranking.
+
+Classifiers that have not seen the image may be heard, too: they have half a say beside the features.
 """
 
 from dataclasses import dataclass
@@ -38,7 +40,8 @@ class Suspicion:
         least are the most suspect.
     probable: N int64, the most probable class, which is the given one for most images.
     proposed: N int64, the most probable of the other classes.
-    given: N float32, 0..1, the probability of the given label under the Gaussians of the other folds.
+    given: N float32, 0..1, the probability of the given label by classifiers that have not seen the image, or where
+        there are none under the Gaussians of the other folds.
     share: N float32, 0..1, weighted share of the nearest neighbours that have the given label.
     least, most: C float64, how many labels of each given class are wrong, by the most likely matrix and by the joint of
         confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).  The true number is between the
@@ -59,10 +62,13 @@ class Suspicion:
 
 
 @torch.inference_mode()
-def suspicion(features: Tensor, given: Tensor, classes: int, folds: int = 5) -> Suspicion:
+def suspicion(
+    features: Tensor, given: Tensor, classes: int, folds: int = 5, networks: Tensor | None = None
+) -> Suspicion:
     """Judge N labels (int64, 0..classes-1) by N x D features (floating, same device) that have not been fitted to them.
 
     folds: 2 or more, into how many parts the Gaussians divide the images; always the same ones.
+    networks: N x C float32, probabilities of the classes by classifiers that learned the labels of other images alone.
 
     Time grows with N squared, memory with N (k + D + 4 C).  Raises ValueError where nothing can be said: fewer than
     four images, fewer than two classes, or features that are all the same.
@@ -77,11 +83,11 @@ def suspicion(features: Tensor, given: Tensor, classes: int, folds: int = 5) -> 
 
     shares, fitted = near.shares(labels), gaussians.probabilities(labels)
     own_share, own_fitted = _of(given, shares), _of(given, fitted)
-    opinion = _together(shares, fitted, labels, near)
+    opinion = _heard(_together(shares, fitted, labels, near), networks)
     guessed = F.one_hot(opinion.argmax(dim=1), classes).float()
     posterior = judged(opinion, given, mixed(joint(guessed, given)))
-    opinion = _together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near)
-    posterior = judged(opinion, given, mixed(joint(posterior, given)))
+    opinion = _heard(_together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near), networks)
+    ranked = posterior = judged(opinion, given, mixed(joint(posterior, given)))
     right = _of(given, posterior)
 
     images = labels.sum(dim=0).double()
@@ -92,12 +98,16 @@ def suspicion(features: Tensor, given: Tensor, classes: int, folds: int = 5) -> 
         tells_apart = bool(least.sum() * AGREED > most.sum())
         if not tells_apart:
             break
-        opinion = _together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near)
+        features_say = _together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near)
+        opinion = _heard(features_say, networks)
     if tells_apart:
         right = (right + _of(given, posterior)) / 2
+    elif networks is not None:  # whose word is enough to take another class
+        posterior = ranked
     probable = posterior.argmax(dim=1)
     proposed = posterior.scatter(1, given[:, None], -1).argmax(dim=1)
-    return Suspicion(right, probable, proposed, own_fitted, own_share, least, most, near, posterior)
+    own_given = own_fitted if networks is None else _of(given, networks)
+    return Suspicion(right, probable, proposed, own_given, own_share, least, most, near, posterior)
 
 
 def parts(count: int, folds: int) -> NDArray[np.int64]:
@@ -186,6 +196,11 @@ def _together(shares: Tensor, fitted: Tensor, classes: Tensor, near: Neighbours)
     """Mean of both opinions, N x C.  The mean of `classes` over all images has the voice of one more neighbour."""
     voices = near.nearest.shape[1]
     return ((shares * voices + classes.mean(dim=0)) / (voices + 1) + fitted) / 2
+
+
+def _heard(opinion: Tensor, networks: Tensor | None) -> Tensor:
+    """The features' opinion, N x C, and that of the networks, if there are any, to equal parts."""
+    return opinion if networks is None else (opinion + networks) / 2
 
 
 def _of(given: Tensor, values: Tensor) -> Tensor:

@@ -8,11 +8,9 @@ from typing import Any
 
 from dist_rmd.config import read_yaml
 from dist_rmd.errors import DataError
-from dist_rmd.run.finished import FinishedRun
+from dist_rmd.run.finished import FinishedRun, top1
 from dist_rmd.run.folder import Exit
 from dist_rmd.sweep.record import record_path, value_at
-
-METRIC = "test/top1"
 
 STATUSES = ("finished", "diverged", "failed", "unfinished", "not begun")
 """diverged: its loss was not finite.  Of a run that was planned in several folders, the first of these counts."""
@@ -175,15 +173,16 @@ def _outcome(folder: Path, planned: Mapping[str, Any]) -> Outcome:
     if not run.folder.finished(stage):
         return _without_result(folder, run.folder.read_exit())
     try:
-        curve = [record for record in run.scores(stage) if METRIC in record]
+        scores = run.scores(stage)
     except DataError as error:
         return Outcome(folder, "failed", str(error))
+    curve = {record["epoch"]: value for record in scores if (value := top1(record)) is not None}
     if not curve:
-        raise DataError(f"{folder}: its last stage, {stage}, has not measured {METRIC}: no table can show it")
-    last, best = curve[-1], max(curve, key=lambda record: record[METRIC])
+        raise DataError(f"{folder}: its last stage, {stage}, has not measured test/top1: no table can show it")
+    best = max(curve, key=lambda epoch: curve[epoch])
     return Outcome(
-        folder, "finished", "", last[METRIC], best[METRIC], best["epoch"],
-        collapsed=last.get("test/predicted_classes") == 1, forced=stage in run.forced,
+        folder, "finished", "", curve[max(curve)], curve[best], best,
+        collapsed=scores[-1].get("test/predicted_classes") == 1, forced=stage in run.forced,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def printed(capsys, *words):
 def test_a_run_of_simsiam_alone(simsiam, data, capsys):
     """400 labels, of which 160 are wrong: all are listed, and what is said of them is right."""
     text = printed(capsys, simsiam)
-    assert text.startswith(f"{simsiam}: 400 labels, judged by features of simsiam: 20 neighbours and 5 folds\n")
+    assert text.startswith(f"{simsiam}: 400 labels, judged by features of simsiam (20 neighbours and 5 folds)\n")
     assert "Note" not in text
     view, table, names = LabelView.load(simsiam / "labels.npz"), rows(simsiam), open_dataset(data).files("train")
     assert {row["file"]: row["given"] for row in table} == {
@@ -145,7 +145,10 @@ def test_the_page_may_show_fewer_images_than_there_are(simsiam, capsys):
     assert len(rows(simsiam)) == 400
 
 
-@pytest.mark.parametrize(("options", "reason"), [(["--folds", "1"], "folds is 1"), (["--images", "0"], "images is 0")])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--folds", "1"], "folds is 1, but must be 2 to 5, or 0 for none"), (["--images", "0"], "images is 0")],
+)
 def test_values_that_make_no_sense_are_refused(simsiam, options, reason, capsys):
     assert report.main(["suspects", str(simsiam), *options]) == 2
     assert reason in capsys.readouterr().err

@@ -18,6 +18,7 @@ def ranking(files=FILES, classes=CLASSES, **columns):
             "given": numbers % len(classes),
             "proposed": (numbers + 1) % len(classes),
             "probable": (numbers + 2) % len(classes),
+            "sure": numbers % 3 > 0,
             "score": 1 - numbers / count,
             "p_given": numbers / count,
             "neighbours": numbers / count / 2,

@@ -29,3 +29,11 @@ def test_the_table_is_read_back_as_labels(tmp_path):
         np.testing.assert_array_equal(labels, getattr(ranking(), column)[order])
     _, labels = read_label_table(path, "label", files, CLASSES, "here")
     np.testing.assert_array_equal(labels, ranking().probable[order])
+
+
+def test_the_table_to_train_on_leaves_out_what_is_not_clear(tmp_path):
+    path = tmp_path / "cleaned.csv"
+    path.write_bytes(ranking().cleaned().encode("utf-8", "surrogateescape"))
+    positions, labels = read_label_table(path, "label", FILES, CLASSES, "here")
+    np.testing.assert_array_equal(positions, np.flatnonzero(ranking().sure))
+    np.testing.assert_array_equal(labels, ranking().probable[positions])

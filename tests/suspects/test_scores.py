@@ -94,3 +94,17 @@ def test_half_a_class_has_a_voice(count, classes, voices):
 def test_features_that_say_nothing_are_refused(features, classes, reason):
     with pytest.raises(ValueError, match=reason):
         suspicion(features, torch.zeros(len(features), dtype=torch.int64), classes)
+
+
+def test_networks_have_half_a_say():
+    """Where features say little, networks that know the classes rank and mend the labels; useless ones cost little."""
+    features, true = clusters(apart=1.5)
+    given = corrupt(true, "symmetric", 0.3, 4, seed=0)
+    wrong = given != true
+    known = torch.from_numpy(0.2 / 3 + (0.8 - 0.2 / 3) * np.eye(4)[true]).float()
+    alone, helped = judged(features, given), judged(features, given, networks=known)
+    assert roc_auc_score(wrong, -helped.right) > 0.99 > roc_auc_score(wrong, -alone.right)
+    assert (helped.probable.numpy() == true).mean() > (alone.probable.numpy() == true).mean() + 0.05
+    torch.testing.assert_close(helped.given, known[torch.arange(len(given)), torch.from_numpy(given)])
+    useless = judged(features, given, networks=torch.full((len(given), 4), 0.25))
+    assert roc_auc_score(wrong, -useless.right) > roc_auc_score(wrong, -alone.right) - 0.03

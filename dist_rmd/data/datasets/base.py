@@ -31,7 +31,9 @@ class Split:
 class RawDataset:
     """A dataset as its publisher or owner gives it: square RGB images of one side, in the splits "train" and "test".
 
-    verified: the labels of "train" are right; otherwise nobody knows.  Those of "test" always are.
+    verified: the labels of "train" are right; otherwise nobody knows.
+    held_out: there were no test images, and "test" is a part of the training images: nobody knows of either's labels.
+        Otherwise those of "test" are right.
     excluded: the classes of other images that were left out when open-set images were added to "train".
     """
 
@@ -40,6 +42,7 @@ class RawDataset:
     classes: tuple[str, ...]
     splits: dict[str, Split]
     verified: bool = True
+    held_out: bool = False
     excluded: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Your own images: DIR/train/<class>/* and DIR/test/<class>/*, as torchvision's ImageFolder wants them."""
+"""Your own images as they lie: train/<class>/* and test/<class>/* or val/<class>/*, or <class>/* alone."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dist_rmd.data.datasets._held_out import with_held_out
 from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
 from dist_rmd.data.images.pictures import read_image
 from dist_rmd.data.images.trees import (
@@ -21,28 +22,57 @@ from dist_rmd.errors import ConfigError, DataError
 
 __all__ = ["folder"]
 
+TESTS = ("test", "val", "valid", "validation")
+"""folders of test images, the first that is there"""
+SPLITS = ("train", "training", *TESTS, "testing")
+"""what is a split of a dataset rather than a class"""
 
-def folder(origin: Path | None, side: int | None, *, train: str = "train", test: str = "test") -> RawDataset:
+
+def folder(origin: Path | None, side: int | None, *, train: str = "", test: str = "") -> RawDataset:
     """PNG, JPEG, WebP, BMP, GIF, TIFF and PPM images of any size and mode, also deeper below <class>.
 
-    `side` is 32 by default.  The classes are the folders of train/, in alphabetical order.  A class may lack test
-    images; a warning says so, and what lies where nothing reads it.
+    DIR holds train/<class>/*, and test/, val/, valid/ or validation/ likewise, or <class>/* alone.  Where there are no
+    test images, a tenth of every class is held out, always the same one; nobody knows of its labels more than of the
+    others.  `side` is 32 by default.  The classes are the folders of train/, in alphabetical order.  A class may lack
+    test images; a warning says so, and what lies where nothing reads it.
 
-    train: the folder of DIR with the training images.
-    test: the folder of DIR with the test images, such as val.
+    train: the folder of DIR with the training images, where it is not called train.
+    test: the folder of DIR with the test images, where it is called neither test nor val.
 
-    Raises DataError when train/ or test/ is missing, train/ has fewer than two classes or one without images, or test/
-    has a class that train/ does not know; ConfigError without `origin`, and for a split that is no folder of it.
+    Raises DataError when there are fewer than two classes or one without images, or test/ has a class that train/ does
+    not know; ConfigError without `origin`, and for a split that is no folder of it.
     """
     root = needs_folder("folder", origin)
     side = side or 32
-    names = {"train": train, "test": test}
-    classes, tested = (_classes(root, split, names) for split in names)
+    there = folder_names(root)
+    flat = not (train or test) and not any(name.lower() in SPLITS for name in there)
+    train = train or ("." if flat else "train")
+    test = test or next((name for name in TESTS if name in there and not flat), "")
+    names = {"train": train, **({"test": test} if test else {})}
+    known = {split: _classes(root, split, names, flat) for split in names}
+    classes = known["train"]
     if len(classes) < 2:
-        flat = _flat(root / train)
+        place = f"{train}/<class>/*" if not flat else "train/<class>/* or <class>/*"
         raise DataError(
-            f"{root / train}: {len(classes)} class folders, but at least 2 are needed: {train}/<class>/*{flat}"
+            f"{root / train}: {len(classes)} class folders, but at least 2 are needed: {place}{_flat(root / train)}"
         )
+    if test:
+        _check_tested(root, names, classes, known["test"])
+    for name in classes:
+        if other := look_alike(name, classes[: classes.index(name)]):
+            warnings.warn(
+                f"{root / train}: {other!a} and {name!a} are two classes, which differ in {difference(name, other)}",
+                stacklevel=2,
+            )
+    _mention_strays(root, names, flat)
+    splits = {split: _split(root, place, classes, side) for split, place in names.items()}
+    source = RawDataset("folder", side, tuple(classes), splits)
+    return source if test else with_held_out(source)
+
+
+def _check_tested(root: Path, names: dict[str, str], classes: Sequence[str], tested: Sequence[str]) -> None:
+    """Refuse test images of classes that are not trained on; warn of classes without test images."""
+    train, test = names["train"], names["test"]
     for name in tested:
         if name not in classes:
             raise DataError(f"{root / test / name}: a class that {train}/ does not have{_meant(name, classes, tested)}")
@@ -52,20 +82,13 @@ def folder(origin: Path | None, side: int | None, *, train: str = "train", test:
         )
     missing = [name for name in classes if name not in tested]
     if missing:
-        warnings.warn(f"{root / test}: {len(missing)} classes without test images, {missing[0]} first", stacklevel=2)
-    for name in classes:
-        if other := look_alike(name, classes[: classes.index(name)]):
-            warnings.warn(
-                f"{root / train}: {other!a} and {name!a} are two classes, which differ in {difference(name, other)}",
-                stacklevel=2,
-            )
-    _mention_strays(root, names)
-    splits = {split: _split(root, place, classes, side) for split, place in names.items()}
-    return RawDataset("folder", side, tuple(classes), splits)
+        warnings.warn(f"{root / test}: {len(missing)} classes without test images, {missing[0]} first", stacklevel=3)
 
 
-def _classes(root: Path, split: str, names: dict[str, str]) -> list[str]:
+def _classes(root: Path, split: str, names: dict[str, str], flat: bool) -> list[str]:
     place = root / names[split]
+    if flat:
+        return class_folders(root)
     if root.absolute() not in place.absolute().parents or ".." in place.parts[len(root.parts) :]:
         raise ConfigError(f"--{split} {names[split]}: give the name of a folder in {root}")
     if not place.is_dir():
@@ -105,13 +128,13 @@ def _meant(name: str, classes: Sequence[str], tested: Sequence[str]) -> str:
     return f", whose {other!a} differs from {name!a} in {difference(name, other)}; rename one of them"
 
 
-def _mention_strays(root: Path, names: dict[str, str]) -> None:
+def _mention_strays(root: Path, names: dict[str, str], flat: bool) -> None:
     """Warn of images of `root` that belong to no class of a split."""
-    for place in (root, *(root / name for name in names.values())):
+    for place in {root: None, **{root / name: None for name in names.values()}}:
         if beside := images_beside(place):
             warnings.warn(
                 f"{place}: left out {len(beside)} images in no class folder, {beside[0].name} first", stacklevel=3
             )
-    for name in folder_names(root):
+    for name in () if flat else folder_names(root):
         if name not in names.values() and holds_images(root / name):
             warnings.warn(f"{root / name}: left out, with the images in it: neither train nor test", stacklevel=3)

@@ -1,59 +1,65 @@
 """Images that lists name, wherever they lie in DIR, as Clothing1M and many other collections are published."""
 
-import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from dist_rmd.data.datasets._held_out import with_held_out
 from dist_rmd.data.datasets.base import RawDataset, Split, needs_folder
 from dist_rmd.data.images.pictures import read_image
+from dist_rmd.data.images.trees import image_files
+from dist_rmd.data.labels.lists import Entry, read_list
 from dist_rmd.data.labels.look_alikes import look_alike
 from dist_rmd.errors import DataError
-from dist_rmd.text.reader import read_table, read_text
+from dist_rmd.text.reader import read_text
 
 __all__ = ["listed"]
 
-NEEDED = ("file", "label")
-LINE = re.compile(r"(?P<file>\S.*?)[ \t]+(?P<label>\S+)")
 
-
-def listed(origin: Path | None, side: int | None, *, train: str = "train.csv", test: str = "test.csv") -> RawDataset:
-    """A text for each split: a table with the columns file and label, or lines of a file and its label with a blank.
+def listed(origin: Path | None, side: int | None, *, train: str = "train.csv", test: str = "") -> RawDataset:
+    """A list for each split: a table with the columns file and label, or another of the forms of labels/lists.py.
 
     Files are relative to DIR.  Labels are names or numbers of classes, which are in the order of their names, or of
-    their numbers where all are such.  `side` is 32 by default.
+    their numbers where all are such.  `side` is 32 by default.  In place of a list there may be a folder of images
+    whose names begin with their labels, as in ANIMAL-10N: 5_1234.jpg.  Where there are no test images, a tenth of every
+    class is held out.
 
     train: the list of training images, below DIR, such as noisy_train_kv.txt.
-    test: the list of test images, below DIR.
+    test: the list of test images, below DIR (default: test.csv, if it is there).
 
     Raises DataError when a list cannot be read, has one file under two labels, fewer than two classes, or a class that
     the training images do not have; ConfigError without `origin`.
     """
     root = needs_folder("listed", origin)
     side = side or 32
-    lists = {"train": _read(root / train), "test": _read(root / test)}
+    test = test or ("test.csv" if (root / "test.csv").exists() else "")
+    lists = {split: _read(root, root / name) for split, name in (("train", train), ("test", test)) if name}
     classes = _ordered({label for label in lists["train"].values()})
     if len(classes) < 2:
         raise DataError(f"{root / train}: images of {len(classes)} classes, but at least 2 are needed")
-    for file, label in lists["test"].items():
+    for file, label in lists.get("test", {}).items():
         if label not in classes:
             other = look_alike(label, classes)
             hint = f"; did you mean {other!a}?" if other else ""
             raise DataError(f"{root / test}: {file} is of class {label!a}, which {train} does not have{hint}")
     splits = {name: _split(root, images, classes, side) for name, images in lists.items()}
-    return RawDataset("listed", side, tuple(classes), splits)
+    source = RawDataset("listed", side, tuple(classes), splits)
+    return source if test else with_held_out(source)
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(root: Path, path: Path) -> dict[str, str]:
     """File -> label, in the list's order."""
     found: dict[str, str] = {}
     repeated = 0
-    for line, file, label in _lines(path):
+    for line, file, label in _entries(root, path):
+        if file is None:
+            raise DataError(f"{path}: a list that does not name its images: give it to --labels")
+        name = _place(root, file.strip())
         if not label:
             raise DataError(f"{path}: line {line}: {file} has no label")
-        if found.setdefault(file, label) != label:
-            raise DataError(f"{path}: line {line}: {file} is listed as {found[file]} before, and as {label} here")
+        if found.setdefault(name, label) != label:
+            raise DataError(f"{path}: line {line}: {file} is listed as {found[name]} before, and as {label} here")
         repeated += 1
     if not found:
         raise DataError(f"{path}: lists no images")
@@ -62,22 +68,30 @@ def _read(path: Path) -> dict[str, str]:
     return found
 
 
-def _lines(path: Path) -> list[tuple[int, str, str]]:
-    """(line, file, label) of a table, or of lines with a blank."""
-    lines = read_text(path).split("\n")
-    if all(re.search(rf"(^|[,;\t \"]){name}([,;\t \"]|$)", lines[0]) for name in NEEDED):
-        return [(line, row["file"].strip(), row["label"].strip()) for line, row in read_table(path, NEEDED).rows]
-    found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            parts = LINE.fullmatch(line.strip())
-            if parts is None:
-                raise DataError(
-                    f"{path}: line {number} is no file and label with a blank between, and the first line does not "
-                    f"name the columns {' and '.join(NEEDED)}: {line[:80]!a}"
-                )
-            found.append((number, parts["file"], parts["label"]))
-    return found
+def _entries(root: Path, path: Path) -> list[Entry]:
+    """Of a list, or of a folder of images that are named by their labels."""
+    if path.is_dir():
+        names = [image.relative_to(root).as_posix() for image in image_files(path)]
+        return [Entry(place, name, _prefix(path, name)) for place, name in enumerate(names, 1)]
+    if not read_text(path).strip():
+        return []
+    try:
+        return read_list(path)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _prefix(folder: Path, name: str) -> str:
+    """The label that the name of a file begins with."""
+    label, mark, _ = name.rpartition("/")[2].partition("_")
+    if not mark:
+        raise DataError(f"{folder}: {name} does not begin with a label and an underscore, as in 5_1234.jpg")
+    return label
+
+
+def _place(root: Path, name: str) -> str:
+    """Where an image is below `root`; Food-101N's lists leave out the folder images/ that theirs lie in."""
+    return name if (root / name).exists() or not (root / "images" / name).exists() else f"images/{name}"
 
 
 def _ordered(labels: set[str]) -> list[str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_rmd.data.labels.lists import read_list
 from dist_rmd.data.labels.look_alikes import look_alike
 from dist_rmd.text.escapes import spreadsheet
-from dist_rmd.text.reader import read_table
 
 Integers = NDArray[np.int64]
 
@@ -18,6 +18,8 @@ def read_label_table(
 ) -> tuple[Integers, Integers]:
     """(positions in `files`, rising; class of each) of the images that the table's columns file and `column` list.
 
+    It may also have another of the forms of lists.py.  Of one that does not name its images, the rows are those of all
+    `files`, in their order.
     files: the names of all images there are; where they stand, `place` says.
     classes: the labels are these names or their numbers, from 0 on.
     choice: how another column is chosen, for the message where there is none of that name.
@@ -29,14 +31,12 @@ def read_label_table(
     images, meanings = spellings(files), _meanings(classes)
     labels: dict[int, int] = {}
     lines: dict[int, int] = {}
-    content = read_table(table)
-    listing = ", ".join(content.columns) or "none"
-    if "file" not in content.columns:
-        raise ValueError(f"no column 'file', to name the images as {place} does; it has {listing}")
-    if column not in content.columns:
-        raise ValueError(f"no column {column!r}{choice}, it has {listing}")
-    for line, row in content.rows:
-        name, label = row["file"], row[column].strip()
+    entries = read_list(table, column, f", to name the images as {place} does", choice)
+    unnamed = sum(entry.file is None for entry in entries)
+    if unnamed and unnamed != len(files):
+        raise ValueError(f"has {unnamed} rows, which name no images, but {place} has {len(files)}")
+    for row, (line, file, label) in enumerate(entries):
+        name = files[row] if file is None else _known(file, images)
         if name not in images:
             raise ValueError(f"line {line}, column file: no image {name!r} in {place}{_right_name(name, images)}")
         image, number = images[name], meanings.get(label, -1)
@@ -60,6 +60,11 @@ def read_label_table(
         raise ValueError("lists no image")
     positions = np.array(sorted(labels))
     return positions, np.array([labels[image] for image in positions.tolist()])
+
+
+def _known(name: str, images: Mapping[str, int | None]) -> str:
+    """How `images` have a name of a list; Food-101N's lists leave out the folder images/ that theirs lie in."""
+    return name if name in images or f"images/{name}" not in images else f"images/{name}"
 
 
 def _meanings(classes: Sequence[str]) -> dict[str, int | None]:

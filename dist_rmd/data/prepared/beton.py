@@ -42,8 +42,8 @@ from dist_rmd.data.prepared.scratch import scratch
 from dist_rmd.errors import CannotCreate, DataError
 from dist_rmd.files import remove_leftovers, sha256, sync, write_failed, write_json
 
-FORMAT = 2  # of the folder; raise it when an older reader would misread what is written
-READABLE = (1, FORMAT)  # format 1 has neither open-set images nor unverified labels
+FORMAT = 3  # of the folder; raise it when an older reader would misread what is written
+READABLE = (1, 2, FORMAT)  # 1 has neither open-set images nor unverified labels, 2 has no unverified test labels
 COLUMNS = ["index", "label", "class", "file"]
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how many there will be) -> the same items
@@ -57,6 +57,7 @@ class Dataset:
     sizes, hashes: per split, the number of images and a SHA-256 over all pixels, labels and file names.
     skipped: per split, the names of unreadable images of the source.
     verified: whether the labels of the train images are known to be right.
+    held_out: whether the test images were training images, with labels that nobody has verified.
     open_images: number of open-set images among the train images (label OPEN).
     excluded: classes of the open-set source that were left out.
     """
@@ -71,6 +72,7 @@ class Dataset:
     hashes: dict[str, str]
     skipped: dict[str, list[str]]
     verified: bool = True
+    held_out: bool = False
     open_images: int = 0
     excluded: tuple[str, ...] = ()
     _labels: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -140,6 +142,7 @@ def write(source: RawDataset, out: Path, skip_bad: bool = False, track: Track | 
         "side": source.side,
         "classes": source.classes,
         "verified": source.verified,
+        "held_out": source.held_out,
         "excluded": source.excluded,
         "mean": colours.mean,
         "std": [spread or 1.0 for spread in colours.std],
@@ -187,6 +190,7 @@ def open_dataset(folder: str | Path) -> Dataset:
             hashes={split: _hash(splits[split]) for split in ("train", "test")},
             skipped={split: list(splits[split]["skipped"]) for split in ("train", "test")},
             verified=bool(content.get("verified", True)),
+            held_out=bool(content.get("held_out", False)),
             open_images=int(splits["train"].get("open", 0)),
             excluded=tuple(content.get("excluded", ())),
         )

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,24 +51,60 @@ def test_an_unreadable_image_is_found_when_it_is_read(tree):
         split.read(split.files.index("train/ant/0.png"))
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_missing_split(tree, split):
-    shutil.rmtree(tree / split)
-    with pytest.raises(DataError, match=f"{split}: no such folder; the images belong into train/<class>"):
+def test_a_missing_train(tree):
+    shutil.rmtree(tree / "train")
+    with pytest.raises(DataError, match="train: no such folder; the images belong into train/<class>"):
+        folder(tree, None)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_images_are_test_images_where_there_are_no_others(tree, name):
+    (tree / "test").rename(tree / name)
+    source = folder(tree, None)
+    assert (source.verified, source.held_out) == (True, False)
+    assert source.splits["test"].files[0] == f"{name}/Bee 2/0.png"
+    shutil.copytree(tree / name, tree / "test")
+    with pytest.warns(UserWarning, match=f"{name}: left out, with the images in it: neither train nor test"):
+        assert folder(tree, None).splits["test"].files[0] == "test/Bee 2/0.png"
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_without_test_images_a_tenth_of_every_class_is_held_out(tree, flat):
+    """Always the same one, of images that nobody vouches for; <class>/* alone is as good as train/<class>/*."""
+    shutil.rmtree(tree / "test")
+    for name, colour in COLOURS.items():
+        for i in range(3, 30):
+            Image.new("RGB", (8, 8), colour).save(tree / "train" / name / f"{i}.png")
+    root = tree / "train" if flat else tree
+    source, again = folder(root, None), folder(root, None)
+    train, test = source.splits["train"], source.splits["test"]
+    assert (source.verified, source.held_out, source.classes) == (False, True, ("Bee 2", "ant", "cat"))
+    assert np.bincount(test.labels).tolist() == [3, 3, 3]
+    assert np.bincount(train.labels).tolist() == [27, 27, 27]
+    assert not {*train.files} & {*test.files}
+    assert all(file.startswith("" if flat else "train/") and (root / file).is_file() for file in test.files)
+    assert again.splits["test"].files == test.files
+    for split in (train, test):
+        for i, file in enumerate(split.files):
+            assert (split.read(i) == np.array(COLOURS[Path(file).parts[0 if flat else 1]])).all()
+
+
+def test_a_class_of_one_image_has_none_to_hold_out(tree):
+    shutil.rmtree(tree / "test")
+    (tree / "train" / "dog").mkdir()
+    Image.new("RGB", (8, 8)).save(tree / "train" / "dog" / "0.png")
+    with pytest.raises(DataError, match="class dog has 1 image, none of which can be held out"):
         folder(tree, None)
 
 
 def test_a_split_of_another_name_is_named_and_can_be_taken(tree):
-    (tree / "test").rename(tree / "val")
-    with pytest.raises(DataError, match=r"test: no such folder; .* has val/: --test val takes one"):
-        folder(tree, None)
-    split = folder(tree, None, test="val").splits["test"]
-    assert (len(split.files), split.files[0]) == (6, "val/Bee 2/0.png")
-    assert split.read(0).shape == (32, 32, 3)
+    (tree / "test").rename(tree / "later")
+    split = folder(tree, None, test="later").splits["test"]
+    assert (len(split.files), split.files[0]) == (6, "later/Bee 2/0.png")
     (tree / "train").rename(tree / "training")
     with pytest.raises(DataError, match=r"train: no such folder; .* has training/: --train training takes one"):
-        folder(tree, None, test="val")
-    assert len(folder(tree, None, train="training", test="val").splits["train"].files) == 9
+        folder(tree, None, test="later")
+    assert len(folder(tree, None, train="training", test="later").splits["train"].files) == 9
 
 
 @pytest.mark.parametrize("name", ["..", ".", "/", "../other", "train/.."])

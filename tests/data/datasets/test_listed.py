@@ -82,3 +82,51 @@ def test_a_line_twice_counts_once_and_is_told(root):
 def test_the_folder_must_be_named():
     with pytest.raises(ConfigError, match="--from DIR"):
         listed(None, None)
+
+
+def test_food101n_leaves_out_the_folder_of_its_images_and_says_the_class_by_the_folder_in_it(root):
+    rows = [(file, label.replace(" ", "_")) for file, label in TRAIN]
+    for number, (file, label) in enumerate(rows):
+        place = root / "images" / label / f"{number}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (root / file).rename(place)
+    keys = [f"{label}/{number}.jpg" for number, (_, label) in enumerate(rows)]
+    (root / "verified_train.tsv").write_text(
+        "\n".join(["class_name/key\tverification_label", *(f"{key}\t{i % 2}" for i, key in enumerate(keys))])
+    )
+    (root / "imagelist.tsv").write_text("\n".join(["class_name/key", *keys]))
+    for name in ("verified_train.tsv", "imagelist.tsv"):
+        source = listed(root, None, train=name, test="imagelist.tsv")
+        assert source.classes == ("ant", "cat", "hot_dog")
+        assert source.splits["train"].files == [f"images/{key}" for key in keys]
+        assert source.splits["train"].read(0).shape == (32, 32, 3)
+
+
+def test_animal10n_has_its_labels_in_the_names_of_files(root):
+    for split, images in (("training", TRAIN), ("testing", TEST)):
+        (root / split).mkdir()
+        for number, (file, label) in enumerate(images):
+            (root / file).rename(root / split / f"{len(label)}_{number:04d}.jpg")
+    source = listed(root, None, train="training", test="testing")
+    assert source.classes == ("3", "7")
+    assert source.splits["test"].files == [f"testing/3_{i:04d}.jpg" for i in range(4)]
+    assert source.splits["train"].labels.tolist() == [
+        int(len(label) == 7) for _, label in sorted(TRAIN, key=lambda r: len(r[1]))
+    ]
+    (root / "training" / "moth.jpg").touch()
+    with pytest.raises(DataError, match=r"training: training/moth\.jpg does not begin with a label and an underscore"):
+        listed(root, None, train="training", test="testing")
+
+
+def test_without_a_list_of_test_images_a_tenth_is_held_out(root):
+    (root / "test.csv").unlink()
+    source = listed(root, None)
+    assert (source.held_out, source.verified) == (True, False)
+    assert {name: len(split.files) for name, split in source.splits.items()} == {"train": 6, "test": 3}
+    assert sorted(source.splits["test"].labels) == [0, 1, 2]
+
+
+def test_a_list_without_names_is_for_labels_of_images_that_are_known(root):
+    (root / "train.csv").write_text("is_label_issue,given_label,predicted_label\nTrue,cat,ant\n")
+    with pytest.raises(DataError, match="a list that does not name its images: give it to --labels"):
+        listed(root, None)

@@ -54,3 +54,13 @@ def test_a_class_that_a_text_may_mean_in_two_ways_is_refused(tmp_path):
 def test_a_name_is_known_by_both_spellings_unless_they_may_mean_two():
     assert spellings(["a", "=b", "-c"]) == {"a": 0, "=b": 1, "'=b": 1, "-c": 2, "'-c": 2}
     assert spellings(["=b", "'=b"]) == {"=b": 0, "'=b": None, "''=b": 1}
+
+
+def test_lists_of_other_forms(tmp_path):
+    files = ("images/cat/1.jpg", "images/dog/2.jpg", "c.png")
+    assert read(tmp_path, "c.png 1\nimages/cat/1.jpg 0\n", files) == {0: 0, 2: 1}
+    assert read(tmp_path, "class_name/key\ncat/1.jpg\ndog/2.jpg\n", files) == {0: 0, 1: 1}
+    issues = "is_label_issue,given_label,predicted_label\nFalse,0,1\nTrue,0,1\nTrue,1,2\n"
+    assert read(tmp_path, issues, files) == {0: 0, 1: 1, 2: 2}
+    with pytest.raises(ValueError, match="has 3 rows, which name no images, but the box has 4"):
+        read(tmp_path, issues)

@@ -381,8 +381,8 @@ def test_a_broken_manifest(copy, content):
 
 
 def test_a_manifest_of_the_future(copy):
-    edit_manifest(copy, lambda manifest: manifest.update(format=3))
-    refused(copy, r"manifest\.json: format 3, but this version reads up to 2")
+    edit_manifest(copy, lambda manifest: manifest.update(format=4))
+    refused(copy, r"manifest\.json: format 4, but this version reads up to 3")
 
 
 def test_a_manifest_of_the_past(copy, written):

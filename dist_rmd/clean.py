@@ -1,0 +1,169 @@
+"""dist-rmd clean DIR: from a folder of images under wrong labels to mended labels, and a network trained on them."""
+
+import functools
+import shlex
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from dist_rmd import prepare, report
+from dist_rmd.cli import command_line, terminal
+from dist_rmd.cli.command_line import Parser
+from dist_rmd.cli.paths import user_path
+from dist_rmd.config import sections
+from dist_rmd.data.prepared import beton
+from dist_rmd.errors import ConfigError, DataError, UserError
+from dist_rmd.files import write_atomically
+from dist_rmd.pipeline import command
+from dist_rmd.run.finished import FinishedRun
+from dist_rmd.run.folder import picture_path
+from dist_rmd.suspects.outcome import Outcome, Trained, outcome
+
+CONFIG = "rmdnet/folder-cpu"
+DESCRIPTION = """\
+Find the wrong labels of a folder of images, and train on better ones: DIR holds train/<class>/* and test/<class>/*, or
+<class>/* alone.  In turn, each step being a command of its own, which is printed:
+  prepare    the images as training reads them                                        OUT/data
+  train      SimSiam, which sees no label, and a classifier on the labels as given    OUT/given
+  suspects   which labels are probably wrong, and a page to decide on                 OUT/given/suspects.html
+  train      the same classifier on the labels that are proposed                      OUT/cleaned
+and OUT/clean.html shows what came out.  Stopped or killed, the same command goes on where it was.
+"""
+EPILOG = """\
+examples:
+  dist-rmd clean ~/pets
+  dist-rmd clean ~/pets --labels labels.csv                    # with what you have decided on the page
+  dist-rmd clean ~/pets rmdnet/folder --side 64 task.epochs=50
+  dist-rmd clean ~/pets inputs.simsiam=runs/other              # features that are there already
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and what runs it in this process: words -> exit code."""
+
+    program: str
+    words: Sequence[str]
+    run: Callable[[Sequence[str]], int]
+
+    def __str__(self) -> str:
+        return shlex.join(["dist-rmd", self.program, *self.words])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code, which is that of the step that has failed or was stopped."""
+    parser = Parser(prog="dist-rmd clean", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("folder", type=user_path, metavar="DIR", help="the images, as they lie")
+    parser.add_configuration()
+    parser.add_argument(
+        "--out", type=user_path, metavar="OUT", help="folder for all of it (default: runs/<name of DIR>)"
+    )
+    parser.add_argument("--side", metavar="S", help="of the images in training (default: 32), as in prepare")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read, as in prepare")
+    parser.add_argument(
+        "--folds",
+        default="3",
+        metavar="N",
+        help="classifiers that have not seen the images they judge, as in suspects (default: 3; 0: none)",
+    )
+    parser.add_argument(
+        "--labels",
+        type=user_path,
+        metavar="FILE",
+        help="labels.csv that the page has saved: train on these, in OUT/decided",
+    )
+    try:
+        args = parser.parse(sys.argv[1:] if argv is None else argv)
+        config, overrides = command_line.configuration(args.words)
+        _check(overrides)
+        sections.parse(config or Path(CONFIG), overrides)  # a mistake is told before minutes of work
+        if not args.folder.is_dir():
+            raise DataError(f"{args.folder}: no such folder")
+        if args.folds not in ("0", "2", "3", "4", "5"):
+            raise ConfigError(f"--folds {args.folds}: choose 2 to 5, or 0 for none")
+        if args.labels and not args.labels.is_file():
+            raise DataError(f"{args.labels}: no such file")
+        out = args.out or Path("runs", args.folder.absolute().name)
+        steps = list(_steps(args, config or Path(CONFIG), overrides, out))
+        for number, step in enumerate(steps, 1):
+            print(f"\n[{number}/{len(steps)}] {step}", flush=True)
+            if code := step.run(step.words):
+                print(f"clean: stopped in step {number}; the same command goes on from there", file=sys.stderr)
+                return code
+        _conclude(out, steps, "decided" if args.labels else "cleaned")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+def _check(overrides: Sequence[str]) -> None:
+    """Refuse keys that the steps set themselves."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in ("name", "out", "stages", "data.path") or key.startswith("noise."):
+            raise ConfigError(f"{override}: clean sets {key} itself; type its steps one by one to have it otherwise")
+
+
+def _steps(args: Namespace, config: Path, overrides: Sequence[str], out: Path) -> Iterator[Step]:
+    data, given = out / "data", out / "given"
+    if not beton.manifest_path(data).exists():
+        words = ["folder", str(data), "--from", str(args.folder), "--unverified"]
+        words += ["--side", args.side] if args.side else []
+        yield Step("prepare", [*words, *["--skip-bad"] * args.skip_bad], prepare.main)
+    brought = any(override.startswith("inputs.simsiam=") for override in overrides)
+    common = [str(config), f"out={out}", f"data.path={data}", *overrides]
+    stages = "classifier" if brought else "simsiam,classifier"
+    yield Step("train", [*common, "name=given", f"stages=[{stages}]"], command.main)
+    suspects = functools.partial(_report, "suspects")
+    yield Step("suspects", [str(given), "--folds", args.folds], suspects)
+    labels = ["noise.kind=file", f"noise.file={args.labels or given / 'cleaned.csv'}"]
+    name = "decided" if args.labels else "cleaned"
+    yield Step("train", [*common, f"name={name}", "stages=[classifier]", *labels], command.main)
+
+
+def _report(name: str, words: Sequence[str]) -> int:
+    return report.main([name, *words], f"dist-rmd {name}")
+
+
+def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
+    """Write the page, and say what came out."""
+    given, cleaned = FinishedRun(out / "given"), FinishedRun(out / name)
+    tag, before = _accuracy(given)
+    _, after = _accuracy(cleaned)
+    old, new = given.labels, cleaned.labels
+    moved = int((new.given != old.given[np.searchsorted(old.indices, new.indices)]).sum())
+    content = Outcome(
+        title=out.absolute().name, tag=tag, name=name, before=before, after=after,
+        images=len(old), left=len(new), changed=moved, commands=[str(step) for step in steps],
+    )  # fmt: skip
+    page, (_, decide) = out / "clean.html", given.folder.suspects
+    picture = picture_path(given.path, "suspects").read_bytes()
+    text = outcome(content, picture, quote(decide.relative_to(out).as_posix()))
+    write_atomically(page, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+    print(
+        f"\n{tag} of the classifier, last epoch: {before.last:.2f} on the labels as given, {after.last:.2f} on "
+        f"{name} labels ({moved} changed, {len(old) - len(new)} images left out)\n"
+        f"{page}: what came out, to open in a browser\n"
+        f"{decide}: decide yourself, save labels.csv, and call this again with --labels labels.csv"
+    )
+
+
+def _accuracy(run: FinishedRun) -> tuple[str, Trained]:
+    """The name of the accuracy on test images, and the run's."""
+    scores = run.scores("classifier")
+    tag = next(tag for tag in scores[-1] if tag.startswith("test/top1"))
+    values = [score[tag] for score in scores]
+    return tag, Trained(values[-1], max(values))
+
+
+if __name__ == "__main__":
+    # As in prepare: what is half written is taken away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(terminal.run(main))

@@ -1,0 +1,83 @@
+"""Classifiers that have not seen what they judge: one for each part of a run's images, trained on all the others."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.prepared.beton import Dataset
+from dist_rmd.distributed.processes import detect
+from dist_rmd.errors import ConfigError
+from dist_rmd.evaluation._features import extract_all
+from dist_rmd.pipeline.runner import train
+from dist_rmd.registry import lookup
+from dist_rmd.run.finished import FinishedRun
+
+STAGE = "classifier"
+
+
+class _Probabilities(nn.Module):
+    """The classifier `net` as images N x 3 x S x S -> probabilities of the classes, N x C."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)[0].float().softmax(dim=1)
+
+
+def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) -> Tensor:
+    """Probabilities of the classes (N x C float32, CPU) for a run's N images, by networks that have not seen them.
+
+    parts: which of the parts 0, 1, ... each image is in, in the order of the run's labels.
+
+    The network of a part is trained as the run's stage `classifier` is or would be, in <run>/folds/<part>-of-<parts>:
+    stopped, it goes on at the next call; finished, it is read back.  Raises ConfigError where none of the run's stages
+    is configured by the section `task`, so that nobody has chosen how to train it.
+    """
+    if not any("task" in lookup("stages", stage).sections for stage in run.config.stages):
+        raise ConfigError(
+            f"{run.folder}: --folds trains classifiers by the section task, which stages="
+            f"[{','.join(run.config.stages)}] do not read; train a run with stage {STAGE} too"
+        )
+    count = int(parts.max()) + 1
+    probabilities = torch.zeros(len(parts), len(dataset.classes))
+    for part in range(count):
+        held = parts == part
+        name = f"{part + 1}-of-{count}"
+        trained = _trained(run, dataset, _of(run.labels, ~held), name)
+        probabilities[torch.from_numpy(held)] = _judge(trained, dataset, _of(run.labels, held))
+    return probabilities
+
+
+def _of(labels: LabelView, chosen: NDArray[np.bool_]) -> LabelView:
+    true = None if labels.true is None else labels.true[chosen]
+    return LabelView(labels.indices[chosen], labels.given[chosen], true, labels.num_classes, labels.origin)
+
+
+def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -> FinishedRun:
+    """The run's classifier on `labels` alone."""
+    folds = run.folder.folds
+    table = folds / f"{name}.npz"
+    labels.save(table)
+    overrides = {
+        "out": folds, "name": name, "stages": f"[{STAGE}]", "inputs": "{}",
+        "data.path": dataset.folder, "data.holdout": 0, "data.per_class": "null", "data.skip": 0,
+        "noise.kind": "file", "noise.rate": 0, "noise.file": table, "noise.column": "null",
+    }  # fmt: skip
+    return train(run.folder.config, *(f"{key}={value}" for key, value in overrides.items()))
+
+
+def _judge(run: FinishedRun, dataset: Dataset, labels: LabelView) -> Tensor:
+    """What the run's network says of the images of `labels`, in their order."""
+    world = detect("auto")
+    net = _Probabilities(run.network(STAGE, dataset, world.device))
+    found, _, _ = extract_all(net, run.source(dataset, world).evaluation("train", labels))
+    return found.cpu()[_places(labels.indices)]
+
+
+def _places(indices: NDArray[np.int64]) -> Tensor:
+    """Where each image stands among all of them in the beton's order."""
+    return torch.from_numpy(np.argsort(np.argsort(indices)))
