@@ -175,7 +175,7 @@ def test_all_steps_on_digits(places, tmp_path):
     assert {step["status"] for step in found.values()} <= {"done", "cut short", "skipped"}, said
     assert found["checks"]["figure"].split(",")[0].endswith(" passed")
     assert {row["name"] for row in shown(found["relations"], "Test images, top1")} == {"CE", "CE+RMDNet, K = 1"}
-    assert {"teacher", "VKD"} <= {row["name"] for row in shown(found["modul"], "Test images, top1")}
+    assert {"teacher", "KD (T = 4)"} <= {row["name"] for row in shown(found["modul"], "Test images, top1")}
 
 
 PYTHON = """#!/usr/bin/env bash

@@ -37,13 +37,17 @@ def runs(work: Work) -> tuple[Run, list[Run]]:
         ("stages=[teacher]", *common, *recipe), faster,
     )  # fmt: skip
     students = []
-    for stage, stages, lr in (("vkd", "[vkd]", 0.1), ("dfnd", "[dfnd]", 0.1), ("modul", "[division,modul]", 1.0)):
+    for title, stage, stages, lr in (
+        ("KD (T = 4)", "vkd", "[vkd]", 0.1),  # of outputs: the paper's VKD is most probably one of features
+        ("DFND", "dfnd", "[dfnd]", 0.1),
+        ("MODUL", "modul", "[division,modul]", 1.0),
+    ):
         own = (
             f"stages={stages}", f"inputs.teacher={teacher.folder(work)}", "student.batch_size=64",
             f"student.lr={lr}", "student.schedule=cosine", "division.evidence=exp", "modul.open_batch_size=16",
         )  # fmt: skip
         students.append(
-            Run(stage.upper(), f"modul-{stage}", stage, "student", images, "test/top1", (*own, *NOISE, *common), faster)
+            Run(title, f"modul-{stage}", stage, "student", images, "test/top1", (*own, *NOISE, *common), faster)
         )
     return teacher, students
 
