@@ -12,6 +12,7 @@ EXTRAS = {
     "onnxscript": "export",
     "safetensors": "export",
     "submitit": "slurm",
+    "timm": "timm",
 }
 """what is imported -> the extra"""
 

@@ -1,5 +1,6 @@
 """Types of configuration values: turns texts into values of a key's type, and explains values that do not fit."""
 
+import difflib
 import operator
 import re
 import types
@@ -11,10 +12,12 @@ from jsonargparse import typing as restricted
 
 from dist_rmd.cli.paths import user_path
 from dist_rmd.errors import ConfigError
+from dist_rmd.registry import available
 from dist_rmd.text.plain_yaml import NOTHING, GivenTwice, load, spelled
 
 if TYPE_CHECKING:  # mypy takes types that are made as the program runs for Any
     FilePath = str
+    EncoderName = str
     PositiveInt = int
     NonNegativeInt = int
     Width = int
@@ -24,13 +27,15 @@ if TYPE_CHECKING:  # mypy takes types that are made as the program runs for Any
     Fraction = float
 else:
     FilePath = NewType("FilePath", str)
+    EncoderName = NewType("EncoderName", str)
     PositiveInt, NonNegativeInt = restricted.PositiveInt, restricted.NonNegativeInt
     PositiveFloat, NonNegativeFloat = restricted.PositiveFloat, restricted.NonNegativeFloat
     ClosedUnitInterval = restricted.ClosedUnitInterval
     Fraction = restricted.restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     # Narrower convolutions corrupt memory in torch 2.15's CPU kernels for channels_last.
     Width = restricted.restricted_number_type("Width", int, (">=", 8))
-"""types of keys besides Python's own.  FilePath names a file or folder; a leading ~ stands for the home folder"""
+"""types of keys besides Python's own.  FilePath names a file or folder; a leading ~ stands for the home folder.
+EncoderName names a file of dist_rmd/models/encoders, perhaps with a variant after a slash"""
 
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?\.?inf", re.IGNORECASE)
@@ -69,7 +74,7 @@ def from_words(key: str, text: str, hint: Any) -> Any:
 
 def takes_text(hint: Any) -> bool:
     """Whether all values of this type are texts, or null."""
-    return all(part in (str, FilePath, type(None)) or get_origin(part) is Literal for part in _parts(hint))
+    return all(part in (str, FilePath, EncoderName, type(None)) or get_origin(part) is Literal for part in _parts(hint))
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
@@ -104,6 +109,8 @@ def _of_one_type(value: Any, hint: Any) -> Any:
         return text
     if kind is FilePath:
         return str(user_path(text))
+    if kind is EncoderName and text.partition("/")[0] in available("models.encoders"):
+        return text
     if kind is str:
         return text
     if kind is bool and text.lower() in SWITCHES:
@@ -159,6 +166,10 @@ def _in_words(key: str, value: Any, hint: Any) -> str:
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is Literal:
         return f"one of {', '.join(inner)}"
+    if kind is EncoderName:
+        names = available("models.encoders")
+        near = difflib.get_close_matches(str(value).partition("/")[0], names, n=1)
+        return f"one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
     if kind is tuple and not isinstance(value, list | tuple):
         return f"a list, such as {key}=[{_shown(value)}]"
     if kind is tuple:

@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from dist_rmd.config.key_types import fit, from_words
+from dist_rmd.config.key_types import EncoderName, fit, from_words
 from dist_rmd.config.roles import plain
 from dist_rmd.config.schema import Config, Run, to_dict
 from dist_rmd.errors import ConfigError
+from dist_rmd.registry import available
 from dist_rmd.text import plain_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -87,6 +88,8 @@ def help_text(sections: Mapping[str, type]) -> str:
 def _type_name(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " | ".join(get_args(hint))
+    if hint is EncoderName:
+        return " | ".join(available("models.encoders"))
     names = [getattr(part, "__name__", str(part)).replace("NoneType", "null") for part in get_args(hint) or (hint,)]
     return {tuple: f"list of {names[0]}", dict: "name: value"}.get(get_origin(hint), " | ".join(names))
 

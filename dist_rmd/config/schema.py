@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from dist_rmd.config.key_types import (
     ClosedUnitInterval,
+    EncoderName,
     FilePath,
     Fraction,
     NonNegativeFloat,
@@ -20,8 +21,6 @@ from dist_rmd.config.key_types import (
 )
 from dist_rmd.config.roles import Leaf, Role, leaf, leaves, plain
 from dist_rmd.errors import ConfigError
-
-EncoderName = Literal["resnet10", "resnet18", "resnet34", "vgg13", "vgg16"]
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,12 @@ class Model:
     """Encoder of every stage that does not choose its own."""
 
     name: EncoderName = leaf("resnet18", Role.NETWORK)
-    """ResNet with the CIFAR stem (3x3 convolution, no max-pooling), or VGG with batch normalisation; resnet10 for tiny
-    images on a CPU"""
+    """a file of dist_rmd/models/encoders: a ResNet with the CIFAR stem (3x3 convolution, no max-pooling), or with that
+    for large images, as in resnet50/imagenet; a VGG with batch normalisation; resnet10 for tiny images on a CPU;
+    timm/<name>, any network of that library (docs/weights.md)"""
     width: Width = leaf(64, Role.NETWORK)
-    """channels of the encoder's first block, at least 8; features have 8 times as many dimensions"""
+    """channels of the encoder's first block, at least 8; features have 8 times as many dimensions, from
+    resnet50 on 32 times"""
     init: Literal["fan_out", "torch"] = leaf("fan_out", Role.RESULT, added=True)
     """initial weights.  fan_out: He et al. 2015 by outputs, as torchvision has it; torch: as in the code of MODUL's
     authors, for a ResNet those of torch, which are 0.4 times as long, for a VGG fan_out with half the scale in batch

@@ -1,19 +1,20 @@
 """The weights of a network under the names of dist_rmd, torchvision or timm, and the Python that builds it there.
 
-torchvision's ResNets and timm's have the same names and layers.  Ours differ from them in the stem, one 3 x 3
-convolution without max-pooling, so a network of theirs gets that stem before it takes our weights.
+torchvision's ResNets and timm's have the same names and layers.  Ours may differ from them in the stem, one 3 x 3
+convolution without max-pooling: a network of theirs then gets that stem before it takes our weights.
 """
 
+import torch
 from torch import Tensor
 
 from dist_rmd.errors import ConfigError
-from dist_rmd.models.encoder import ENCODERS
-from dist_rmd.models.resnet import ResNet
+from dist_rmd.models.encoder import Encoder, encoder
+from dist_rmd.models.resnet import STEMS, ResNet
 from dist_rmd.run.saved import SavedNetwork
 
 NAMES = ("dist_rmd", "timm", "torchvision")
 THEIR_WIDTH = 64
-"""channels of the first stage of their ResNets of basic blocks, which is fixed"""
+"""channels of the first stage of their ResNets, which is fixed"""
 
 
 def check(saved: SavedNetwork, names: str) -> None:
@@ -21,13 +22,26 @@ def check(saved: SavedNetwork, names: str) -> None:
     name, width = saved.model["name"], saved.model["width"]
     if names == "dist_rmd":
         return
-    if ENCODERS[name][0] is not ResNet:
-        raise ConfigError(f"--names {names}: {name} with fewer max-pools is not in {names}; take --names dist_rmd")
+    if not isinstance(_architecture(saved), ResNet):
+        raise ConfigError(f"--names {names}: {name} is not in {names} as it is here; take --names dist_rmd")
     if width != THEIR_WIDTH:
         raise ConfigError(
             f"--names {names}: ResNets there begin with {THEIR_WIDTH} channels, but this one has model.width={width}; "
             "take --names dist_rmd"
         )
+
+
+def _architecture(saved: SavedNetwork) -> Encoder:
+    """The encoder without weights."""
+    with torch.device("meta"):
+        return encoder(saved.model["name"], saved.model["width"])
+
+
+def _resnet(saved: SavedNetwork) -> ResNet:
+    """The same, of a network that `check` has let through."""
+    net = _architecture(saved)
+    assert isinstance(net, ResNet)
+    return net
 
 
 def state_dict(saved: SavedNetwork, names: str) -> dict[str, Tensor]:
@@ -44,7 +58,8 @@ def places(saved: SavedNetwork, names: str) -> dict[str, str]:
     ours = [f"{part}.{key}" for part, weights in saved.weights.items() for key in weights]
     if names == "dist_rmd":
         return {key: key for key in ours}
-    return {_theirs(key, ENCODERS[saved.model["name"]][1]): key for key in ours}
+    counts = _resnet(saved).counts
+    return {_theirs(key, counts): key for key in ours}
 
 
 def _theirs(key: str, stages: tuple[int, ...]) -> str:
@@ -72,12 +87,15 @@ def builder(saved: SavedNetwork, names: str) -> list[str]:
         if not saved.is_classifier:
             brought = "torch.nn", "ModuleDict"
         return ["from dist_rmd.models.encoder import encoder", "from {} import {}".format(*brought), f"net = {head}"]
-    layers = list(ENCODERS[name][1])
-    made = f"net = ResNet(BasicBlock, {layers}, num_classes={classes})"
-    stem = "torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.Identity()"
+    net = _resnet(saved)
+    block, (side, stride, padding) = net.kind.__name__, STEMS[net.stem]
     lines = [
-        f"from {names}.models.resnet import BasicBlock, ResNet", made, f"net.conv1, net.maxpool = {stem}",
-    ]  # fmt: skip
+        f"from {names}.models.resnet import {block}, ResNet",
+        f"net = ResNet({block}, {list(net.counts)}, num_classes={classes})",
+    ]
+    if not net.pooled:
+        stem = f"torch.nn.Conv2d(3, 64, {side}, {stride}, {padding}, bias=False), torch.nn.Identity()"
+        lines.append(f"net.conv1, net.maxpool = {stem}")
     return lines if saved.is_classifier else [*lines, "net.fc = torch.nn.Identity()"]
 
 

@@ -1,25 +1,50 @@
-"""Encoders by name: what `model.name` in a configuration may be."""
+"""What every encoder is, and encoders by name: what `model.name` in a configuration may be."""
 
-from dist_rmd.models.resnet import ResNet
-from dist_rmd.models.vgg import VGG
+import inspect
 
-Encoder = ResNet | VGG
-"""images N x 3 x S x S -> features N x out_features"""
+from torch import Tensor, nn
 
-ENCODERS: dict[str, tuple[type[ResNet] | type[VGG], tuple[int, ...]]] = {
-    "resnet10": (ResNet, (1, 1, 1, 1)),
-    "resnet18": (ResNet, (2, 2, 2, 2)),
-    "resnet34": (ResNet, (3, 4, 6, 3)),
-    "vgg13": (VGG, (2, 2, 2, 2, 2)),
-    "vgg16": (VGG, (2, 2, 3, 3, 3)),
-}
-"""the architecture, and how many blocks or convolutions each of its stages has"""
+from dist_rmd.errors import ConfigError
+from dist_rmd.registry import lookup
+
+
+class Encoder(nn.Module):
+    """Base of all encoders: normalised images N x 3 x S x S -> features N x out_features."""
+
+    out_features: int
+    """D, dimensions of the feature"""
+    stride: float
+    """side of an image / side of the last map"""
+    head_std: float | None = None
+    """standard deviation of the initial weights of a head on it; None: those of nn.Linear"""
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The features before they are pooled: N x D x S/stride x S/stride."""
+        raise NotImplementedError
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """What each stage ends with, the last one being `maps`: N x C_i x S_i x S_i."""
+        raise ConfigError(f"{type(self).__name__} has no maps of stages: choose a ResNet or a VGG of this package")
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """What `maps` gives -> N x D."""
+        return maps.mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.maps(images))
 
 
 def encoder(name: str, width: int = 64, init: str = "fan_out") -> Encoder:
-    """A freshly initialised encoder, images N x 3 x S x S -> features N x out_features = 8*width.
+    """A freshly initialised encoder: what dist_rmd/models/encoders/<name>.py makes.
 
-    `name` is one of ENCODERS; its weights come from torch's global generator, as `init`, "fan_out" or "torch", says.
+    name: also <file>/<variant>, such as resnet18/imagenet, where the file's function has a parameter `variant`.
+    width: channels of the first stage.
+    init: "fan_out" or "torch", where it has a parameter `init`; weights come from torch's global generator.
+    Raises ConfigError for what there is not.
     """
-    architecture, stages = ENCODERS[name]
-    return architecture(stages, width, init)
+    file, slash, variant = name.partition("/")
+    make = lookup("models.encoders", file)
+    asked = {**({"variant": variant} if slash else {}), **({"init": init} if init != "fan_out" else {})}
+    for option in asked.keys() - inspect.signature(make).parameters.keys():
+        raise ConfigError(f"{name}: {file} knows no {option} {asked[option]!r}, nor any other")
+    return make(width, **asked)

@@ -1,17 +1,28 @@
-"""ResNet-10, -18 and -34 encoders with the CIFAR stem (He et al. 2016, https://arxiv.org/abs/1512.03385, sec. 4.2).
+"""ResNets (He et al. 2016, https://arxiv.org/abs/1512.03385), with a stem for small images or for large ones.
 
-The stem is one 3x3 convolution of stride 1 without max-pooling, so that 32x32 images keep their resolution through
-the first stage; the pooled feature has 8 * width dimensions (512 at full width).
+Stem "cifar" (sec. 4.2) is one 3x3 convolution of stride 1 without max-pooling, so that 32x32 images keep their
+resolution through the first stage; "solo-learn" is the same with a padding of 2, as that library trains on CIFAR;
+"imagenet" (table 1) is a 7x7 convolution of stride 2 and a max-pooling.  A bottleneck has its stride in the 3x3
+convolution, as in torchvision.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dist_rmd.errors import ConfigError
+from dist_rmd.models.encoder import Encoder
+
+STEMS = {"cifar": (3, 1, 1), "solo-learn": (3, 1, 2), "imagenet": (7, 2, 3)}
+"""name -> side, stride and padding of the first convolution"""
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: N x C x H x W -> N x width x H/stride x W/stride."""
+
+    expansion = 1
 
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__()
@@ -19,9 +30,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        self.shortcut = _shortcut(channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -29,47 +38,83 @@ class BasicBlock(nn.Module):
         return F.relu(out + self.shortcut(x))
 
 
-class ResNet(nn.Module):
-    """Encoder: images N x 3 x S x S -> features N x 8*width, for any side S >= 8.
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: N x C x H x W -> N x 4*width x H/stride x W/stride."""
 
-    `blocks` are the BasicBlocks of the four stages; `width` the channels of the first (64 in the papers).
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.shortcut = _shortcut(channels, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + self.shortcut(x))
+
+
+def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
+    if stride == 1 and channels == out:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+
+class ResNet(Encoder):
+    """Encoder: images N x 3 x S x S -> features N x 8*width, or 32*width with bottlenecks, for any side S >= 8.
+
+    blocks: how many of `kind` each of the four stages has.  width: channels of the first (64 in the papers).
     init: "fan_out", normal weights of variance 2 / outputs of a convolution; "torch", those of nn.Conv2d, uniform with
     variance 1 / (3 inputs).
+    Raises ConfigError for a stem that there is not.
     """
 
-    stride = 8
-    """side of an image / side of the last map"""
-    head_std: float | None = None
-    """standard deviation of the initial weights of a head on it; None: those of nn.Linear"""
-
-    def __init__(self, blocks: Sequence[int], width: int = 64, init: str = "fan_out"):
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        width: int = 64,
+        stem: str = "cifar",
+        kind: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+        init: str = "fan_out",
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        if stem not in STEMS:
+            raise ConfigError(f"there is no ResNet with the stem {stem!r}: choose from {', '.join(STEMS)}")
+        self.conv1 = nn.Conv2d(3, width, *STEMS[stem], bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.counts, self.kind, self.stem = tuple(blocks), kind, stem
+        self.pooled = stem == "imagenet"
+        self.stride = 32 if self.pooled else 8
         channels, stages = width, []
         for stage, count in enumerate(blocks):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(BasicBlock(channels, width * 2**stage, stride))
-                channels = width * 2**stage
+                stages.append(kind(channels, width * 2**stage, stride))
+                channels = width * 2**stage * kind.expansion
         self.blocks = nn.Sequential(*stages)
         self.out_features = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and init == "fan_out":
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def maps(self, x: Tensor) -> Tensor:
-        """The features before they are pooled: N x 8*width x S/8 x S/8."""
-        return self.blocks(F.relu(self.bn1(self.conv1(x))))
+    def maps(self, images: Tensor) -> Tensor:
+        return self.blocks(self._begin(images))
 
-    def stage_maps(self, x: Tensor) -> list[Tensor]:
-        """What each stage ends with, the last one being `maps`: stage i has N x width*2**i x S/2**i x S/2**i."""
-        x, ends = F.relu(self.bn1(self.conv1(x))), []
-        for block in self.blocks:
-            if block.conv1.stride != (1, 1):  # a new stage
-                ends.append(x)
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        x, ends, last = self._begin(images), [], [*itertools.accumulate(self.counts)]
+        for number, block in enumerate(self.blocks, start=1):
             x = block(x)
-        return [*ends, x]
+            if number in last:
+                ends.append(x)
+        return ends
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.maps(x).mean(dim=(2, 3))  # N x 8*width
+    def _begin(self, images: Tensor) -> Tensor:
+        """What the first stage sees."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        return F.max_pool2d(x, 3, 2, 1) if self.pooled else x

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from dist_rmd.models.encoder import Encoder
 
-class VGG(nn.Module):
+
+class VGG(Encoder):
     """Encoder: images N x 3 x S x S -> features N x 8*width, for any side S.
 
     `convolutions` are those of the five stages; `width` the channels of the first (64 in the papers), of which the
@@ -20,7 +22,6 @@ class VGG(nn.Module):
     """
 
     stride = 16
-    """side of an image / side of the last map"""
 
     def __init__(self, convolutions: Sequence[int], width: int = 64, init: str = "fan_out"):
         super().__init__()
@@ -42,18 +43,13 @@ class VGG(nn.Module):
             elif isinstance(module, nn.BatchNorm2d) and init == "torch":
                 nn.init.constant_(module.weight, 0.5)
 
-    def maps(self, x: Tensor) -> Tensor:
-        """The features before they are pooled: N x 8*width x S/16 x S/16."""
-        return self.layers(x)
+    def maps(self, images: Tensor) -> Tensor:
+        return self.layers(images)
 
-    def stage_maps(self, x: Tensor) -> list[Tensor]:
-        """What each stage ends with, the last one being `maps`: stage i has maps of side S/2**i."""
-        ends = []
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        x, ends = images, []
         for layer in self.layers:
             if isinstance(layer, nn.MaxPool2d):  # a new stage
                 ends.append(x)
             x = layer(x)
         return [*ends, x]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.maps(x).mean(dim=(2, 3))  # N x 8*width

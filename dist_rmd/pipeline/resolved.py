@@ -24,6 +24,7 @@ from dist_rmd.distributed.processes import World
 from dist_rmd.engine.updater import parameter_dtype, resolve_precision
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.files import sha256
+from dist_rmd.models.encoder import encoder
 from dist_rmd.pipeline.notes import notes
 from dist_rmd.registry import lookup
 from dist_rmd.run import artefacts, start
@@ -236,7 +237,10 @@ def check(
         raise ConfigError(f"data.holdout={config.data.holdout:g} holds out none of the {len(labels)} labels: raise it")
     for name, stage in stages.items():
         plan._files(stage)
-        stage.check(stage.scope(config))
+        scope = stage.scope(config)
+        with torch.device("meta"):  # without weights
+            encoder(scope.model.name, scope.model.width, scope.model.init)
+        stage.check(scope)
         if stage.labels == "true" and not dataset.verified:
             raise ConfigError(f"stage {name} learns true labels, but nobody knows those of {dataset.folder}")
         if not issubclass(stage, TrainingStage):

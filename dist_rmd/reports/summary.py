@@ -16,14 +16,6 @@ from dist_rmd.text.escapes import markdown
 __all__ = ["summary"]
 
 
-TAGS: dict[str | None, tuple[str, ...]] = {
-    None: (),
-    "knn": ("test/knn_top1", "test/knn_top1_unverified"),
-    "accuracy": ("test/top1", "test/top1_unverified"),
-}
-"""evaluation -> the names that its accuracy may have"""
-
-
 class Row(NamedTuple):
     """One line of the table: what was trained on what, the same but for the seeds."""
 
@@ -110,10 +102,13 @@ def _measured(folder: Path) -> list[Measured]:
     settings = json.dumps(recipe | run.resolved, sort_keys=True)
     found = []
     for stage in config["stages"]:
-        measured = {tag for record in run.scores(stage) for tag in record}
-        tag = next((tag for tag in TAGS[lookup("stages", stage).evaluation] if tag in measured), "")
-        records = [record for record in run.scores(stage) if tag in record]
-        if records:
+        if lookup("stages", stage).evaluation is None:
+            continue
+        scores = run.scores(stage)
+        # An evaluation gives what it is for first; test images do not choose where labels are held out: val/ is before.
+        tag = next((tag for record in scores for tag in record if tag.startswith("test/")), None)
+        records = [record for record in scores if tag in record]
+        if tag and records:
             epoch = records[-1]["epoch"]
             its = config[lookup("stages", stage).recipe]
             planned, ended_early = its["epochs"], its.get("patience") and run.folder.finished(stage)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from dist_rmd.config import StageConfig
+from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.sinkhorn import column_error, transport_plan
 from dist_rmd.distributed.collectives import all_gather_rows, gather_rows, rank

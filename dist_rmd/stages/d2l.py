@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import StageConfig
+from dist_rmd.config.key_types import PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders

@@ -146,7 +146,7 @@ class Student(nn.Module):
         Each kind of images is normalised by itself.
         """
         maps = self.encoder.maps(images)
-        features = maps.mean(dim=(2, 3))
+        features = self.encoder.pool(maps)
         hint = None
         if taught is not None and self.hint is not None:
             # On a map, a linear layer over the channels is a 1 x 1 convolution.
@@ -281,7 +281,7 @@ class Modul(TrainingStage):
             shown, turns = rotated(shown)
         with torch.no_grad():
             maps = self.teacher.encoder.maps(view)
-            taught = maps.mean(dim=(2, 3))
+            taught = self.teacher.encoder.pool(maps)
             if mixed is not None:
                 mixed_taught = self.teacher.encoder(mixed)
             if opened is not None and weights["soft_open"]:

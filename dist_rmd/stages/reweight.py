@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from dist_rmd.config import StageConfig
+from dist_rmd.config.key_types import ClosedUnitInterval, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dist_rmd.config import Role, StageConfig, leaf
-from dist_rmd.config.key_types import FilePath
+from dist_rmd.config.key_types import FilePath, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import read_arrays
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.adversarial import random_directions, steepest

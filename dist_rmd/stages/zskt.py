@@ -118,7 +118,7 @@ class ZSKT(DataFreeStage):
 def watched(net: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Of a network of an encoder and a head: its logits N x C, and the last map of every stage of its encoder."""
     maps = net.encoder.stage_maps(images)
-    return net.head(maps[-1].mean(dim=(2, 3))), maps
+    return net.head(net.encoder.pool(maps[-1])), maps
 
 
 def mean_divergence(student: Tensor, teacher: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from support import small
 
 from dist_rmd.config import Config, Role, determinants, differences, leaves, sections, stated
+from dist_rmd.config.key_types import EncoderName
 from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.distributed.processes import World
 from dist_rmd.models.encoder import encoder
@@ -82,6 +83,8 @@ def another(kind: type, name: str, old: object) -> object:
         return (*old, 7)
     if hint is bool:
         return not old
+    if hint is EncoderName:
+        return "vgg13"
     if issubclass(hint, int):
         return (old or 0) + 1
     if issubclass(hint, float):

@@ -1,0 +1,10 @@
+"""VGG-13 with batch normalisation: 2, 2, 2, 2 and 2 convolutions in its stages."""
+
+from dist_rmd.models.vgg import VGG
+
+__all__ = ["vgg13"]
+
+
+def vgg13(width: int = 64, init: str = "fan_out") -> VGG:
+    """Images N x 3 x S x S -> features N x 8 * width."""
+    return VGG((2, 2, 2, 2, 2), width, init)

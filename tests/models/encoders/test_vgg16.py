@@ -1,0 +1,13 @@
+import torch
+from torch import nn
+
+from dist_rmd.models.encoders.vgg16 import vgg16
+
+
+def test_it_has_as_many_convolutions_as_its_name_says():
+    """With the head's three linear layers in the paper, of which an encoder has none."""
+    with torch.device("meta"):
+        net = vgg16()
+    assert sum(isinstance(module, nn.Conv2d) for module in net.modules()) == 13
+    assert sum(p.numel() for p in net.parameters()) == 14_718_912
+    assert vgg16(8)(torch.randn(2, 3, 32, 32)).shape == (2, 64)
