@@ -10,16 +10,16 @@ from dist_rmd import __version__
 from dist_rmd.cli import terminal
 
 COMMANDS = {
-    "prepare": "images to .beton files with labels, class names and a manifest",
-    "train": "the stages of one run; started again, goes on from its newest checkpoint",
-    "evaluate": "test accuracy of a run's networks",
-    "predict": "what a run's network takes images for, as a table",
-    "export": "a run's network as a file for other programs: safetensors, ONNX, TorchScript",
-    "report": "tables and figures from run folders",
-    "suspects": "which labels of a run are probably wrong, with a page to decide on",
-    "clean": "from a folder under wrong labels to mended labels and a network: prepare, train, suspects, train",
-    "sweep": "all runs of a grid, on this machine or under SLURM; started again, goes on with what is missing",
-    "slurm": "the same as train, as a SLURM job",
+    "prepare": "write a dataset as .beton files, with labels, class names and a manifest",
+    "train": "train the stages of one run; started again, go on from the newest checkpoint",
+    "evaluate": "measure the test accuracy of a run's networks",
+    "predict": "classify images with a run's network, as a table",
+    "export": "write a run's network for other programs: safetensors, ONNX, TorchScript",
+    "report": "make tables and figures from run folders",
+    "suspects": "find labels that are probably wrong, with a page to decide on",
+    "clean": "correct the labels of a folder and train on them: prepare, train, suspects, train",
+    "sweep": "train all runs of a grid, here or under SLURM; started again, go on with the missing runs",
+    "slurm": "train as a SLURM job",
 }
 """what each does; all of them are modules, and imported only when they are called"""
 

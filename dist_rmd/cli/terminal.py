@@ -1,4 +1,4 @@
-"""A command's stdout and stderr: what becomes of the terminal, or of whoever reads, never changes the work.
+"""Standard output and error of commands: a closed terminal, a full disk or a vanished reader never changes the work.
 
 A command whose product is text ends with its reader, without a word, as Unix tools do: `run`.  Work whose product is
 files goes on without one: `lasting`.  What a stream's encoding has no letters for is escaped.

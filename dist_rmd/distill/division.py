@@ -1,4 +1,4 @@
-"""Dividing a wrongly labelled set by what a teacher thinks of each label (MODUL sec. IV-A, eq. 2-6).
+"""Divides a noisy set into clean, closed-set and open-set images by a teacher's losses (MODUL sec. IV-A, eq. 2-6).
 
 The subjective-logic loss of an image is small where the teacher is sure of the given label, largest where it is sure of
 another, and in between where it is sure of none: clean, closed-set and open-set noise.  A Gaussian mixture is fitted to
@@ -35,7 +35,7 @@ from dist_rmd.errors import DataError
 
 CLEAN, CLOSED, OPEN = range(3)
 SETS = ("clean", "closed", "open")
-"""their names: the given label is right; wrong; on an image of none of the classes"""
+"""names of the three sets: the given label is right; it is wrong; the image shows none of the classes"""
 
 EVIDENCE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -57,7 +57,8 @@ def subjective_logic_loss(logits: Tensor, labels: Tensor, evidence: str = "relu"
         e = evidence(scale * logits),  alpha = e + 1,  S = sum_k alpha_k,  p = alpha / S
         l = sum_k (y_k - p_k)^2 + p_k (1 - p_k) / (S + 1)
 
-    evidence: "relu", of the paper; "softplus"; "exp", of logits within -10..10.  scale > 0.
+    evidence: "relu", as in the paper; "softplus"; or "exp", with logits clamped to -10..10.
+    scale: > 0.
     Raises ValueError for another one.
 
     >>> import torch
@@ -78,12 +79,12 @@ def subjective_logic_loss(logits: Tensor, labels: Tensor, evidence: str = "relu"
 
 
 def refined_labels(logits: Tensor) -> Tensor:
-    """Eq. 6: the labels that a teacher would give, logits N x C -> N int64.  For images of the closed set."""
+    """Eq. 6: the teacher's predictions, logits N x C -> N int64, as new labels of closed-set images."""
     return logits.argmax(dim=1)
 
 
 def scaled(losses: ArrayLike, how: str = "minmax", labels: ArrayLike | None = None) -> Floats:
-    """N losses on the scale of the thresholds, N float64 in 0..1 (as they are for "none").
+    """Scale N losses to the range of the thresholds: N float64 in 0..1 (unchanged for "none").
 
     how: "minmax" over the set, of the authors' code; "percentile": the same with the percentiles 0.1 and 99.9, and what
     lies beyond them on the border; "per_class": minmax within each of `labels` (N), the given classes, and over the set
@@ -158,7 +159,7 @@ class Assignment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DivisionResult:
-    """N images in three sets, and how that came about."""
+    """The division of N images into three sets, and the mixture behind it."""
 
     set: Integers
     """N: CLEAN, CLOSED or OPEN"""
@@ -168,7 +169,7 @@ class DivisionResult:
     """N, scaled"""
     mixture: Mixture
     undecided: int
-    """images of which the largest probability is not that of one set alone (ties, and all zero)"""
+    """number of images whose largest probability belongs to several sets (ties, and all zero)"""
     underflows: int
     """those of them whose three probabilities are zero: none unless probability="density" """
     narrow: int
@@ -176,12 +177,12 @@ class DivisionResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images each set has, by name."""
+        """Number of images in each set, by name."""
         return dict(zip(SETS, np.bincount(self.set, minlength=len(SETS)).tolist(), strict=True))
 
     @property
     def empty(self) -> tuple[str, ...]:
-        """Names of the sets that have no image."""
+        """Names of the sets without images."""
         return tuple(name for name, count in self.counts.items() if count == 0)
 
 
@@ -206,20 +207,20 @@ def divide(
 
     labels: N given labels, for scaling="per_class".
     scaling: see `scaled`.
-    clean, closed: a component is clean with a mean of at most `clean`, closed with one of at least `closed`, else open.
-    components: Gaussians of the mixture, or as many as there are different losses if these are fewer.
-    reg_covar: the least variance of a component.
-    n_init, max_iter, tol, seed: starts of EM, of which the best counts; its iterations and tolerance; seed of k-means,
-        from which it starts.
-    probability: "responsibilities", in the log domain; "density": the sums of w_j g_j that the paper prints.  The sets
-        are the same, but that densities may be zero in all three of them.
-    undecided: an image with no single most probable set goes to that of the component with the nearest mean (the lower
-        one of two), or to the open set.
-    force_extremes: the smallest loss is clean and the largest closed, whatever the mixture says, as in the authors'
-        code.  The first one if several are equal.
+    clean, closed: thresholds for the mean of a component: clean up to `clean`, closed from `closed` on, else open.
+    components: number of Gaussians; at most the number of different losses.
+    reg_covar: smallest variance of a component.
+    n_init, max_iter, tol, seed: number of starts of EM, of which the best is taken; most iterations of EM; tolerance of
+        EM; seed of k-means, which gives the starting points.
+    probability: "responsibilities", computed in the log domain; or "density", the sums of w_j g_j, as in the paper.
+        Both give the same sets, except for images whose three densities are all zero.
+    undecided: where an image without a single most probable set goes: "nearest", to the set of the component with the
+        nearest mean (the lower one of two), or "open", to the open set.
+    force_extremes: put the smallest loss into the clean set and the largest into the closed set, as in the authors'
+        code; the first image if several are equal.
 
-    The mixture is fitted to the sorted losses, on one thread: the same losses, in any order and on any number of ranks,
-    give the same bits on the same kind of machine.
+    The mixture is fitted to the sorted losses on one thread, so the same losses, in any order and on any number of
+    ranks, give the same bits on the same kind of machine.
     Raises DataError as `scaled` does, ValueError for values outside their range.
 
     >>> from dist_rmd import divide

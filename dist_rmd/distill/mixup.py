@@ -53,7 +53,7 @@ def partners(rows: Tensor, mix: Mix, sizes: Sequence[int], rank: int) -> Tensor:
     """
     own = mix.partner.split(list(sizes))[rank]
     if rows.is_cuda:
-        own = own.pin_memory()  # or the copy would wait for all that the device has yet to do
+        own = own.pin_memory()  # a copy from unpinned memory would be a CPU-GPU sync
     own = own.to(rows.device, non_blocking=True)
     return torch.empty_like(rows).copy_(all_gather_rows(rows, sizes)[own])
 

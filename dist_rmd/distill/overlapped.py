@@ -1,4 +1,4 @@
-"""A frozen teacher's forward pass, on a GPU beside the student's."""
+"""Runs a frozen teacher's forward pass on a GPU at the same time as the student's."""
 
 import contextlib
 import functools
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 
 class OverlappedTeacher:
-    """What `teacher` says of `view`, without gradient, while the host goes on to launch the student:
+    """The teacher's outputs for `view`, without gradient, computed while the student's forward pass is launched:
 
-        lesson = Lesson(teacher, view)
+        teaching = OverlappedTeacher(teacher, view)
         logits, features = net(view)
-        targets = lesson.result()
+        targets = teaching.result()
 
-    On a GPU the teacher has a stream of its own, so that kernels of the two that leave room run at the same time.
+    On a GPU the teacher has its own stream, so small kernels of teacher and student run at the same time.
     The teacher returns a tensor or a tuple of them.
     """
 
     def __init__(self, teacher: nn.Module, view: Tensor):
-        self._view = view  # whose memory must stay its own until both streams have met again
+        self._view = view  # keeps the memory from being reused by the allocator before the streams join
         self._stream = _stream(view.device) if view.is_cuda else None
         beside: Any = contextlib.nullcontext()
         if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream())  # on which the view was made
+            self._stream.wait_stream(torch.cuda.current_stream())  # the view was made on this stream
             beside = torch.cuda.stream(self._stream)
         with torch.no_grad(), beside:
             self._said = teacher(view)
@@ -35,7 +35,7 @@ class OverlappedTeacher:
             current = torch.cuda.current_stream()
             current.wait_stream(self._stream)
             for tensor in self._said if isinstance(self._said, tuple) else (self._said,):
-                tensor.record_stream(current)  # or its memory would be the next lesson's as soon as Python drops it
+                tensor.record_stream(current)  # or the teacher's stream could reuse the memory too early
         return self._said
 
 

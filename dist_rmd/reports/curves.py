@@ -1,4 +1,4 @@
-"""Memorising, seen over the epochs: test accuracy, and how many wrong and right training labels are fitted."""
+"""Curves of memorisation over the epochs: test accuracy, and the shares of wrong and right training labels fitted."""
 
 import csv
 import io

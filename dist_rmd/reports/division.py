@@ -1,4 +1,4 @@
-"""How a noisy set was divided into clean, closed-set and open-set images, beside the truth (MODUL figs. 3 and 5)."""
+"""The division of a noisy set into clean, closed-set and open-set images, beside the truth (MODUL figs. 3 and 5)."""
 
 import itertools
 from bisect import bisect

@@ -1,4 +1,4 @@
-"""Which labels a run was trained on: realised noise rates, and the transition matrix from true to given labels."""
+"""The label noise of a run: realised noise rates, and the transition matrix from true to given labels."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 
 __all__ = ["noise"]
 
-OPEN_SET = "open set"  # the row of images of none of the classes
+OPEN_SET = "open set"  # the row of open-set images
 MOST_NUMBERS = 20  # classes up to which there is room for a number in every cell
 MOST_NAMES = 100  # classes up to which there is room for every name; the picture of more is not larger
 LONGEST = 30  # letters of a name

@@ -1,4 +1,4 @@
-"""Which labels of a run are probably wrong: a table, a page to decide on, a picture; nothing of the truth is needed."""
+"""Report of suspect labels: a table, a page to decide on, and a picture.  No true labels are needed."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence

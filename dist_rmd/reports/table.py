@@ -1,4 +1,4 @@
-"""The runs of a sweep as a table: ours beside the published numbers, over seeds, with every gap marked."""
+"""The results of a sweep as tables, over seeds, beside the published numbers; missing results are marked."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ def table(runs: Sequence[Path], *, grid: str | None = None) -> str:
     """Test accuracy of a sweep's runs beside the published one, mean and standard deviation over seeds.
 
     runs: sweep folders, or runs in them; folders of one grid, made on several machines, are pooled.
-    grid: refuse any other grid than this one, such as table1.
+    grid: expected name of the grid, such as table1; another grid is an error.
 
     Last and best epoch are two tables; cells without a result are marked, and left so.  Writes table.md, table.csv
     (a line for each cell), table.tex and figures/table.png into the first sweep folder; returns Markdown and paths.

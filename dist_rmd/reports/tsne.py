@@ -1,4 +1,4 @@
-"""What networks make of wrongly labelled images: t-SNE of two classes, and numbers over all (RMDNet figs. 5-7)."""
+"""Features of wrongly labelled images: t-SNE of two classes, and numbers over all classes (RMDNet figs. 5-7)."""
 
 import csv
 import difflib

@@ -1,4 +1,4 @@
-"""A finished run, read back: its configuration, labels and trained networks."""
+"""Reads a run back from its folder: configuration, labels, scores and trained networks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +29,9 @@ from dist_rmd.run.saved import SavedNetwork
 
 
 def load_run(folder: str | Path) -> "FinishedRun":
-    """The run in a run folder, such as runs/digits: its configuration, labels, scores and trained networks.
+    """Open a run folder, such as runs/digits: configuration, labels, scores and trained networks.
 
-    Raises ConfigError where the folder holds no run.
+    Raises ConfigError when the folder holds no run.
 
     >>> from dist_rmd import load_run, open_dataset
     >>> run = load_run("runs/digits")
@@ -62,12 +62,12 @@ class FinishedRun:
 
     @property
     def folder(self) -> RunFolder:
-        """Where each of its files is."""
+        """Paths of the run's files."""
         return RunFolder(self.path)
 
     @cached_property
     def config(self) -> Config:
-        """Its configuration.  Raises ConfigError when the folder holds no run."""
+        """The run's configuration.  Raises ConfigError when the folder holds no run."""
         path = self.folder.config
         if not path.exists():
             raise ConfigError(f"{self.folder}: no run here (no {path.name})")
@@ -75,9 +75,9 @@ class FinishedRun:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """What its result depends on beside the values in its configuration, by key: see ResolvedRun.resolved.
+        """Values that determine the result but are not in the configuration: see ResolvedRun.resolved.
 
-        A run of an older version has not written it down: its paths stand for what lies there.
+        Runs of older versions did not record these values; paths then stand for the contents of the files.
         """
         environment = self.folder.read_environment()
         if "resolved" in environment:
@@ -86,36 +86,37 @@ class FinishedRun:
 
     @cached_property
     def labels(self) -> LabelView:
-        """The labels of its images; those held out by data.holdout are among them."""
+        """The labels of the run's images, including labels held out by data.holdout."""
         return LabelView.load(self.folder.labels)
 
     @property
     def stages(self) -> list[str]:
-        """Its finished stages, in order.  Raises DataError when there is none."""
+        """Names of the finished stages, in order.  Raises DataError when there is none."""
         finished = [name for name in self.config.stages if self.folder.finished(name)]
         if not finished:
             raise DataError(f"{self.folder}: no stage of this run is finished")
         return finished
 
     def artefact(self, stage: str) -> Path:
-        """Where the stage's artefact is: in this run, or what it takes from another one (inputs)."""
+        """Path of the stage's artefact: in this run, or in the run that `inputs` names."""
         given = self.config.inputs.get(stage)
         if given is None:
             return self.folder.artefact(stage)
         return RunFolder(Path(given)).artefact(stage) if Path(given).is_dir() else Path(given)
 
     def key(self, stage: str) -> str:
-        """What the finished stage's artefact goes by: runs that have the same key have the same network."""
+        """Key of the finished stage's artefact: runs with the same key have the same network."""
         return artefacts.load(self.folder.artefact(stage))["key"]
 
     def has_best(self, stage: str) -> bool:
-        """The best epoch's network is here: not where the stage was reused, and trained by another run."""
+        """Whether the best epoch's network is here; it is not when the stage was trained by another run."""
         return Checkpoints(self.folder.checkpoints(stage), keep=1).best() is not None
 
     def scores(self, stage: str) -> list[dict[str, Any]]:
-        """What was measured as the stage trained, by whichever run did: {"epoch": 1, "step": 78, "test/top1": 31.2}.
+        """Metrics of each evaluation of the stage, such as {"epoch": 1, "step": 78, "test/top1": 31.2}.
 
-        One for each evaluation so far.  Of a stage that is not finished, all points of its curves.
+        If another run trained the stage, these are its metrics.  For a stage that is not finished: all points of the
+        curves so far.
         """
         artefact, metrics = self.folder.artefact(stage), self.folder.metrics
         if artefact.exists():
@@ -126,19 +127,19 @@ class FinishedRun:
 
     @property
     def forced(self) -> list[str]:
-        """Stages that were forced to go on under another configuration than they had begun with."""
+        """Stages that were resumed with --force under another configuration than they began with."""
         ended = self.folder.read_exit()
         return list(ended.forced) if ended else []
 
     @property
     def figures(self) -> Path:
-        """The folder for pictures.  Raises CannotCreate where they, or TensorBoard's, could not be written."""
+        """The folder for pictures.  Raises CannotCreate when pictures, or TensorBoard files, cannot be written."""
         for place in (self.folder.figures, self.folder.board("figures")):
             check_writable(place)
         return self.folder.figures
 
     def dataset(self, path: Path | None = None) -> Dataset:
-        """The images it was trained on, or those in `path`, on the scale that its networks know."""
+        """The run's dataset, or the dataset at `path`, with mean and std as the run's networks expect them."""
         try:
             dataset = open_dataset(path or Path(self.config.data.path))
         except DataError as error:
@@ -161,7 +162,7 @@ class FinishedRun:
 
     @property
     def trained(self) -> list[str]:
-        """Its stages that have left something here, in order: finished ones, and one that has a checkpoint."""
+        """Names of the finished stages, in order, and of an unfinished stage that has a checkpoint."""
         folder = self.folder
         begun = [n for n in self.config.stages if folder.finished(n) or any(folder.checkpoints(n).glob("step-*.json"))]
         if not begun:
@@ -169,7 +170,7 @@ class FinishedRun:
         return begun
 
     def networks(self, stage: str) -> list[str]:
-        """Names of the stage's evaluated networks: "" is the one that its accuracy is of."""
+        """Names of the stage's evaluated networks; the stage's accuracy is that of the network ""."""
         path = self.artefact(stage)
         return saved.names(artefacts.load(path) if path.exists() else saved.newest(self.folder.checkpoints(stage)))
 
@@ -198,9 +199,9 @@ class FinishedRun:
         """The stage's network in evaluation mode, with `.encoder`, and a classifier where the stage trained a head.
 
         A classifier maps normalised images N x 3 x S x S to (logits N x C, features N x D).
-        dataset: what the network is going to see.
-        best: the network of the best epoch in place of the last one's.
-        name: another of `networks`.
+        dataset: if given, checked to fit the network.
+        best: take the network of the best epoch instead of the last epoch.
+        name: one of `networks`.
         Raises DataError when the network was trained for other classes or another image size than `dataset` has, or no
         checkpoint of the best epoch is here.
         """
@@ -246,12 +247,12 @@ class FinishedRun:
         device: torch.device | str | None = None,
         best: bool = False,
     ) -> Prediction:
-        """What a network of this run takes images for: `.classes`, and `.probabilities` (N x C, of the `.names`).
+        """Classify images: `.classes`, N names, and `.probabilities`, N x C, in the order of `.names`.
 
         images: one image, or several of any sizes: paths, PIL images, or pixels H x W x 3 (RGB) or H x W (grey), uint8.
-        stage: whose network; by default the last finished one that has a classifier.
+        stage: the stage whose network classifies; by default the last finished stage with a classifier.
         device: by default the GPU, if there is one.
-        best: the network of the best epoch in place of the last one's.
+        best: take the network of the best epoch instead of the last epoch.
 
         Images are resized and cropped as `dist-rmd prepare` does, and normalised as in training.  Of a run that was
         stopped before a classifier was finished, the newest checkpoint counts.
@@ -266,7 +267,7 @@ class FinishedRun:
         device: torch.device | str | None = None,
         best: bool = False,
     ) -> NDArray[np.float32]:
-        """The features N x D of images, as `predict` takes them: what an encoder of this run makes of them, pooled.
+        """Features of images, N x D: the pooled outputs of an encoder of this run.  images: as in `predict`.
 
         stage, device, best: as in `predict`; by default of the last finished stage.
 

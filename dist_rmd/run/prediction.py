@@ -1,4 +1,4 @@
-"""Images as users have them, of any size -> what a trained network takes them for."""
+"""Classifies images of any size with a trained network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dist_rmd.data.images.pictures import fit, read_image
 from dist_rmd.run.artefacts import Origin
 
 BATCH = 256
-"""images that are decoded, and go through the network, at once"""
+"""number of images that are decoded and classified at once"""
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 """the path of an image file, a PIL image, or the pixels H x W x 3 (RGB) or H x W (grey), uint8 in 0..255"""
@@ -24,14 +24,14 @@ Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network takes N images for."""
+    """The predictions of a network for N images."""
 
     classes: list[str]
-    """N names: of the most probable class of each image"""
+    """name of the most probable class of each image"""
     probabilities: NDArray[np.float32]
-    """N x C, the softmax of the network's logits: rows sum to 1"""
+    """N x C, softmax of the network's logits; rows sum to 1"""
     names: tuple[str, ...]
-    """C names of classes, in the order of the columns"""
+    """names of the C classes, in the order of the columns"""
 
 
 class Normalised:
@@ -48,7 +48,7 @@ class Normalised:
 
 
 def predict(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture]) -> Prediction:
-    """What `net`, a classifier with an artefact of this origin, takes the images for.
+    """Classify the images with `net`, a classifier from an artefact with this origin.
 
     Images are resized and cropped as `prepare` does, and normalised as in training.
     Raises UnreadableImage, which names the file, and ValueError for pixels that are not as `Picture` says.

@@ -1,4 +1,4 @@
-"""dist-rmd suspects RUN...: the report of that name, for it is asked for more often than the others."""
+"""`dist-rmd suspects RUN...`, short for `dist-rmd report suspects RUN...`."""
 
 import functools
 import sys

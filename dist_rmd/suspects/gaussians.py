@@ -1,4 +1,4 @@
-"""What a Gaussian for each class says of an image, fitted to other images (cross-validated linear discriminants)."""
+"""Class probabilities of images by a Gaussian for each class, fitted to images of other folds (cross-validated LDA)."""
 
 import torch
 from torch import Tensor

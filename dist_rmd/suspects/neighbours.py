@@ -1,4 +1,4 @@
-"""What an image's nearest neighbours say of its class; memory grows with the number of images, not with its square."""
+"""Class probabilities of images by a vote of nearest neighbours.  Memory grows linearly with the number of images."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
-"""The page on which people look at suspect labels and decide: one file that needs no network and no server.
+"""The page on which people look at suspect labels and decide: one HTML file that needs no network and no server.
 
-Its script and style are let through by their hashes, and nothing else is: whatever the name of a file or class holds
-cannot run.
+The content security policy allows the page's own script and style, by their hashes, and nothing else, so HTML or script
+in the name of a file or class cannot run.
 """
 
 import base64

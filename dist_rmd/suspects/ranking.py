@@ -1,4 +1,4 @@
-"""The images of a run, the most suspect label first: what the table, the page and the picture show."""
+"""The images of a run in order of suspicion, for the table, the page and the picture."""
 
 import csv
 import io

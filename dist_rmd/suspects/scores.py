@@ -1,15 +1,15 @@
-"""Which labels are probably wrong, from features that no label has touched: two opinions of others on every image.
+"""Scores how suspect each label is, from features that were trained without labels: two out-of-sample opinions.
 
-The features are whitened; then each image is judged by others alone, in two ways: by the labels of its nearest
-neighbours, itself not counted, and by a Gaussian for each class fitted to the images of other folds.  Both speak of
-labels.  To speak of classes it takes a matrix of how often which class is given as which.  A second round has the
-probable classes in place of the labels.
+The features are whitened.  Two opinions then predict the given label of each image from other images only: the labels
+of the nearest neighbours, without the image itself, and a Gaussian for each class, fitted to the images of other folds.
+A noise matrix (how often each class is given as each label) turns predictions of labels into probabilities of classes.
+A second round uses the probable classes in place of the labels.
 
-For ranking, the matrix is counted, and mixed with that of symmetric noise: poor features confuse classes that the
-labels do not.  For what is in place of a label, it is the most likely one, which is slower to call a label wrong.
-Where the features are good, more rounds follow with the latter, and both have a say in the ranking.
+For the ranking, the noise matrix is counted and mixed with symmetric noise, since poor features confuse classes that
+the labels do not confuse.  For the proposed labels, the matrix is the most likely one, which calls fewer labels wrong.
+If the features are good, more rounds follow with the most likely matrix, and the ranking is the mean of both.
 
-Classifiers that have not seen the image may be heard, too: they have half a say beside the features.
+Probabilities by classifiers that were not trained on the image may be given, too; they count half beside the features.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ AGREED = 2.0  # they do, where two ways to count the wrong labels differ by less
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What N features say of N labels in C classes; all on the features' device.
+    """Scores of N labels in C classes; all tensors are on the features' device.
 
     right: N float32, 0..1, how probable it is that the given label is right, as far as features tell classes apart: the
         least are the most suspect.

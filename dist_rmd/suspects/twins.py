@@ -1,4 +1,4 @@
-"""Pictures that are almost the same and carry different labels: at least one of these labels is wrong."""
+"""Finds near-duplicate pictures under different labels: at least one of these labels is wrong."""
 
 from collections.abc import Callable
 

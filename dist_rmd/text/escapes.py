@@ -1,4 +1,4 @@
-"""Names that people give, classes, files, runs, as the places must have them where they are shown."""
+"""Makes names of classes, files and runs safe for the place where they are shown: Markdown, LaTeX, tables, pictures."""
 
 import functools
 import re

@@ -1,8 +1,8 @@
-"""YAML in which nothing happens behind one's back.
+"""YAML without surprises.
 
-A key given twice is refused.  A plain scalar becomes a number, a switch or nothing only where writing that down gives
-the same text: 0123, 12:30:00, 2024-01-01, 1_1, 1.10 and yes stay the texts that they are, until it is known what is
-wanted (key_types.py).
+A key given twice is an error.  A plain scalar becomes a number, a truth value or null only if writing the value gives
+the same text again.  0123, 12:30:00, 2024-01-01, 1_1, 1.10 and yes therefore stay texts; the type of the key decides
+later how to read such a text (config/key_types.py).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Text files as people save them: one reader for configurations, lists and tables, wherever they come from."""
+"""Reads text files in any encoding and with any line ends: configurations, lists and tables."""
 
 import codecs
 import csv
