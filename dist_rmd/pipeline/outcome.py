@@ -32,17 +32,15 @@ def lines(folder: RunFolder, stages: Mapping[str, StageOutcome]) -> list[str]:
     rows = [("stage", "result", "time"), *((name, one.result, one.took) for name, one in stages.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    kinds = [one.stage for one in stages.values()]
-    return [*table, "next:", *(f"  {command}" for command in _commands(folder, kinds))]
+    return [*table, "next:", *(f"  {command}" for command in _commands(folder, stages))]
 
 
-def _commands(folder: RunFolder, stages: Sequence[type[Stage]]) -> list[str]:
+def _commands(folder: RunFolder, stages: Mapping[str, StageOutcome]) -> list[str]:
     place = shlex.quote(str(folder))
-    networks = any(issubclass(stage, TrainingStage) for stage in stages)
-    divided = any(issubclass(stage, ComputationStage) for stage in stages)
+    networks = any(issubclass(one.stage, TrainingStage) for one in stages.values())
     return [
         *([f"dist-rmd report {place}"] if networks else []),
-        *([f"dist-rmd report division {place}"] if divided else []),
+        *([f"dist-rmd report division {place}"] if "division" in stages else []),
         f"tensorboard --logdir {place}",
         *([f"dist-rmd suspects {place}"] if networks else []),
     ]

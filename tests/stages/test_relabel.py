@@ -86,6 +86,14 @@ def test_any_number_of_ranks_refines_alike_to_the_bit(run, recipe, ranks, tmp_pa
     assert ours["key"] == theirs["key"]
 
 
+def test_a_run_that_only_refines_says_what_it_found_and_names_no_division(run, recipe, tmp_path, capsys):
+    arguments = [*recipe, "stages=[relabel]", f"inputs.simsiam={run.folder.path}", f"out={tmp_path}", "name=b"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "of the labels changed; " in said
+    assert "report division" not in said
+
+
 def test_it_needs_the_stages_that_it_asks(recipe, tmp_path, capsys):
     assert main([*recipe, "stages=[simsiam,relabel]", "relabel.student=elr", f"out={tmp_path}"]) == 2
     assert "stage relabel needs elr before it" in capsys.readouterr().err
