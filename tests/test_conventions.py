@@ -54,8 +54,8 @@ ROOMS = {
     "evaluation": "data.labels data.loading distributed.collectives evaluation models",
     "suspects": "suspects text",
     "suspects.__main__": "cli.terminal report",
-    "reports": "config data distill.division distributed engine.writers evaluation files losses._build pipeline.folds "
-    "published registry reports run stages.division stages.rgrl suspects sweep text",
+    "reports": "cli.paths config data distill.division distributed engine.writers evaluation files losses._build "
+    "pipeline.folds published registry reports run stages.division stages.rgrl suspects sweep text",
     "sweep": "cli config data.prepared.beton distributed engine files pipeline published run sweep text",
     "cluster": "cli cluster config distributed engine.signals files pipeline.command run.folder sweep text",
     "train": "distributed.launcher pipeline.command",
