@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from dist_rmd.cli import terminal
 from dist_rmd.cli.command_line import Parser, meaning
@@ -81,6 +81,7 @@ def _parser(
 def _option(parameter: inspect.Parameter, text: str) -> Any:
     """The value that an option has by this text."""
     name, hint = parameter.name, parameter.annotation
+    hint = get_args(hint)[0] if get_origin(hint) is tuple else hint
     try:
         return fit(name, from_words(name, text, hint), hint)
     except ConfigError as error:

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from dist_rmd.cli.paths import user_path
 from dist_rmd.errors import ConfigError
@@ -49,14 +49,17 @@ class Parser(argparse.ArgumentParser):
     ) -> list[str]:
         """An option for each keyword-only parameter of a plug-in but those named in `but`; returns their names.
 
-        value: turns a parameter into what reads the option's text.
+        value: turns a parameter into what reads the option's text, or one of its texts where the parameter is a tuple.
         """
         about = inspect.getdoc(plug_in) or ""
         parameters = inspect.signature(plug_in).parameters.values()
         own = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in but]
         for one in own:
             option = f"--{one.name.replace('_', '-')}"
-            self.add_argument(option, type=value(one), default=one.default, help=meaning(one.name, about))
+            default, action = one.default, "store"
+            if get_origin(one.annotation) is tuple:  # the option is given once for each of several
+                default, action = [*one.default], "append"
+            self.add_argument(option, type=value(one), default=default, action=action, help=meaning(one.name, about))
         return [one.name for one in own]
 
     def _explained(self, message: str) -> str:

@@ -88,6 +88,10 @@ class Board:
 
 
 def _show(record: Mapping[str, Any], writer: SummaryWriter) -> None:
-    for tag, value in record.items():
-        if "/" in tag:
-            writer.add_scalar(tag, value, record["step"])
+    values = {tag: value for tag, value in record.items() if "/" in tag}
+    if not record["step"]:  # what a computation has found is no point of a curve
+        rows = [f"| {tag.partition('/')[2]} | {value:g} |" for tag, value in values.items()]
+        writer.add_text(record["stage"], "\n".join([f"| {record['stage']} | |", "|---|---|", *rows]), 0)
+        return
+    for tag, value in values.items():
+        writer.add_scalar(tag, value, record["step"])

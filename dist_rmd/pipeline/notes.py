@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dist_rmd.config import Config
+from dist_rmd.config import Config, Noise
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.registry import lookup
 from dist_rmd.stages.base import TrainingStage
@@ -26,6 +26,9 @@ def notes(config: Config, classes: Sequence[str], images: int, labels: LabelView
 
 def _noise(config: Config, labels: LabelView) -> list[str]:
     noise, counts = config.noise, labels.counts
+    if all(lookup("stages", name).labels == "true" for name in config.stages):
+        asked = noise != Noise()
+        return [f"noise.* has no effect: stages=[{','.join(config.stages)}] learns the true labels"] if asked else []
     if noise.kind == "file":
         return [f"noise.rate={noise.rate:g} has no effect: noise.kind=file takes labels as given"] if noise.rate else []
     if counts is None:

@@ -4,9 +4,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dist_rmd.config import Config, sections
 from dist_rmd.engine.score import Score
 from dist_rmd.run.folder import RunFolder
 from dist_rmd.stages.base import ComputationStage, Stage, TrainingStage
+
+ALWAYS = {
+    "seed", "noise.kind", "noise.rate", "model.name", "model.width", "task.epochs", "task.lr", "task.batch_size",
+    "loss.name", "relation.k",
+}  # fmt: skip
+"""keys that runs are compared by at any value"""
 
 
 class StageOutcome(NamedTuple):
@@ -33,6 +40,21 @@ def lines(folder: RunFolder, stages: Mapping[str, StageOutcome]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [*table, "next:", *(f"  {command}" for command in _commands(folder, stages))]
+
+
+def settings(config: Config, stages: Mapping[str, type[Stage]]) -> dict[str, str | bool | int | float]:
+    """What runs are compared by: keys that make the result another one, where they are not at their defaults.
+
+    Some of those that the run's stages read are always among them.
+    """
+    usual, read = sections.parse(None).leaves, {name for stage in stages.values() for name in stage.sections}
+    found: dict[str, str | bool | int | float] = {"stages": " ".join(config.stages)}
+    for key, (value, role) in config.leaves.items():
+        section = key.partition(".")[0]
+        unread = section in config.sections and section not in read
+        if role.is_learned and not unread and (key in ALWAYS or key not in usual or value != usual[key].value):
+            found[key] = value if isinstance(value, str | bool | int | float) else str(value)
+    return found
 
 
 def _commands(folder: RunFolder, stages: Mapping[str, StageOutcome]) -> list[str]:

@@ -7,13 +7,7 @@ import contextlib
 import signal
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
-from dist_rmd.data.prepared.beton import Dataset
 from dist_rmd.distributed import processes
 from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine import compilation, resume
@@ -28,13 +22,13 @@ from dist_rmd.engine.step_check import StepCheck
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError, Stopped, UserError
 from dist_rmd.evaluation._splits import splits
+from dist_rmd.pipeline import pictures
 from dist_rmd.pipeline.measured import measured
 from dist_rmd.pipeline.resolved import ResolvedRun
 from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.run import artefacts
 from dist_rmd.stages.base import ComputationStage, TrainingStage
 
-VIEWS_SHOWN = 64
 PERCENT = 100
 
 
@@ -93,7 +87,7 @@ class RecordedSession(StageSession):
             processes.share_buffers(net)
         made = self.stage.pictures()
         if made is not None:
-            self.writers.images(self.clock, "generated/images", framed(self.plan.dataset, made))
+            self.writers.images(self.clock, "generated/images", pictures.framed(self.plan.dataset, made))
         return measured(str(self.stage.evaluation), nets, self.splits)
 
     def save(self, score: float | None) -> None:
@@ -122,7 +116,7 @@ class RecordedSession(StageSession):
             self.console.say(f"{stage.name}: going on from epoch {clock.epoch}, step {clock.step}")
         self.writers.open(resumed_at=clock)
         if clock.step == 0 and plan.world.leads and stage.views:
-            self.writers.images(clock, "train/views", picture(plan, next(self.batches.epoch(0))))
+            self.writers.images(clock, "train/views", pictures.views(plan.dataset, next(self.batches.epoch(0))))
 
 
 def measured_anew(plan: ResolvedRun, name: str, artefact: dict[str, Any], source: Loaders) -> dict[str, Any]:
@@ -168,20 +162,3 @@ def compute(
         metrics = stage.compute(source, labels, proceed)
         writers.scalars(Clock(), metrics)
     return plan.artefact(stage, key, [{"epoch": 0, "step": 0, **metrics}])
-
-
-def picture(plan: ResolvedRun, batch: Batch) -> Tensor:
-    """Views of the first samples for TensorBoard, enlarged and framed: n x 3 x H x W float in [0, 1].
-
-    The views of one sample follow each other.
-    """
-    views = torch.stack([view[:VIEWS_SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
-    return framed(plan.dataset, views.flatten(0, 1)[:VIEWS_SHOWN])
-
-
-def framed(dataset: Dataset, images: Tensor) -> Tensor:
-    """Normalised images n x 3 x S x S, enlarged and framed: n x 3 x H x W in [0, 1]."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
-    pixels = (images.float().cpu() * std + mean).clamp(0, 1)
-    zoom = max(1, 32 // dataset.side)
-    return F.pad(pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), (1, 1, 1, 1))

@@ -224,7 +224,7 @@ def check(
     inputs = _inputs(config, stages, dataset)
     for origin in inputs.values():  # a trained network expects the normalisation of its training
         dataset = replace(dataset, mean=origin.mean, std=origin.std)
-    labels = _labels(config, dataset)
+    labels = _labels(config, dataset) if _reads_given_labels(stages) else _own_labels(config, dataset)
     if config.speed.cuda_graphs and (world.size > 1 or world.device.type != "cuda"):
         raise ConfigError(
             f"speed.cuda_graphs=true is for one process on a GPU, but there are {world.size} rank(s) on "
@@ -293,6 +293,17 @@ def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset)
     return found
 
 
+def _reads_given_labels(stages: Mapping[str, type[Stage]]) -> bool:
+    """Not so for a teacher alone, which learns the true labels of all images: noise would change nothing."""
+    return any(stage.labels != "true" for stage in stages.values())
+
+
+def _own_labels(config: Config, dataset: Dataset) -> LabelView:
+    """Those that the dataset comes with."""
+    labels = LabelView.of(dataset.labels("train"), len(dataset.classes), dataset.verified)
+    return labels.first(config.data.per_class, config.data.skip)
+
+
 def _labels(config: Config, dataset: Dataset) -> LabelView:
     noise, per_class, skip = config.noise, config.data.per_class, config.data.skip
     if noise.kind == "file":
@@ -305,8 +316,7 @@ def _labels(config: Config, dataset: Dataset) -> LabelView:
                 f"noise.kind={noise.kind}: nobody knows which labels of {dataset.folder} are right, so none can be "
                 "made wrong on purpose; leave noise.rate and noise.rho1 at 0"
             )
-        collected = LabelView.of(labels, classes, verified=False).first(per_class, skip)
-        return replace(collected, origin={"kind": "collected"})
+        return replace(_own_labels(config, dataset), origin={"kind": "collected"})
     if noise.kind == "openset":
         try:
             return openset_view(

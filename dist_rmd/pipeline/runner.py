@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
+from dist_rmd import config as configuration
 from dist_rmd.config import sections
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.distributed import processes
 from dist_rmd.distributed.rank_group import RankGroup
+from dist_rmd.engine import run_board
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
 from dist_rmd.engine.logs import logger, rank_log
@@ -52,6 +54,7 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
     if world.leads:
         start.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
         plan.labels.save(plan.folder.labels)
+        run_board.show_start(plan.folder.boards, configuration.to_yaml(config), outcome.settings(config, plan.stages))
     source = plan.source()
     began = time.monotonic()
     console.say(_headline(plan))
@@ -96,6 +99,8 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
         outcomes[name] = StageOutcome(stage_class, outcome.result(stage_class, artefact["scores"]), took)
         console.say(f"{name}: {outcomes[name].result}")
         peers.gather(None)  # a barrier: every rank reads this artefact for the next stage
+    if world.leads:
+        run_board.show_end(plan.folder.boards)
     console.say(f"finished in {duration(time.monotonic() - began)}: {plan.folder}")
     for line in outcome.lines(plan.folder, outcomes):
         console.say(line)

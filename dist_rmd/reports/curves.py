@@ -21,7 +21,7 @@ from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import DataError
 from dist_rmd.files import check_writable, write_atomically, write_text
 from dist_rmd.reports import _typeset
-from dist_rmd.reports.summary import measured, spread
+from dist_rmd.reports.summary import measurable, measured, not_measured, spread
 from dist_rmd.run.finished import FinishedRun, top1
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Comparison, named
@@ -69,7 +69,12 @@ def curves(runs: Sequence[Path]) -> str:
     A network that memorises fits wrong labels in the second half of its training, and its test accuracy falls.  Writes
     figures/curves.png and figures/curves.csv into the first folder; returns their paths and a table.
     """
-    lines = _of_sweep(runs) if all(record_path(folder).exists() for folder in runs) else _of_runs(runs)
+    waiting: list[Path] = []
+    if all(record_path(folder).exists() for folder in runs):
+        lines = _of_sweep(runs)
+    else:
+        begun, waiting = measurable(runs)
+        lines = _of_runs(begun)
     if not lines:
         raise DataError(f"{runs[0]}: no run here has measured {ACCURACY} yet")
     path = picture_path(runs[0], "curves")
@@ -77,7 +82,8 @@ def curves(runs: Sequence[Path]) -> str:
     figure = draw(lines)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
     write_text(path.with_suffix(".csv"), _csv(lines))
-    return "\n\n".join([_table(lines), f"{path}\n{path.with_suffix('.csv')}"])
+    left_out = [not_measured(waiting)] if waiting else []
+    return "\n\n".join([_table(lines), *left_out, f"{path}\n{path.with_suffix('.csv')}"])
 
 
 # What was measured

@@ -56,7 +56,8 @@ def summary(runs: Sequence[Path]) -> str:
     A network that several runs share, such as the teacher, counts once.
     """
     rows: dict[Row, list[Measured]] = defaultdict(list)
-    for network in measured(runs):
+    begun, waiting = measurable(runs)
+    for network in measured(begun):
         rows[network.row].append(network)
     lines = [
         "| method | data | noise | metric | last epoch | best epoch (by test) | seeds |",
@@ -73,11 +74,25 @@ def summary(runs: Sequence[Path]) -> str:
         for network in networks
         if network.copies
     ]
-    return "\n".join([*lines, *([""] if copies else []), *dict.fromkeys(copies)])
+    said = [*dict.fromkeys(copies), *([not_measured(waiting)] if waiting else [])]
+    return "\n".join([*lines, *([""] if said else []), *said])
+
+
+def measurable(runs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The runs that have measured something, and those that have not yet.  Raises DataError where none has."""
+    found = {folder: bool(_measured(folder)) for folder in runs}
+    if not any(found.values()):
+        raise DataError(f"{runs[0]}: the run has not measured anything yet")
+    return [folder for folder in runs if found[folder]], [folder for folder in found if not found[folder]]
+
+
+def not_measured(runs: Sequence[Path]) -> str:
+    """A line for runs that no table has."""
+    return f"Left out, since nothing is measured yet: {', '.join(map(str, runs))}."
 
 
 def measured(runs: Sequence[Path]) -> list[Measured]:
-    """The networks of these runs, each once.  Raises DataError for a run that has not measured any.
+    """The networks of these runs whose accuracy has been measured, each once.
 
     Runs of one recipe and equal seeds, such as a copy, or a folder by two paths, are one run: `copies` of the first.
     """
@@ -119,8 +134,6 @@ def _measured(folder: Path) -> list[Measured]:
             method = _method(stage, config) + unfinished + forced + collapsed
             row = Row(method, data, _noise(run, config), tag, settings)
             found.append(Measured(row, run, stage, records, []))
-    if not found:
-        raise DataError(f"{folder}: the run has not measured anything yet")
     return found
 
 

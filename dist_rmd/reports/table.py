@@ -23,6 +23,7 @@ from dist_rmd.errors import DataError
 from dist_rmd.files import write_atomically, write_text
 from dist_rmd.reports import _typeset
 from dist_rmd.run.folder import picture_path
+from dist_rmd.sweep import choice
 from dist_rmd.sweep.comparison import Block, Comparison, named
 from dist_rmd.sweep.results import STATUSES, Cell, Outcome, Sweep, read
 from dist_rmd.text.escapes import prepare_drawing
@@ -33,11 +34,12 @@ GAP = "—"
 MARKERS = "oDs^vP"
 
 
-def table(runs: Sequence[Path], *, grid: str | None = None) -> str:
+def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...] = ()) -> str:
     """Test accuracy of a sweep's runs beside the published one, mean and standard deviation over seeds.
 
     runs: sweep folders, or runs in them; folders of one grid, made on several machines, are pooled.
     grid: expected name of the grid, such as table1; another grid is an error.
+    only: some cells, such as method=CE,CE+RMDNet; once for each axis.
 
     Last and best epoch are two tables; cells without a result are marked, and left so.  Writes table.md, table.csv
     (a line for each cell), table.tex and figures/table.png into the first sweep folder; returns Markdown and paths.
@@ -46,7 +48,7 @@ def table(runs: Sequence[Path], *, grid: str | None = None) -> str:
     folder = sweep.folders[0]
     if grid not in (None, sweep.grid):
         raise DataError(f"{folder} holds grid {sweep.grid}, not {grid}")
-    results = Comparison(sweep)
+    results = Comparison(sweep.only(choice.from_words(only)))
     page = _markdown(results) + "\n"
     contents = {"table.md": page, "table.csv": _csv(results), "table.tex": _latex(results) + "\n"}
     for name, text in contents.items():
@@ -92,6 +94,7 @@ def _header(results: Comparison) -> list[str]:
     lines = [
         "Test accuracy in percent, mean ± sample standard deviation over seeds.",
         f"{', '.join([finished, *missing])}.",
+        *([f"Only {choice.in_words(sweep.chosen)}."] if sweep.chosen else []),
         *_changes(results),
     ]
     if sweep.compare:

@@ -3,7 +3,6 @@
 import csv
 import difflib
 import io
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -64,7 +63,7 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
     points: how many points of each class at most, evenly spaced over it.
 
     The numbers are over all images of the runs' labels and in the features' full dimension (evaluation/_separation.py).
-    Writes figures/tsne.png and figures/tsne.csv in the first run's folder and the same to its TensorBoard; returns
+    Writes figures/tsne.png and figures/tsne.csv in the first run's folder, and both to its TensorBoard; returns
     the picture's path and the numbers as Markdown.
     """
     if points < 1:
@@ -88,11 +87,6 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
     with SummaryWriter(str(folder.board("figures"))) as board:
         board.add_figure("figures/tsne", figure)
         board.add_text("figures/tsne", table)
-        for title, panel in panels.items():
-            name = re.sub(r"[^-.0-9A-Za-z]+", "_", title).strip("_")  # all that a tag may hold
-            for measure, value in asdict(panel.numbers).items():
-                if isinstance(value, float):
-                    board.add_scalar(f"separation/{measure}/{name}", value)
     return "\n\n".join([str(path), table, *_unfinished(found)])
 
 

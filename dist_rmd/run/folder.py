@@ -150,9 +150,14 @@ class RunFolder:
         """The log of one rank."""
         return self.path / "logs" / f"rank{rank}.log"
 
+    @property
+    def boards(self) -> Path:
+        """TensorBoard's folder of the whole run."""
+        return self.path / "tb"
+
     def board(self, name: str) -> Path:
         """The TensorBoard folder of a stage, or of the figures of reports."""
-        return self.path / "tb" / name
+        return self.boards / name
 
     @property
     def figures(self) -> Path:

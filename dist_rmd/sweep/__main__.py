@@ -23,8 +23,8 @@ from dist_rmd.engine.console import print_table
 from dist_rmd.errors import ConfigError, Stopped
 from dist_rmd.files import check_writable
 from dist_rmd.run.folder import slurm_folder
+from dist_rmd.sweep import choice, record, search
 from dist_rmd.sweep import grid as grids
-from dist_rmd.sweep import record, search
 from dist_rmd.sweep.grid import GridRun
 from dist_rmd.sweep.slots import Running, Slots
 from dist_rmd.sweep.tasks import Planner, RunSpec, with_needs
@@ -59,7 +59,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     overrides = tuple(arguments.overrides)
     whole = grids.load(arguments.grid, arguments.seeds)
-    grid = whole.only(_only(arguments.only))
+    grid = whole.only(choice.from_words(arguments.only))
     first = grid.cells[0]
     folder = Path(sections.parse(first.file, [*first.overrides(), *overrides]).out) / grid.folder
     device = None  # this machine's
@@ -160,13 +160,6 @@ def _list(tasks: Sequence[RunSpec], console: Console) -> int:
     for task in with_needs(tasks):
         console.print(f"{task.state:8} {task.name}")
     return 0
-
-
-def _only(words: Sequence[str]) -> dict[str, list[str]]:
-    """axis=value,value ... -> axis -> values."""
-    if wrong := [word for word in words if "=" not in word]:
-        raise ConfigError(f"--only {wrong[0]}: expected axis=value,value, such as method=CE,CE+RMDNet")
-    return {axis: values.split(",") for axis, _, values in (word.partition("=") for word in words)}
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -32,6 +32,8 @@ from typing import Any
 from dist_rmd.config import Fraction, read_yaml
 from dist_rmd.config.key_types import NonNegativeInt, fit
 from dist_rmd.errors import ConfigError
+from dist_rmd.sweep import choice
+from dist_rmd.sweep.choice import in_words
 from dist_rmd.text.plain_yaml import spelled
 
 LONGEST = 200
@@ -104,14 +106,11 @@ class Grid:
 
     def only(self, chosen: Mapping[str, Any]) -> "Grid":
         """The grid with only the chosen values of some axes.  Raises ConfigError for an unknown axis or value."""
-        _check(chosen, self.axes, self.name)
-        axes = {
-            axis: [value for value in values if value in _listed(chosen.get(axis, values))]
-            for axis, values in self.axes.items()
-        }
-        cells = [cell for cell in self.cells if _holds(chosen, cell.coordinates)]
+        choice.check(chosen, self.axes, self.name)
+        axes = choice.narrowed(self.axes, chosen)
+        cells = [cell for cell in self.cells if choice.holds(chosen, cell.coordinates)]
         if not cells:
-            raise ConfigError(f"{self.name}: there is no cell at {_words(chosen)}")
+            raise ConfigError(f"{self.name}: there is no cell at {in_words(chosen)}")
         return replace(self, axes=axes, cells=cells)
 
 
@@ -136,13 +135,13 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
     for rule in rules:
         if not isinstance(rule, dict) or rule.keys() != {"if", "set"}:
             raise ConfigError(f"{file}: a rule is {{if: {{axis: value}}, set: {{key: value}}}}, got {rule}")
-        _check(rule["if"], names, str(file))
+        choice.check(rule["if"], names, str(file))
     for condition in skip:
-        _check(condition, names, str(file))
+        choice.check(condition, names, str(file))
     cells = []
     for values in itertools.product(*names.values()):
         coordinates = dict(zip(names, values, strict=True))
-        if any(_holds(condition, coordinates) for condition in skip):
+        if any(choice.holds(condition, coordinates) for condition in skip):
             continue
         settings = dict(tree.get("set", {}))
         config = tree.get("config")
@@ -150,15 +149,15 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
             settings |= axes[axis][value]
             config = settings.pop("config", config)
         for rule in rules:
-            settings |= rule["set"] if _holds(rule["if"], coordinates) else {}
+            settings |= rule["set"] if choice.holds(rule["if"], coordinates) else {}
         if config is None:
-            raise ConfigError(f"{file}: no `config` for {_words(coordinates)}, the file that the keys are added to")
+            raise ConfigError(f"{file}: no `config` for {in_words(coordinates)}, the file that the keys are added to")
         for seed in seeds:  # what the grid itself says of seeds wins
             seeded = {"seed": seed, "noise.seed": seed, **settings}
             cells.append(GridRun(coordinates, seed, file.parent / config, seeded))
     _check_folders(file, cells)
     compare = {spelled(method): spelled(baseline) for method, baseline in tree.get("compare", {}).items()}
-    _check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
+    choice.check({"method": [*compare, *compare.values()]} if compare else {}, names, f"{file}: compare")
     printed = dict(tree.get("published", {}))
     called = {spelled(ours): spelled(theirs) for ours, theirs in printed.pop("names", {}).items()}
     if unknown := called.keys() - {value for values in names.values() for value in values}:
@@ -185,13 +184,14 @@ def _check_folders(file: Path, cells: Sequence[GridRun]) -> None:
         other = places.setdefault(cell.place, cell.coordinates)
         if other != cell.coordinates:
             raise ConfigError(
-                f"{file}: {_words(other)} and {_words(cell.coordinates)} would share the folder {cell.name}: rename "
-                "one of them by more than blanks, brackets and other signs"
+                f"{file}: {in_words(other)} and {in_words(cell.coordinates)} would share the folder {cell.name}: "
+                "rename one of them by more than blanks, brackets and other signs"
             )
         if nameless := [value for value in cell.coordinates.values() if not folder_name(value)]:
             raise ConfigError(f"{file}: {nameless[0]!r} has no letter or digit to make a folder's name of")
         if len(os.fsencode(cell.name)) > LONGEST:
-            raise ConfigError(f"{file}: {_words(cell.coordinates)}: longer than the name of a folder may be, {LONGEST}")
+            where = in_words(cell.coordinates)
+            raise ConfigError(f"{file}: {where}: longer than the name of a folder may be, {LONGEST}")
 
 
 def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Search | None:
@@ -202,7 +202,7 @@ def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[st
     for key, hint in {"values": tuple[Any, ...], "holdout": Fraction, "seeds": tuple[NonNegativeInt, ...]}.items():
         if key in content:
             content[key] = fit(f"{file}: search.{key}", content[key], hint)
-    _check(condition, names, str(file))
+    choice.check(condition, names, str(file))
     try:
         found = Search(condition=condition, **content)
     except TypeError as error:
@@ -212,24 +212,3 @@ def _search(file: Path, tree: Mapping[str, Any], names: Mapping[str, Sequence[st
     if not found.values or not found.holdout:
         raise ConfigError(f"{file}: search needs values to try, and a holdout between 0 and 1")
     return found
-
-
-def _check(condition: Mapping[str, Any], names: Mapping[str, Sequence[str]], where: str) -> None:
-    for axis, wanted in condition.items():
-        if axis not in names:
-            raise ConfigError(f"{where}: there is no axis {axis!r}; the axes are {', '.join(names)}")
-        for value in _listed(wanted):
-            if value not in names[axis]:
-                raise ConfigError(f"{where}: {axis} has no {value!r}; it has {', '.join(names[axis])}")
-
-
-def _holds(condition: Mapping[str, Any], coordinates: Mapping[str, str]) -> bool:
-    return all(coordinates[axis] in _listed(wanted) for axis, wanted in condition.items())
-
-
-def _listed(wanted: Any) -> list[str]:
-    return [spelled(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
-
-
-def _words(coordinates: Mapping[str, Any]) -> str:
-    return ", ".join(f"{axis}={','.join(_listed(wanted))}" for axis, wanted in coordinates.items())

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dist_rmd.config import read_yaml
-from dist_rmd.errors import DataError
+from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.run.finished import FinishedRun, top1
 from dist_rmd.run.folder import Exit
+from dist_rmd.sweep import choice
 from dist_rmd.sweep.record import record_path, value_at
 
 STATUSES = ("finished", "diverged", "failed", "unfinished", "not begun")
@@ -76,6 +77,18 @@ class Sweep:
     compare: Mapping[str, str]
     """method -> the baseline that it is meant to improve on"""
     cells: Mapping[tuple[str, ...], Cell]
+
+    chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """axis -> values, where these are not all cells"""
+
+    def only(self, chosen: Mapping[str, Sequence[str]]) -> "Sweep":
+        """The cells at the chosen values of some axes.  Raises ConfigError for an axis or value that there is not."""
+        choice.check(chosen, self.axes, self.grid)
+        axes = {axis: tuple(values) for axis, values in choice.narrowed(self.axes, chosen).items()}
+        cells = {at: c for at, c in self.cells.items() if choice.holds(chosen, dict(zip(axes, at, strict=True)))}
+        if not cells:
+            raise ConfigError(f"{self.grid}: there is no cell at {choice.in_words(chosen)}")
+        return replace(self, axes=axes, cells=cells, chosen=chosen)
 
     @property
     def outcomes(self) -> list[Outcome]:

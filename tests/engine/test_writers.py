@@ -98,6 +98,20 @@ def test_pictures_reach_tensorboard(tmp_path):
     assert (image.height, image.width) == (3 * 10, 8 * 20)
 
 
+def test_what_a_computation_found_is_one_table_in_place_of_charts_of_one_point(tmp_path):
+    for _ in range(2):  # the second one is told what the first one knew
+        writers = Writers(RunFolder(tmp_path), "division", rank=0)
+        writers.open(Clock())
+        writers.scalars(Clock(), {"division/clean": 12.0, "division/precision_clean": 61.23456})
+        writers.close()
+    board = EventAccumulator(str(tmp_path / "tb" / "division"))
+    board.Reload()
+    assert board.Tags()["scalars"] == []
+    text = board.Tensors("division/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert text.splitlines() == ["| division | |", "|---|---|", "| clean | 12 |", "| precision_clean | 61.2346 |"]
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["division/precision_clean"] == 61.23456
+
+
 def test_other_ranks_write_nothing(tmp_path):
     writers = Writers(RunFolder(tmp_path), "rgrl", rank=1)
     writers.open(Clock())

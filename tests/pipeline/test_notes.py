@@ -81,3 +81,10 @@ def test_a_momentum_that_adamw_does_not_have():
     assert told(view, "task.optimizer=adamw", "task.momentum=0.8") == [
         "task.momentum has no effect: task.optimizer=adamw"
     ]
+
+
+def test_a_teacher_alone_sees_no_noise():
+    view = LabelView.of([0, 1, 2, 0], 3)
+    noise = ["noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5"]
+    assert told(view, "stages=[teacher]", *noise) == ["noise.* has no effect: stages=[teacher] learns the true labels"]
+    assert told(view, "stages=[teacher]") == []

@@ -8,8 +8,9 @@ from support import small
 from support.torchrun import torchrun
 
 from dist_rmd import report
+from dist_rmd.config import sections
 from dist_rmd.pipeline.command import main
-from dist_rmd.pipeline.outcome import StageOutcome, lines
+from dist_rmd.pipeline.outcome import StageOutcome, lines, settings
 from dist_rmd.registry import lookup
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import RunFolder
@@ -84,3 +85,14 @@ def test_a_division_is_told_by_its_sets_and_has_a_report_of_its_own():
         "  dist-rmd report division runs/x",
         "  tensorboard --logdir runs/x",
     ]
+
+
+def test_runs_are_compared_by_what_they_read_and_have_set():
+    overrides = ["stages=[simsiam,classifier]", "loss.name=gce", "loss.options.q=0.5", "relation.k=3", "log.every=7"]
+    config = sections.parse(None, [*overrides, "simsiam.lr=0.5", "task.milestones=[3,4]"])
+    found = settings(config, {name: lookup("stages", name) for name in config.stages})
+    assert found["stages"] == "simsiam classifier"
+    assert (found["loss.name"], found["loss.options.q"], found["noise.rate"]) == ("gce", 0.5, 0.0)
+    assert (found["simsiam.lr"], found["task.milestones"]) == (0.5, "[3, 4]")
+    assert "relation.k" not in found, "no stage of the run reads it"
+    assert not {"log.every", "simsiam.momentum"} & found.keys(), "neither changes the result, or is as usual"

@@ -88,6 +88,14 @@ def test_runs_with_other_settings_are_no_seeds_of_one_another(tmp_path):
     assert [row[4] for row in rows(summary(runs))] == ["60.00", "70.00"]
 
 
+def test_a_run_that_has_not_measured_anything_is_left_out_and_named(tmp_path):
+    begun, waiting = run(tmp_path / "a", [50.0]), run(tmp_path / "b", [60.0], "seed=1")
+    (waiting / "metrics.jsonl").unlink()
+    table, said = summary([waiting, begun]).split("\n\n")
+    assert [row[4] for row in rows(table)] == ["50.00"]
+    assert said == f"Left out, since nothing is measured yet: {waiting}."
+
+
 def test_folders_without_a_run_or_a_measurement_are_named(tmp_path):
     with pytest.raises(ConfigError, match="no run here"):
         summary([tmp_path])

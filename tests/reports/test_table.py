@@ -199,6 +199,22 @@ def test_the_grid_has_to_be_the_one_that_was_asked_for(folder, tmp_path, capsys)
         table([folder.folder], grid="cpu-grid")
 
 
+def test_some_cells_alone(folder, capsys):
+    words = ["--only", "method=CE", "--only=dataset=cifar10,cifar100", "--only", "rate=0.4"]
+    assert report.main(["table1", str(folder.folder), *words]) == 0
+    page = capsys.readouterr().out
+    assert "- 5 of 6 runs finished, 1 diverged.\n" in page
+    assert "- Only method=CE, dataset=cifar10,cifar100, rate=0.4.\n" in page
+    assert {method for block in rows(page)["Last epoch"].values() for method, _ in block} == {"CE"}
+    for words, message in (
+        ("colour=red", "there is no axis 'colour'; the axes are dataset, method, noise, rate"),
+        ("method=GCE", "method has no 'GCE'; it has CE, CE+RMDNet"),
+        ("CE", "--only CE: expected axis=value,value, such as method=CE,CE+RMDNet"),
+    ):
+        assert report.main(["table1", str(folder.folder), "--only", words]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written(folder):
     (folder.folder / "table.csv").mkdir()
     with pytest.raises(WriteFailed, match=r"table\.csv: cannot be written"):

@@ -87,11 +87,8 @@ def test_tensorboard_gets_the_picture_the_table_and_the_numbers(runs):
     assert board.Tags()["images"] == ["figures/tsne"]
     (text,) = board.Tensors("figures/tsne/text_summary")
     assert text.tensor_proto.string_val[0].decode() == printed.split("\n\n", 1)[1]
-    measures = ("auroc", "given_clean", "given_mislabelled", "true_clean", "true_mislabelled")
-    tags = [f"separation/{m}/{name}" for m in measures for name in ("SimSiam", "CE", "CE_RMDNet_K_1")]
-    assert sorted(board.Tags()["scalars"]) == sorted(tags)
-    (point,) = board.Scalars("separation/auroc/CE")
-    assert point.value == pytest.approx(float(rows(runs / "all")[1]["auroc"]))
+    assert f"{float(rows(runs / 'all')[1]['auroc']):.3f}" in printed
+    assert board.Tags()["scalars"] == [], "numbers are in the table, not in charts of one point"
 
 
 def test_a_network_that_runs_share_is_drawn_once(runs):
