@@ -19,9 +19,10 @@ the single smallest and largest loss besides.  What helps is more evidence (`evi
 scaling="percentile": `quality` tells which, on images of which the truth is known.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -76,6 +77,27 @@ def subjective_logic_loss(logits: Tensor, labels: Tensor, evidence: str = "relu"
     p = alpha / strength
     y = F.one_hot(labels, logits.shape[1])
     return ((y - p).square() + p * (1 - p) / (strength + 1)).sum(dim=1)
+
+
+def evidential_loss(logits: Tensor, labels: Tensor, share: float, evidence: str = "relu") -> Tensor:
+    """The loss that evidential networks are trained by: eq. 2 and a KL term (Sensoy et al. 2018, eq. 5 and sec. 4).
+
+        l = subjective_logic_loss + share * KL(Dir(alpha~) || Dir(1)),  alpha~ = y + (1 - y) alpha
+
+    alpha~ is what is left of the evidence without that for the given label: evidence for other labels costs.
+    logits N x C, labels N int64 -> N float64.  share: 0..1, the authors' min(1, epoch / 10).
+    """
+    alpha = EVIDENCE[evidence](logits.double()) + 1
+    y = F.one_hot(labels, logits.shape[1])
+    wrong = y + (1 - y) * alpha
+    total, classes = wrong.sum(dim=1), float(logits.shape[1])
+    divergence = (
+        torch.lgamma(total)
+        - math.lgamma(classes)
+        - torch.lgamma(wrong).sum(dim=1)
+        + ((wrong - 1) * (torch.digamma(wrong) - torch.digamma(total)[:, None])).sum(dim=1)
+    )
+    return subjective_logic_loss(logits, labels, evidence) + share * divergence
 
 
 def refined_labels(logits: Tensor) -> Tensor:
@@ -168,6 +190,8 @@ class DivisionResult:
     losses: Floats
     """N, scaled"""
     mixture: Mixture
+    thresholds: tuple[float, float]
+    """a component's mean is at most the first: clean; at least the second: closed"""
     undecided: int
     """number of images whose largest probability belongs to several sets (ties, and all zero)"""
     underflows: int
@@ -193,6 +217,7 @@ def divide(
     scaling: str = "minmax",
     clean: float = 0.3,
     closed: float = 0.9,
+    thresholds: Literal["fixed", "valleys"] = "fixed",
     components: int = 20,
     reg_covar: float = 5e-4,
     n_init: int = 5,
@@ -208,6 +233,7 @@ def divide(
     labels: N given labels, for scaling="per_class".
     scaling: see `scaled`.
     clean, closed: thresholds for the mean of a component: clean up to `clean`, closed from `closed` on, else open.
+    thresholds: "fixed": these two; "valleys": the two deepest valleys of the mixture's density in their place.
     components: number of Gaussians; at most the number of different losses.
     reg_covar: smallest variance of a component.
     n_init, max_iter, tol, seed: number of starts of EM, of which the best is taken; most iterations of EM; tolerance of
@@ -234,10 +260,15 @@ def divide(
         raise ValueError(f"unknown probability {probability!r}: choose from responsibilities, density")
     if undecided not in ("nearest", "open"):
         raise ValueError(f"unknown undecided {undecided!r}: choose from nearest, open")
+    if thresholds not in ("fixed", "valleys"):
+        raise ValueError(f"unknown thresholds {thresholds!r}: choose from fixed, valleys")
     if not clean < closed:
         raise ValueError(f"the threshold of clean must be below that of closed, got {clean} and {closed}")
     values = scaled(losses, scaling, labels)
     mixture = _fit(values, clean, closed, components, reg_covar, n_init, max_iter, tol, seed)
+    if thresholds == "valleys":
+        clean, closed = valleys(mixture)
+        mixture = replace(mixture, set=_sets(mixture.means, clean, closed))
     found, chances, tied = mixture.assign(values, probability, undecided)
     if force_extremes:
         found[values.argmin()], found[values.argmax()] = CLEAN, CLOSED
@@ -246,6 +277,7 @@ def divide(
         probability=chances,
         losses=values,
         mixture=mixture,
+        thresholds=(clean, closed),
         undecided=int(tied.sum()),
         underflows=int((chances == 0).all(axis=1).sum()),
         narrow=int((mixture.variances < 2 * reg_covar).sum()),
@@ -306,9 +338,34 @@ def _fit(
         weights=model.weights_[order],
         means=means,
         variances=model.covariances_[order, 0, 0],
-        set=np.where(means <= clean, CLEAN, np.where(means >= closed, CLOSED, OPEN)),
+        set=_sets(means, clean, closed),
         converged=bool(model.converged_),
     )
+
+
+def _sets(means: Floats, clean: float, closed: float) -> Integers:
+    return np.where(means <= clean, CLEAN, np.where(means >= closed, CLOSED, OPEN))
+
+
+def valleys(mixture: Mixture) -> tuple[float, float]:
+    """The two deepest valleys of the mixture's density, ascending: thresholds that follow the losses.
+
+    Deep: by prominence, what one would have to climb out of the valley on its lower side.
+    Raises DataError where there are fewer than two.
+    """
+    from scipy.signal import find_peaks  # takes a second
+
+    at = np.linspace(mixture.means[0], mixture.means[-1], 2001)
+    squares = (at[:, None] - mixture.means) ** 2 / mixture.variances
+    density = (mixture.weights / np.sqrt(2 * np.pi * mixture.variances) * np.exp(-squares / 2)).sum(axis=1)
+    places, found = find_peaks(-density, prominence=0)
+    if len(places) < 2:
+        raise DataError(
+            f"the mixture of the losses has {len(places)} valleys, and three sets need two: "
+            "use division.thresholds=fixed"
+        )
+    low, high = sorted(at[places[found["prominences"].argsort()[-2:]]].tolist())
+    return low, high
 
 
 def _finite(losses: ArrayLike) -> Floats:

@@ -38,6 +38,8 @@ class DivisionConfig:
     """components of the mixture with a mean of at most this are clean"""
     closed: float = 0.9
     """components with a mean of at least this are closed-set noise; those between the two are open-set noise"""
+    thresholds: Literal["fixed", "valleys"] = leaf("fixed", Role.RESULT, added=True)
+    """fixed: these two; valleys: the two deepest valleys of the mixture's density, whatever they are"""
     components: PositiveInt = 20
     """Gaussians of the mixture"""
     reg_covar: PositiveFloat = 5e-4
@@ -92,8 +94,9 @@ class Division(ComputationStage):
         losses, predicted = score_images(source, labels, judge, proceed).cpu().numpy().T
         found = division_of.divide(
             losses, labels.given,
-            scaling=c.scaling, clean=c.clean, closed=c.closed, components=c.components, reg_covar=c.reg_covar,
-            n_init=c.n_init, max_iter=c.max_iter, tol=c.tol, seed=self.mixture_seed, probability=c.probability,
+            scaling=c.scaling, clean=c.clean, closed=c.closed, thresholds=c.thresholds, components=c.components,
+            reg_covar=c.reg_covar, n_init=c.n_init, max_iter=c.max_iter, tol=c.tol, seed=self.mixture_seed,
+            probability=c.probability,
             undecided=c.undecided, force_extremes=c.force_extremes,
         )  # fmt: skip
         self._keep(labels, losses, predicted.astype(np.int64), found)
@@ -120,7 +123,7 @@ class Division(ComputationStage):
                 name: torch.from_numpy(np.ascontiguousarray(getattr(mixture, name)))
                 for name in ("weights", "means", "variances", "set")
             },
-            "thresholds": [self.config.clean, self.config.closed],
+            "thresholds": list(found.thresholds),
             "evidence": self.config.evidence,
             "scaling": self.config.scaling,
             "counts": found.counts,

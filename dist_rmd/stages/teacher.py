@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from dist_rmd.config import EncoderName, Model, Optimization, Role, Schedule, StageConfig, Width, leaf
 from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt, PositiveInt
 from dist_rmd.data.loading.batch import Batch
+from dist_rmd.distill.division import evidential_loss
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier as Network
@@ -16,6 +18,9 @@ from dist_rmd.stages._mixing import mix
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
 __all__ = ["Teacher"]
+
+EDL_EPOCHS = 10
+"""over which the KL term of evidential learning grows to its full weight"""
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,16 @@ class TeacherConfig(Optimization):
     initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (80, 120)
     """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
+    loss: Literal["ce", "edl"] = leaf("ce", Role.RESULT, added=True)
+    """ce: cross entropy; edl: that of evidential networks (Sensoy et al. 2018), whose ReLU outputs are evidence as the
+    division takes them to be"""
     mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
     """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
     both labels; 0: images stay as they are"""
 
 
 class Teacher(ClassifierStage):
-    """Mean cross entropy between the logits and the true labels of all original images, whatever the run's noise."""
+    """Mean loss between the logits and the true labels of all original images, whatever the run's noise."""
 
     sections: ClassVar[Mapping[str, type]] = {"teacher": TeacherConfig}
     recipe = "teacher"
@@ -66,5 +74,11 @@ class Teacher(ClassifierStage):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         mixed = mix(batch, self.optimization.mixup, self.draws)
         logits, _ = net(mixed.views[0])
-        loss = mixed.terms(lambda b: {"task": self.loss(logits, b.labels)})["task"]
+        loss = mixed.terms(lambda b: {"task": self._loss(logits, b)})["task"]
         return {"loss": batch_mean(loss, batch), **({} if mixed.other else fitted(logits, batch))}
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        if self.optimization.loss == "ce":
+            return self.loss(logits, batch.labels)
+        with torch.autocast(logits.device.type, enabled=False):
+            return evidential_loss(logits, batch.labels, min(1.0, batch.epoch / EDL_EPOCHS))

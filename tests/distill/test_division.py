@@ -14,10 +14,12 @@ from dist_rmd.distill.division import (
     SETS,
     Mixture,
     divide,
+    evidential_loss,
     quality,
     refined_labels,
     scaled,
     subjective_logic_loss,
+    valleys,
 )
 from dist_rmd.errors import DataError
 
@@ -50,6 +52,59 @@ def test_losses_are_the_papers_equation_2(evidence, scale):
     assert found.dtype == torch.float64
     halves = subjective_logic_loss(torch.tensor(logits).half(), torch.tensor(labels), evidence, scale)
     np.testing.assert_allclose(halves, expected, atol=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_evidence_for_other_labels_costs_its_divergence_from_none(share):
+    draw = torch.Generator().manual_seed(0)
+    logits = (8 * torch.randn(20, 5, generator=draw, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(5, (20,), generator=draw)
+    found = evidential_loss(logits, labels, share)
+    expected = []
+    for row, label in zip(logits.detach(), labels, strict=True):
+        alpha = row.clamp_min(0) + 1
+        alpha[label] = 1
+        divergence = torch.distributions.kl_divergence(
+            torch.distributions.Dirichlet(alpha), torch.distributions.Dirichlet(torch.ones(5, dtype=torch.float64))
+        )
+        expected.append(naive_loss(row.tolist(), label.item(), EVIDENCE["relu"]) + share * divergence.item())
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-10)
+    found.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def three_groups(seed=0):
+    """Losses around 0.1, 0.45 and 0.8, so that the fixed thresholds 0.3 and 0.9 would find no closed set."""
+    draw = np.random.default_rng(seed)
+    return np.concatenate([draw.normal(at, 0.03, 400) for at in (0.1, 0.45, 0.8)])
+
+
+def test_valleys_lie_between_the_groups_of_losses():
+    losses = three_groups()
+    found = divide(losses, scaling="none", components=3, thresholds="valleys")
+    low, high = found.thresholds
+    assert 0.18 < low < 0.37
+    assert 0.53 < high < 0.72
+    np.testing.assert_array_equal(found.set, np.repeat([CLEAN, OPEN, CLOSED], 400))
+    assert "closed" in divide(losses, scaling="none", components=3).empty
+    fixed = divide(losses, scaling="none", components=3, clean=low, closed=high)
+    np.testing.assert_array_equal(fixed.set, found.set)
+
+
+def test_losses_without_two_valleys_are_refused():
+    losses = np.random.default_rng(0).normal(0.5, 0.1, 500)
+    with pytest.raises(DataError, match=r"has 0 valleys, and three sets need two: use division\.thresholds=fixed"):
+        divide(losses, scaling="none", components=1, thresholds="valleys")
+    with pytest.raises(ValueError, match="unknown thresholds 'ridges'"):
+        divide(losses, thresholds="ridges")
+
+
+def test_the_deepest_of_many_valleys_are_taken():
+    """Of five narrow groups two are close to their neighbours, and share a high saddle with them."""
+    means = np.array([0.1, 0.2, 0.5, 0.8, 0.9])
+    low, high = valleys(Mixture(np.full(5, 0.2), means, np.full(5, 0.04**2), np.zeros(5, int)))
+    assert 0.3 < low < 0.4
+    assert 0.6 < high < 0.7
 
 
 @pytest.mark.parametrize("evidence", EVIDENCE)

@@ -35,7 +35,7 @@ OPTIONS = (
     "modul modul.soft=0.5 modul.soft_mixed=0.4 modul.soft_open=0.2",
     "vkd vkd.transfer=features",
     "rgrl task.mixup=8 relation.teacher_view=other",
-    "teacher teacher.mixup=1",
+    "teacher teacher.mixup=1 teacher.loss=edl",
     "vkd vkd.mixup=1",
     "reweight reweight.warmup=1 task.mixup=1",
     "d2l task.mixup=1",

@@ -6,6 +6,7 @@ from support.recipe import SHAPE, batch, stage
 
 from dist_rmd import evaluate
 from dist_rmd.config import sections
+from dist_rmd.distill.division import evidential_loss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.vgg import VGG
 from dist_rmd.pipeline.command import main
@@ -22,6 +23,13 @@ def test_loss_is_cross_entropy_whatever_the_losses_of_the_students():
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = -np.log(p[np.arange(10), b.labels]).mean()
     assert t.losses(t.net, b)["loss"].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_evidential_teacher_learns_the_evidential_loss():
+    t, b = stage("teacher", "teacher.loss=edl"), batch(dtype=torch.float64)  # of epoch 2
+    t.net.double()
+    logits = t.net(*b.views)[0].detach()
+    assert t.losses(t.net, b)["loss"].item() == pytest.approx(evidential_loss(logits, b.labels, 0.2).mean().item())
 
 
 def test_the_encoder_is_the_teachers_own():
