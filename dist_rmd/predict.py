@@ -65,7 +65,7 @@ class Judge:
     normalised: Normalised
     side: int
     teacher: nn.Module | None
-    """of a run with stage `division`: the network by which images of none of the classes are told"""
+    """of a run with stage `division`: the network that scores open-set images"""
     pool: ThreadPoolExecutor
 
     def __call__(self, files: Sequence[Path]) -> list[Guess]:

@@ -38,7 +38,7 @@ def draw(seed: int, epoch: int, number: int, size: int, delta: float) -> Mix:
         raise ValueError(f"mixup delta must be positive and finite, got {delta}")
     # 52 bits and a half: in (0, 1), and exact in float64
     uniform = ((keyed_rng.key(seed, epoch, number, "mixup weight") >> 12) + 0.5) * 2**-52
-    # Raw words, as in keyed.epoch_order.  Any order makes a circle, and all circles are equally probable.
+    # Raw words, as in keyed_rng.epoch_order.  Any order makes a circle, and all circles are equally probable.
     words = np.random.Philox(key=keyed_rng.key(seed, epoch, number, "mixup partner")).random_raw(size)
     circle = torch.from_numpy(np.argsort(words, kind="stable"))
     partner = torch.empty_like(circle)

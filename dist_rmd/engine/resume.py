@@ -82,9 +82,9 @@ def restore(
 
 
 def evaluated(state: dict[str, Any], name: str = "") -> dict[str, Tensor]:
-    """The state_dict of the network that was evaluated as `name` (see Training.eval_nets), from a checkpoint's state.
+    """The state_dict of the network `name` of TrainingStage.eval_nets, from a checkpoint's state.
 
-    Raises KeyError where none was.
+    Raises KeyError when no network of this name was evaluated.
     """
     kind, _, place = state.get("evaluated", {"": "net"})[name].partition(".")  # older ones evaluated `net`
     if kind == "averages":

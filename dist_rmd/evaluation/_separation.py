@@ -38,7 +38,7 @@ class Separation:
 def separation(features: Tensor, given: Tensor, true: Tensor, neighbours: int = NEIGHBOURS) -> Separation:
     """Measure features N x D (floating, any device) under given and true labels (N, int64 >= 0, same device).
 
-    True labels may be -1, images of none of the classes: to each other they count as of one label.
+    True labels may be -1, of open-set images, which count as one class.
     `neighbours` >= 1 is k; with N <= k it is N - 1.  Raises ValueError for fewer than two images.
     """
     if len(features) < 2:

@@ -66,7 +66,7 @@ class Divided:
     scaled: Floats
     mixture: Mixture
     true: Integers | None
-    """N, OPEN (of data.noise, -1) for images of none of the classes; None where nobody knows"""
+    """N true labels, OPEN (-1) for open-set images; None if unknown"""
     types: Integers | None
     """N: CLEAN, CLOSED or OPEN, in truth"""
 

@@ -118,7 +118,7 @@ def _rows(labels: LabelView, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _by_type(labels: LabelView, digits: int) -> list[str]:
-    """How the wrong labels divide, in a few words, where some are on images of none of the classes."""
+    """Shares of closed-set and open-set noise among all labels, in a few words; empty without open-set images."""
     counts = labels.counts
     assert counts is not None  # the true labels are known
     closed, opened = (f"{100 * counts[kind] / max(1, len(labels)):.{digits}f} %" for kind in ("closed", "open"))

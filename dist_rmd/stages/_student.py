@@ -59,7 +59,7 @@ def score_images(source: Loaders, labels: LabelView, judge: Scorer, proceed: Cal
 def own_share(
     source: Loaders, labels: LabelView, judge: Scorer, proceed: Callable[[float], None] = lambda share: None
 ) -> tuple[Tensor, Tensor]:
-    """This rank's part of a survey: n rows, and the positions of the images in the beton, n int64."""
+    """Scores of this rank's share of the images: n rows, and the images' positions in the beton, n int64."""
     loader = source.evaluation("train", labels, aligned=True)
     parts = []
     for batch in loader.epoch(0):

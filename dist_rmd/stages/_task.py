@@ -1,4 +1,4 @@
-"""What all classifiers of the given labels share: the recipe, mixed images, divided labels, a teacher's features."""
+"""Shared parts of all stages that learn the given labels: recipe, mixup, divided labels, a teacher's features."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,17 +34,17 @@ class TaskConfig(LabelledOptimization):
     lr: PositiveFloat = 0.001
     """initial learning rate (0.001 for CIFAR-10, 0.01 for CIFAR-100)"""
     schedule: Schedule = "step"
-    """cosine: to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma` of the
-    initial rate; step: times `gamma` at each of `milestones`"""
+    """cosine: decay to zero over all steps; restarts: a cosine from each of `milestones` to the next, down to `gamma`
+    times the initial rate; step: multiply by `gamma` at each of `milestones`"""
     milestones: tuple[int, ...] = (150, 180, 210)
-    """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
+    """epochs after which schedule=step multiplies the learning rate by `gamma`, or schedule=restarts restarts"""
     mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
-    """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
-    both labels; 1 in most codes, 8 in that of MODUL's authors; 0: images stay as they are"""
+    """delta > 0: mixup of each image with another image of the batch, with a weight from Beta(delta, delta); most codes
+    use 1, MODUL's authors 8.  0: no mixup"""
     divided: bool = leaf(False, Role.RESULT, added=True)
-    """learn the clean and the closed set of stage `division` under its labels, and leave the open set out"""
+    """train on the clean and the closed set of stage `division`, under its labels, without the open set"""
     kd: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
-    """weight of the distance to the features of stage `teacher` (MODUL eq. 20); that of the method is 1 - kd"""
+    """weight of the distance to the features of stage `teacher` (MODUL eq. 20); the method's loss has weight 1 - kd"""
     relabel: bool = leaf(False, Role.RESULT, added=True)
     """learn the labels of stage `relabel`, the loss of each weighted by how probable it is"""
     average: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
@@ -57,14 +57,14 @@ class TaskConfig(LabelledOptimization):
 
 
 class Seen(NamedTuple):
-    """What a network makes of a batch."""
+    """Outputs of the network for a batch."""
 
     logits: Tensor
     """b x C"""
     features: Tensor
     """b x D"""
     hint: Any = None
-    """b x the teacher's dimensions, where there is a teacher"""
+    """b x D of the teacher, if there is a teacher"""
     others: Any = None
     """b x C: logits of the other images that were shown"""
 
@@ -91,7 +91,7 @@ class TaskNetwork(ImageClassifier):
 
 
 class TaskStage(ClassifierStage):
-    """A method that learns the given labels: `terms` says what each image costs under a label, and `weights` how much.
+    """A method that learns the given labels: `terms` gives the losses of each image under a label.
 
     L = (1 - kd) sum_k weight_k mean(term_k) + kd MSE(features, teacher's features); without a teacher kd is 0.  Under
     the labels of stage `relabel` each image's terms have its weight, scaled to a mean of 1 over all images.
@@ -137,7 +137,7 @@ class TaskStage(ClassifierStage):
         return [] if self.guide is None else [self.guide]
 
     def prepare(self, source: Loaders, labels: LabelView) -> None:
-        """Take the images that are learned from those that there are."""
+        """Select the images to train on."""
         self.source = source
         self.learned = labels if self.division is None else divided(labels, self.division)[0]
         if self.refined is not None and self.image_weights is not None:
@@ -149,7 +149,7 @@ class TaskStage(ClassifierStage):
             self.image_weights = self.image_weights.to(source.device)
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
-        """Views of the images that are learned."""
+        """Batches of the selected images."""
         return super().batches(source, self.learned, seed)
 
     def terms(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ class TaskStage(ClassifierStage):
         """
 
     def look(self, net: nn.Module, mixed: Mixed) -> Seen:
-        """What the network, called once, makes of the images."""
+        """Outputs of the network for the images, in one forward pass."""
         return Seen(*net(mixed.views[0]))
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which class is taken for which, in asymmetric noise: the maps of the literature, by the names of the classes."""
+"""Class maps of asymmetric noise from the literature (true class -> noisy class), by the names of the classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -122,7 +122,7 @@ def openset(
 def transitions(true: ArrayLike, given: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     """num_classes x num_classes int64: how many labels of true class (row) are given as which class (column).
 
-    With true labels OPEN there is one more row, the last, for the images of none of the classes.
+    If there are open-set images (true label OPEN), one more row, the last, counts them.
     """
     rows = np.asarray(true)
     counts = np.zeros((num_classes + 1, num_classes), np.int64)

@@ -20,7 +20,7 @@ from dist_rmd.errors import DataError
 from dist_rmd.files import write_atomically
 
 TYPES = ("clean", "closed", "open")
-"""what a given label is: right; wrong; on an image of none of the classes"""
+"""types of given labels: right; wrong; on an open-set image"""
 
 HOLD_OUT = 0x6F7574  # keeps this draw apart from that of the noise, which may have the same seed
 
@@ -172,7 +172,7 @@ class LabelView:
     def transitions(self) -> NDArray[np.int64] | None:
         """num_classes x num_classes: how many labels of true class (row) are given as which class (column).
 
-        One more row, the last, counts the images of none of the classes, where there are any.
+        If there are open-set images, one more row, the last, counts them.
         """
         return None if self.true is None else transitions(self.true, self.given, self.num_classes)
 
