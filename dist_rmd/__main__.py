@@ -12,7 +12,7 @@ from dist_rmd.cli import terminal
 COMMANDS = {
     "prepare": "write a dataset as .beton files, with labels, class names and a manifest",
     "train": "train the stages of one run; started again, go on from the newest checkpoint",
-    "evaluate": "measure the test accuracy of a run's networks",
+    "evaluate": "measure a run's networks on test images: accuracy, by class too, confusion, calibration",
     "predict": "classify images with a run's network, as a table",
     "export": "write a run's network for other programs: safetensors, ONNX, TorchScript",
     "report": "make tables and figures from run folders",

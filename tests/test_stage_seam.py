@@ -100,13 +100,13 @@ def test_the_average_is_evaluated_and_the_student_beside_it(straight):
 @pytest.mark.parametrize("best", [False, True])
 def test_a_finished_run_is_evaluated_as_its_training_was(straight, best):
     with seam.known():
-        lines = evaluate(straight, None, "cpu", best)
+        said = "\n".join(map(str, evaluate(straight, None, "cpu", best)))
     for stage, names in (("averaging", ("", "_student")), ("adversaries", ("",)), ("pair", ("", "_second"))):
         measured = [record for record in records(straight, stage) if "test/top1" in record]
         chosen = max(measured, key=lambda record: record["test/top1"]) if best else measured[-1]
         for name in names:
-            which = "  (best epoch)" if best else ""
-            assert f"{stage}  test/top1{name} {chosen[f'test/top1{name}']:.2f}{which}" in lines
+            which = f"({'best' if best else 'last'} epoch, {chosen['epoch']})"
+            assert f"{stage}  test/top1{name} {chosen[f'test/top1{name}']:.2f}  {which}" in said
 
 
 def session(command, stage, *overrides):

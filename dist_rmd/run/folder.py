@@ -164,6 +164,10 @@ class RunFolder:
         """The folder of pictures of reports."""
         return picture_path(self.path, "").parent
 
+    def evaluation(self, stage: str) -> Path:
+        """The picture of what the stage's network is right and wrong on."""
+        return picture_path(self.path, f"evaluation-{stage}")
+
     @property
     def suspects(self) -> tuple[Path, Path]:
         """The table of suspect labels, and the page on which to decide about them."""

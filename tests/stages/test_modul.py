@@ -362,5 +362,5 @@ def test_what_it_leaves_is_evaluated_and_reported(straight):
     net = run.network("modul", run.dataset(), torch.device("cpu"))
     assert torch.equal(net.head.weight, artefact["head"]["weight"])
     top1 = artefact["scores"][-1]["test/top1"]
-    assert f"modul  test/top1 {top1:.2f}" in evaluate(straight, None, "cpu")
+    assert f"modul  test/top1 {top1:.2f}" in "\n".join(map(str, evaluate(straight, None, "cpu")))
     assert "| MODUL | digits | openset 0.5, 0.5 | test/top1 |" in summary([straight])

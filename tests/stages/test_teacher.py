@@ -77,7 +77,7 @@ def test_one_teacher_serves_all_noise_and_students_and_is_right_where_every_labe
     assert main([*recipe, "name=b", "noise.kind=pairflip", "noise.rate=0.4", "model.width=16"]) == 0
     assert "teacher: finished before, reusing" in capsys.readouterr().out
     for folder in (tmp_path / "a", tmp_path / "b"):
-        assert f"teacher  test/top1 {top1:.2f}" in evaluate.evaluate(folder, None, "cpu")
+        assert f"teacher  test/top1 {top1:.2f}" in "\n".join(map(str, evaluate.evaluate(folder, None, "cpu")))
     assert f"| teacher | digits | symmetric 1 | test/top1 | {top1:.2f} |" in summary([tmp_path / "a"])
     dataset = run.dataset()
     for best in (False, True):
