@@ -23,6 +23,8 @@ class Pair(Classifier):
         self.net = nn.ModuleDict({"first": self.net, "second": Network(body, data.classes)})
 
     def prepare(self, source, labels):
+        super().prepare(source, labels)
+
         def mean(images, given):
             return images.mean((1, 2, 3)).double()
 
