@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from dist_rmd.config import Config, sections
 from dist_rmd.engine.score import Score
 from dist_rmd.run.folder import RunFolder
-from dist_rmd.stages.base import ComputationStage, Stage, TrainingStage
+from dist_rmd.stages.base import ClassifierStage, ComputationStage, Stage, TrainingStage
 
 ALWAYS = {
     "seed", "noise.kind", "noise.rate", "model.name", "model.width", "task.epochs", "task.lr", "task.batch_size",
@@ -60,9 +60,11 @@ def settings(config: Config, stages: Mapping[str, type[Stage]]) -> dict[str, str
 def _commands(folder: RunFolder, stages: Mapping[str, StageOutcome]) -> list[str]:
     place = shlex.quote(str(folder))
     networks = any(issubclass(one.stage, TrainingStage) for one in stages.values())
+    classifies = any(issubclass(one.stage, ClassifierStage) for one in stages.values())
     return [
         *([f"dist-rmd report {place}"] if networks else []),
         *([f"dist-rmd report division {place}"] if "division" in stages else []),
         f"tensorboard --logdir {place}",
         *([f"dist-rmd suspects {place}"] if networks else []),
+        *([f"dist-rmd predict {place} photos  # files or folders of yours"] if classifies else []),
     ]

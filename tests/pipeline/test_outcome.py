@@ -4,10 +4,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import small
 from support.torchrun import torchrun
 
-from dist_rmd import report
+from dist_rmd import predict, report
 from dist_rmd.config import sections
 from dist_rmd.pipeline.command import main
 from dist_rmd.pipeline.outcome import StageOutcome, lines, settings
@@ -28,7 +29,10 @@ def said_by(command, capsys):
     return capsys.readouterr().out.splitlines()
 
 
-def test_each_stage_says_its_score_and_the_run_its_table_and_what_comes_next(command, capsys):
+def test_each_stage_says_its_score_and_the_run_its_table_and_what_comes_next(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "a.png")
     said = said_by([*command, "stages=[simsiam,classifier]", "name=a"], capsys)
     run = FinishedRun(Path(command[-1].removeprefix("out=")) / "a")
     knn, top1 = ([record[tag] for record in run.scores(stage)] for stage, tag in (
@@ -45,12 +49,14 @@ def test_each_stage_says_its_score_and_the_run_its_table_and_what_comes_next(com
     assert all(result[line.split()[0]] in line for line in table[1:])
     assert said[place + 6] == "next:"
     for line in said[place + 7 :]:  # as they stand
-        program, *words = shlex.split(line)
+        program, *words = shlex.split(line, comments=True)
         assert str(run.path) in words
-        if program == "dist-rmd":
+        if words[0] == "predict":
+            assert predict.main(words[1:]) == 0
+        elif program == "dist-rmd":
             assert report.main(words[1:] if words[0] == "report" else words) == 0
     assert [line.split()[:2] for line in said[place + 7 :]] == [
-        ["dist-rmd", "report"], ["tensorboard", "--logdir"], ["dist-rmd", "suspects"],
+        ["dist-rmd", "report"], ["tensorboard", "--logdir"], ["dist-rmd", "suspects"], ["dist-rmd", "predict"],
     ]  # fmt: skip
 
 
