@@ -52,7 +52,7 @@ ROOMS = {
     "pipeline": "config data distributed engine evaluation files models pipeline registry run stages.base",
     "pipeline.command": "cli config distributed engine pipeline",
     "evaluation": "data.labels data.loading distributed.collectives evaluation models",
-    "suspects": "suspects text",
+    "suspects": "data.images.alike suspects text",
     "suspects.__main__": "cli.terminal report",
     "reports": "cli.paths config data distill.division distributed engine.writers evaluation files losses._build "
     "pipeline.folds published registry reports run stages.division stages.rgrl suspects sweep text",

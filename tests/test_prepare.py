@@ -78,6 +78,22 @@ def test_images_as_they_lie_with_nothing_said(pets, tmp_path, capsys):
     assert (dataset.verified, dataset.held_out) == (False, True)
 
 
+def test_pictures_that_are_almost_the_same_are_told(pets, tmp_path, capsys):
+    """A train image saved again among the test images, and one under the other class."""
+    rng = np.random.default_rng(1)
+    for name, other in (("cat/0", "train/dog/again"), ("dog/0", "test/cat/again")):
+        grid = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
+        grid.save(pets / "train" / f"{name}.png")
+        grid.resize((48, 48)).save(pets / f"{other}.jpg", quality=92)
+    code, _, err = run(capsys, "folder", tmp_path / "out", "--from", pets)
+    assert code == 0
+    assert sorted(line.split(" are the same")[0] for line in err) == [
+        "warning: 1 pairs of a train and a test image",
+        "warning: 1 pairs of two train images under different labels",
+    ]
+    assert any("train/cat/0.png and train/dog/again.jpg first" in line for line in err)
+
+
 def test_a_read_that_never_returns_ends_on_a_signal(pets, tmp_path):
     """As on a server of files that has gone; here a pipe takes an image's place while the images are read."""
     script = (

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-ALIKE = 0.98  # correlation of the pixels of two pictures from which on they are the same one, saved twice
+from dist_rmd.data.images.alike import alike
+
 CANDIDATES = 5  # nearest neighbours among which a twin is looked for
 CHUNK = 2048  # pairs whose pixels are held at a time
 
@@ -29,8 +30,8 @@ def disagreeing_twins(
     second = nearest[:, :CANDIDATES].reshape(-1)
     pairs = np.unique(np.sort(np.stack([first, second], axis=1), axis=1), axis=0)
     parts = np.split(pairs, range(CHUNK, len(pairs), CHUNK))
-    alike = np.concatenate([_alike(pictures(part[:, 0]), pictures(part[:, 1])) for part in parts])
-    one, other = pairs[alike].T
+    same = np.concatenate([alike(pictures(part[:, 0]), pictures(part[:, 1])) for part in parts])
+    one, other = pairs[same].T
     links = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
     _, group = connected_components(links, directed=False)
     least, most = np.full(count, given.max() + 1), np.full(count, -1)
@@ -38,12 +39,3 @@ def disagreeing_twins(
     np.maximum.at(most, group, given)
     numbers = np.cumsum(least < most) - 1  # groups of one label, or of one image, have no number
     return np.where((least < most)[group], numbers[group], -1)
-
-
-def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which of n pairs of pictures are the same but for how they were saved.  Pictures of one colour: if equal."""
-    a, b = (pixels.reshape(len(pixels), -1).astype(np.float32) for pixels in (one, other))
-    equal = (a == b).all(axis=1)
-    a, b = (values - values.mean(axis=1, keepdims=True) for values in (a, b))
-    size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return equal | ((a * b).sum(axis=1) > ALIKE * size)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rmd.data.datasets.base import RawDataset, Split
+from dist_rmd.data.images.alike import alike, perceptual_hash
 from dist_rmd.data.images.pictures import UnreadableImage
 from dist_rmd.data.labels.noise import OPEN
 from dist_rmd.data.prepared.ahead import ahead
@@ -37,7 +38,7 @@ from dist_rmd.data.prepared.beton_file import (
     SAMPLE,
     read_images,
 )
-from dist_rmd.data.prepared.repeats import in_both, picture_hash, under_two_labels
+from dist_rmd.data.prepared.repeats import in_both, near_pairs, picture_hash, under_two_labels
 from dist_rmd.data.prepared.scratch import scratch
 from dist_rmd.errors import CannotCreate, DataError
 from dist_rmd.files import remove_leftovers, sha256, sync, write_failed, write_json
@@ -126,6 +127,7 @@ def write(source: RawDataset, out: Path, skip_bad: bool = False, track: Track | 
             if not any(colours.std):
                 raise DataError(f"{source.name}: all train images have one colour, so there is nothing to learn")
             _warn_of_repeats(source, written)
+            _warn_of_near_repeats(source, written, place)
             manifest_path(out).unlink(missing_ok=True)  # from here to the next manifest, `out` is no dataset
             for name in written:
                 for path in (_beton_path(place, name), _table_path(place, name)):
@@ -251,13 +253,15 @@ class _Written:
     """places of its images in the source"""
     hashes: array
     """of their pixels"""
+    looks: array
+    """perceptual hashes"""
     colours: _Colours
 
 
 def _write_split(source: RawDataset, name: str, place: Path, skip_bad: bool, track: Track | None) -> _Written:
     """Write <name>.beton and <name>.csv into `place`."""
     split, kept, skipped = source.splits[name], [], []
-    colours, hashes = _Colours(), array("Q")
+    colours, hashes, looks = _Colours(), array("Q"), array("Q")
 
     def readable() -> Iterator[NDArray[np.uint8]]:
         images: Iterable[NDArray[np.uint8] | UnreadableImage] = _decoded(split)
@@ -267,6 +271,7 @@ def _write_split(source: RawDataset, name: str, place: Path, skip_bad: bool, tra
             if not isinstance(image, UnreadableImage):
                 kept.append(i)
                 hashes.append(picture_hash(image))
+                looks.append(perceptual_hash(image))
                 if split.labels[i] != OPEN:
                     colours.add(image)
                 yield image
@@ -298,7 +303,7 @@ def _write_split(source: RawDataset, name: str, place: Path, skip_bad: bool, tra
         "labels": _stamp(table),
         "skipped": skipped,
     }
-    return _Written(part, kept, hashes, colours)
+    return _Written(part, kept, hashes, looks, colours)
 
 
 def _beton_path(folder: Path, split: str) -> Path:
@@ -344,6 +349,38 @@ def _warn_of_repeats(source: RawDataset, written: Mapping[str, _Written]) -> Non
             f"{name(of_train, train, twice[0])} = {name(of_train, train, same)} first",
             stacklevel=3,
         )
+
+
+def _warn_of_near_repeats(source: RawDataset, written: Mapping[str, _Written], place: Path) -> None:
+    """Of pictures that are the same but for how they were saved, in train and test or under two labels of train."""
+    train, test = (written[name] for name in ("train", "test"))
+    labels = source.splits["train"].labels[train.kept]
+    count = len(train.kept)
+    looks = np.concatenate([np.asarray(split.looks, np.uint64) for split in (train, test)])
+    exact = np.concatenate([np.asarray(split.hashes, np.uint64) for split in (train, test)])
+    pairs = near_pairs(looks, np.append(labels, np.full(len(test.kept), labels.max() + 1)))
+    pairs = pairs[exact[pairs[:, 0]] != exact[pairs[:, 1]]]  # those have been told of
+    chunks = [pairs[start : start + 1024] for start in range(0, len(pairs), 1024)]
+    found = np.concatenate([pairs[:0], *(some[_alike(place, some, count)] for some in chunks)])
+    files = [*(source.splits[name].files[i] for name in ("train", "test") for i in written[name].kept)]
+    tested = found[:, 1] >= count
+    for which, text in ((tested, "a train and a test image"), (~tested, "two train images under different labels")):
+        if which.any():
+            one, other = found[which][0].tolist()
+            warnings.warn(
+                f"{which.sum()} pairs of {text} are the same picture but for how it was saved, {files[one]} and "
+                f"{files[other]} first",
+                stacklevel=3,
+            )
+
+
+def _alike(place: Path, pairs: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Which of n pairs (n x 2) are the same: of one of `count` train images and another, or a test image behind."""
+    train, test = (_beton_path(place, name) for name in ("train", "test"))
+    one, second = read_images(train, pairs[:, 0]), pairs[:, 1]
+    other, tested = np.empty_like(one), second >= count
+    other[tested], other[~tested] = read_images(test, second[tested] - count), read_images(train, second[~tested])
+    return alike(one, other)
 
 
 def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:

@@ -28,3 +28,31 @@ def under_two_labels(hashes: ArrayLike, labels: NDArray[np.int64]) -> list[int]:
     np.minimum.at(least, which, labels)
     np.maximum.at(most, which, labels)
     return np.flatnonzero((least != most)[which]).tolist()
+
+
+BANDS = 4
+"""parts of 16 bits: pictures whose hashes differ in fewer bits than there are parts share one of them"""
+MOST = 200
+"""following pictures with the same part that one is compared with: dull pictures all share some"""
+
+
+def near_pairs(hashes: ArrayLike, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """n x 2: places of pictures of different groups whose perceptual hashes differ in 3 of 64 bits at most.
+
+    groups: a number for each picture.  Time grows as N log N and with the number of pictures that look alike, of which
+    each is compared with the next MOST only.
+    """
+    bits = np.asarray(hashes, np.uint64)
+    found = [np.zeros((0, 2), np.int64)]
+    for band in range(BANDS):
+        part = (bits >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+        order = np.lexsort((bits, part))
+        for step in range(1, min(MOST, len(bits) - 1) + 1):
+            one, other = order[:-step], order[step:]
+            same = part[one] == part[other]
+            if not same.any():
+                break
+            one, other = one[same], other[same]
+            close = (np.bitwise_count(bits[one] ^ bits[other]) < BANDS) & (groups[one] != groups[other])
+            found.append(np.sort(np.stack([one[close], other[close]], axis=1), axis=1))
+    return np.unique(np.concatenate(found), axis=0)
