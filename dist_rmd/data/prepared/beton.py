@@ -45,6 +45,7 @@ from dist_rmd.files import remove_leftovers, sha256, sync, write_failed, write_j
 
 FORMAT = 3  # of the folder; raise it when an older reader would misread what is written
 READABLE = (1, 2, FORMAT)  # 1 has neither open-set images nor unverified labels, 2 has no unverified test labels
+LEAST = 16  # side of images of which almost equal ones are looked for
 COLUMNS = ["index", "label", "class", "file"]
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how many there will be) -> the same items
@@ -352,7 +353,12 @@ def _warn_of_repeats(source: RawDataset, written: Mapping[str, _Written]) -> Non
 
 
 def _warn_of_near_repeats(source: RawDataset, written: Mapping[str, _Written], place: Path) -> None:
-    """Of pictures that are the same but for how they were saved, in train and test or under two labels of train."""
+    """Of pictures that are the same but for how they were saved, in train and test or under two labels of train.
+
+    Smaller ones than LEAST have too few pixels to tell two pictures of a kind from one that was saved twice.
+    """
+    if source.side < LEAST:
+        return
     train, test = (written[name] for name in ("train", "test"))
     labels = source.splits["train"].labels[train.kept]
     count = len(train.kept)
