@@ -46,6 +46,7 @@ ROOMS = {
     "run.lock": "run.folder",
     "run.artefacts": "engine.checkpoint files",
     "run.start": "config files run",
+    "run.foreign": "cli.extras config engine.checkpoint models.encoder run.artefacts",
     "run.prediction": "data.augment data.images run.artefacts",
     "run.saved": "engine models run.artefacts",
     "run.finished": "cli.paths config data distributed engine files run",

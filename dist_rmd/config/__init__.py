@@ -19,6 +19,7 @@ from dist_rmd.config.schema import (
     Schedule,
     Speed,
     StageConfig,
+    Weights,
     Width,
     to_dict,
 )
@@ -26,6 +27,6 @@ from dist_rmd.config.schema import (
 __all__ = [
     "Augment", "Change", "Checkpoint", "Config", "Data", "Distributed", "EncoderName", "Fraction",
     "LabelledOptimization", "Leaf", "Log", "Model", "Noise", "Optimization", "Role", "Run", "Schedule", "Speed",
-    "StageConfig", "Width", "determinants", "differences", "help_text", "leaf", "leaves", "parse", "read_yaml",
-    "repeated", "stated", "to_dict", "to_yaml",
+    "StageConfig", "Weights", "Width", "determinants", "differences", "help_text", "leaf", "leaves", "parse",
+    "read_yaml", "repeated", "stated", "to_dict", "to_yaml",
 ]  # fmt: skip

@@ -180,6 +180,20 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """What a file of another library's weights among `inputs` does not say itself (docs/weights.md)."""
+
+    model: EncoderName | None = leaf(None, Role.PLACE)
+    """encoder of the weights, where their names leave it open, such as resnet18/solo-learn (null: recognised)"""
+    mean: tuple[float, ...] | None = leaf(None, Role.PLACE)
+    """mean of the channels R, G, B, of pixels in 0..1, that its images were normalised by (null: as the file says)"""
+    std: tuple[float, ...] | None = leaf(None, Role.PLACE)
+    """their standard deviation"""
+    side: PositiveInt | None = leaf(None, Role.PLACE)
+    """side that images are resized to for this network, which stays frozen (null: that of the images)"""
+
+
+@dataclass(frozen=True)
 class Run:
     """Keys of the run itself, and its sections."""
 
@@ -206,6 +220,7 @@ class Run:
     speed: Speed = field(default_factory=Speed)
     log: Log = field(default_factory=Log)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    weights: Weights = field(default_factory=Weights)
 
 
 Schedule = Literal["cosine", "restarts", "step", "constant"]

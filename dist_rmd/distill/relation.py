@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -97,17 +98,20 @@ class RelationLoss(nn.Module):
     def forward(
         self, teacher: Tensor, student: Tensor, sizes: Sequence[int] | None = None, labels: Tensor | None = None
     ) -> Relation:
-        """teacher, student: this rank's rows, b_r x D (any float type, one D; b_r may differ by rank) -> Relation.
+        """teacher, student: this rank's rows, b_r x D (any float type; b_r may differ by rank) -> Relation.
 
+        With node = 0 the two may have different D: the value of node is 0 then.
         Rows are float32 (float64 if an input is), whatever autocast says.  No gradient reaches the teacher.  The
         student's gradient is scaled so that its mean over ranks, which DDP takes, is the global batch's.
         sizes: the b_r of all ranks in rank order, if known; else they are exchanged, which is a device synchronisation.
         labels: b_r int64, for node_pairs="other_label".
         Raises ValueError when the shapes differ, and when labels are needed but not given.
         """
-        if teacher.dim() != 2 or teacher.shape != student.shape:
+        alike = teacher.shape == student.shape
+        if teacher.dim() != 2 or student.dim() != 2 or len(teacher) != len(student) or not (alike or self.node == 0):
             shapes = " and ".join(str(tuple(features.shape)) for features in (teacher, student))
             raise ValueError(f"teacher and student features must be rows x width of one size, got {shapes}")
+        width = max(teacher.shape[1], student.shape[1])
         if sizes is None:
             sizes = gather_sizes(len(student), student.device)
         rows = sum(sizes)
@@ -116,6 +120,8 @@ class RelationLoss(nn.Module):
         with torch.autocast(student.device.type, enabled=False), full_float32():
             z_t = _standardise(teacher.detach().to(dtype), self.eps)
             z_s = _standardise(student.to(dtype), self.eps)
+            # Zeros change no product of two rows of one network, which is all that edge matching looks at.
+            z_t, z_s = (z if z.shape[1] == width else F.pad(z, (0, width - z.shape[1])) for z in (z_t, z_s))
             with torch.no_grad():
                 method = auto(rows, z_s.shape[1], self.node_pairs) if self.method == "auto" else self.method
                 if method == "gram":
@@ -126,7 +132,7 @@ class RelationLoss(nn.Module):
                     scale * weight * _inverse(norm, self.eps) for weight, norm in ((self.node, node), (self.edge, edge))
                 )
                 slope = gradient(to_node, to_edge).to(dtype)
-                node, edge = scale * node.to(dtype), scale * edge.to(dtype)
+                node, edge = scale * node.to(dtype) * alike, scale * edge.to(dtype)
             # DDP averages over ranks what must be summed over rows.
             loss = _Known.apply(z_s, self.node * node + self.edge * edge, slope * world_size())
         return Relation(loss, node, edge)

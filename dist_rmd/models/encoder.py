@@ -2,6 +2,7 @@
 
 import inspect
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.errors import ConfigError
@@ -32,6 +33,22 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.pool(self.maps(images))
+
+
+class Resized(Encoder):
+    """`net` with images resized to its own side before it: N x 3 x S x S -> N x D, for any side S."""
+
+    stride = 0.0  # its maps have no fixed share of an image's side
+
+    def __init__(self, net: Encoder, side: int):
+        super().__init__()
+        self.net, self.side, self.out_features = net, side, net.out_features
+
+    def maps(self, images: Tensor) -> Tensor:
+        return self.net.maps(F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True))
+
+    def pool(self, maps: Tensor) -> Tensor:
+        return self.net.pool(maps)
 
 
 def encoder(name: str, width: int = 64, init: str = "fan_out") -> Encoder:

@@ -27,7 +27,7 @@ from dist_rmd.files import sha256
 from dist_rmd.models.encoder import encoder
 from dist_rmd.pipeline.notes import notes
 from dist_rmd.registry import lookup
-from dist_rmd.run import artefacts, start
+from dist_rmd.run import artefacts, foreign, start
 from dist_rmd.run.folder import RunFolder
 from dist_rmd.stages.base import DataInfo, Stage, TrainingStage
 
@@ -160,7 +160,7 @@ class ResolvedRun:
         """Make the stage `name` with its initial weights, on the CPU.  inputs: artefacts of this run's stages."""
         stage = self.stages[name]
         config = stage.scope(self.config)
-        brought = {needed: artefacts.load(origin.path) for needed, origin in self.inputs.items()}
+        brought = {needed: origin.content or artefacts.load(origin.path) for needed, origin in self.inputs.items()}
         inputs = {needed: (brought | dict(inputs))[needed] for needed in stage.needs(config)}
         torch.manual_seed(config.seed)  # initial weights are the only use of torch's global generator
         return stage(config, DataInfo(self.classes, self.dataset.side, len(self.training(stage))), inputs)
@@ -277,6 +277,9 @@ def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset)
             why = "this run trains it itself" if name in stages else "no stage of this run starts from it"
             raise ConfigError(f"inputs.{name}={where}: {why}; stages={list(stages)}")
         path = Path(where)
+        if foreign.is_foreign(path):
+            found[name] = foreign.origin(path, name, config.weights, dataset.classes, dataset.side)
+            continue
         origin = artefacts.origin(RunFolder(path).artefact(name) if path.is_dir() else path)
         if origin.stage != name:
             raise ConfigError(f"inputs.{name}: {origin.path} is of stage {origin.stage}")

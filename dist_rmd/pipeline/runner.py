@@ -55,6 +55,9 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
         start.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
         plan.labels.save(plan.folder.labels)
         run_board.show_start(plan.folder.boards, configuration.to_yaml(config), outcome.settings(config, plan.stages))
+        for name, origin in plan.inputs.items():
+            if origin.content is not None:  # reports find it in the run, in a form of its own
+                artefacts.keep(plan.folder.artefact(name), origin.content)
     source = plan.source()
     began = time.monotonic()
     console.say(_headline(plan))

@@ -11,7 +11,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Origin:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """mean and standard deviation of the channels R, G, B, scaled to 0..1, with which images are normalised"""
+    content: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """the artefact, where the file is of another library and is none itself"""
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:

@@ -100,7 +100,7 @@ class FinishedRun:
     def artefact(self, stage: str) -> Path:
         """Path of the stage's artefact: in this run, or in the run that `inputs` names."""
         given = self.config.inputs.get(stage)
-        if given is None:
+        if given is None or self.folder.finished(stage):  # what another library's file held is kept in the run
             return self.folder.artefact(stage)
         return RunFolder(Path(given)).artefact(stage) if Path(given).is_dir() else Path(given)
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, Schedule
+from dist_rmd.config import Model, Optimization, Schedule
 from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distributed.collectives import all_gather_rows, gather_sizes
-from dist_rmd.models.encoder import encoder
+from dist_rmd.errors import ConfigError
+from dist_rmd.models.encoder import Encoder, Resized, encoder
 from dist_rmd.models.heads import ImageClassifier
 
 
@@ -29,11 +30,29 @@ class StudentConfig(Optimization):
     """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
 
 
+def frozen_encoder(artefact: Mapping[str, Any]) -> Encoder:
+    """The encoder of an artefact, in evaluation mode and without gradient, with images resized for it if it says so."""
+    model = artefact["model"]
+    net = encoder(model["name"], model["width"])
+    net.load_state_dict(artefact["encoder"])
+    return (Resized(net, artefact["sees"]) if "sees" in artefact else net).requires_grad_(False).eval()
+
+
+def take_over(net: nn.Module, artefact: Mapping[str, Any], own: Model) -> None:
+    """Give the encoder `net`, made as `own` says, the weights of an artefact.  Raises ConfigError for another one's."""
+    name, width = artefact["model"]["name"], artefact["model"]["width"]
+    if (name, width) != (own.name, own.width):
+        raise ConfigError(
+            f"an encoder that starts from other weights must be of their kind: they are of model.name={name} "
+            f"model.width={width}, but the run has {own.name} and {own.width}",
+            agreed=True,
+        )
+    net.load_state_dict(artefact["encoder"])
+
+
 def frozen_teacher(artefact: Mapping[str, Any]) -> ImageClassifier:
     """The network of an artefact of stage `teacher`, in evaluation mode and without gradient."""
-    model = artefact["model"]
-    net = ImageClassifier(encoder(model["name"], model["width"]), len(artefact["classes"]))
-    net.encoder.load_state_dict(artefact["encoder"])
+    net = ImageClassifier(frozen_encoder(artefact), len(artefact["classes"]))
     net.head.load_state_dict(artefact["head"])
     return net.requires_grad_(False).eval()
 

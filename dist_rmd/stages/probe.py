@@ -13,6 +13,7 @@ from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.stages._student import take_over
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
 __all__ = ["Probe"]
@@ -68,7 +69,7 @@ class Probe(ClassifierStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.optimization = config.section(ProbeConfig)
         body = encoder(config.model.name, config.model.width)
-        body.load_state_dict(inputs["simsiam"]["encoder"])
+        take_over(body, inputs["simsiam"], config.model)
         self.net = Frozen(body.requires_grad_(False), data.classes).train()
         nn.init.normal_(self.net.head.weight, std=0.01)
         nn.init.zeros_(self.net.head.bias)

@@ -13,8 +13,7 @@ from dist_rmd.config.key_types import ClosedUnitInterval
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.errors import DataError
-from dist_rmd.models.encoder import encoder
-from dist_rmd.stages._student import frozen_teacher, score_images
+from dist_rmd.stages._student import frozen_encoder, frozen_teacher, score_images
 from dist_rmd.stages.base import ComputationStage, DataInfo
 from dist_rmd.suspects.scores import suspicion
 
@@ -55,8 +54,7 @@ class Relabel(ComputationStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = config.section(RelabelConfig)
         self.classes = data.classes
-        self.teacher = encoder(config.model.name, config.model.width).requires_grad_(False).eval()
-        self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
+        self.teacher = frozen_encoder(inputs["simsiam"])
         student = self.config.student
         self.student = None if student == "none" else frozen_teacher(inputs[student])
 

@@ -14,6 +14,7 @@ from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
 from dist_rmd.stages._mixing import mix
+from dist_rmd.stages._student import frozen_encoder, take_over
 from dist_rmd.stages.base import DataInfo
 from dist_rmd.stages.classifier import Classifier
 
@@ -83,11 +84,23 @@ class RGRL(Classifier):
         if c.teacher == "simsiam":
             self.teacher_knn = next((v for tag, v in inputs["simsiam"]["scores"][-1].items() if "knn" in tag), None)
         self.relation = RelationLoss(c.node, c.edge, c.method, norm=c.norm, node_pairs=c.node_pairs)
-        self.teacher = encoder(config.model.name, config.model.width, config.model.init).requires_grad_(False).eval()
         if c.teacher == "simsiam":
-            self.teacher.load_state_dict(inputs["simsiam"]["encoder"])
-        if c.init_from_teacher:
+            self.teacher = frozen_encoder(inputs["simsiam"])
+        else:
+            random = encoder(config.model.name, config.model.width, config.model.init)
+            self.teacher = random.requires_grad_(False).eval()
+        widths = self.teacher.out_features, self.net.encoder.out_features
+        if widths[0] != widths[1] and c.node:
+            raise ConfigError(
+                f"relation.node={c.node:g} compares features one by one, but the teacher has {widths[0]} and the "
+                f"student {widths[1]}: set relation.node=0, which leaves edge matching",
+                agreed=True,
+            )
+        if c.init_from_teacher and c.teacher == "simsiam":
+            take_over(self.net.encoder, inputs["simsiam"], config.model)
+        elif c.init_from_teacher:
             self.net.encoder.load_state_dict(self.teacher.state_dict())
+        if c.init_from_teacher:
             self.start_average()
 
     def frozen(self) -> list[nn.Module]:

@@ -48,6 +48,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "task.patience": (("data.holdout=0.2",), "task.patience=2"),
     "probe.patience": (("data.holdout=0.2",), "probe.patience=2"),
     "relabel.student": (("stages=[simsiam,classifier,elr,relabel]",), "relabel.student=elr"),
+    "weights.mean": ((), "weights.mean=[0.5,0.5,0.5]"),
+    "weights.std": ((), "weights.std=[0.5,0.5,0.5]"),
+    "weights.side": ((), "weights.side=64"),
     "teacher.per_class": ((), "teacher.per_class=20"),
 }
 """key -> settings under which another value has a meaning, and that value; other keys are changed by their type"""

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.ranks.relation import FORMS, WIDTHS, cases
@@ -374,6 +375,19 @@ def test_wrong_options_are_named(options, message):
 def test_shapes_must_agree(shape):
     with pytest.raises(ValueError, match=r"\(4, 6\) and "):
         RelationLoss()(torch.randn(4, 6), torch.randn(shape))
+
+
+@pytest.mark.parametrize("method", ["gather", "gram"])
+@pytest.mark.parametrize("widths", [(7, 4), (3, 9)])
+def test_edge_matching_takes_networks_of_different_widths(method, widths):
+    teacher, student = features(8, widths[0])[0], features(8, widths[1])[1].requires_grad_()
+    (z_t, z_s) = (F.normalize(x - x.mean(1, keepdim=True)) for x in (teacher, student))
+    naive = 0.35 * torch.linalg.matrix_norm(z_t @ z_t.T - z_s @ z_s.T)
+    found = RelationLoss(node=0, edge=0.35, method=method)(teacher, student)
+    torch.testing.assert_close(found.loss, naive, rtol=0, atol=1e-10)
+    assert found.node == 0
+    ours, theirs = (torch.autograd.grad(value, student, retain_graph=True)[0] for value in (found.loss, naive))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(5), torch.zeros(6, 1)])

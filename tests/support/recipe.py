@@ -26,7 +26,8 @@ def stage(name, *overrides, seed=0):
     config = sections.parse(None, [*SMALL, *HEADS, *overrides])
     torch.manual_seed(99)
     scores = [{"epoch": 1, "step": 9, "test/knn_top1": 50.0}, {"epoch": 2, "step": 18, "test/knn_top1": 60.0}]
-    simsiam = {"encoder": encoder("resnet10", 8).state_dict(), "scores": scores}
+    model = {"name": "resnet10", "width": 8}
+    simsiam = {"encoder": encoder("resnet10", 8).state_dict(), "scores": scores, "model": model}
     inputs = {
         "simsiam": simsiam,
         "teacher": teacher(),
