@@ -201,9 +201,9 @@ class TaskStage(ClassifierStage):
         return {name: weights * values if name in self.weights else values for name, values in terms.items()}
 
     def after_step(self, clock: Clock) -> None:
-        if self.averages:
+        if self.task.average:
             move_average(self.averages["average"], self.net, self.task.average)
 
     def eval_nets(self) -> dict[str, nn.Module]:
         """The moving average, where there is one, and beside it the network itself."""
-        return {"": self.averages["average"], "network": self.net} if self.averages else {"": self.net}
+        return {"": self.averages["average"], "network": self.net} if self.task.average else {"": self.net}

@@ -61,7 +61,7 @@ class D2L(TaskStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         super().__init__(config, data, inputs)
         c = self.config = config.section(D2LConfig)
-        self.averages = {"before": average_of(self.net)}
+        self.averages = {**self.averages, "before": average_of(self.net)}
         self.memory = {
             "epochs": torch.zeros(1, dtype=torch.int64),
             "turned": torch.zeros(1, dtype=torch.int64),
