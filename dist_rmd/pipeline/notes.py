@@ -68,6 +68,7 @@ def _schedules(config: Config) -> list[str]:
             recipe = config.sections[stage.recipe]
             if recipe.optimizer != "sgd" and recipe.momentum != type(recipe).momentum:
                 lines.append(f"{stage.recipe}.momentum has no effect: {stage.recipe}.optimizer={recipe.optimizer}")
-            if recipe.milestones and recipe.schedule != "step":
+            chosen = recipe.milestones not in ((), type(recipe).milestones)  # the defaults are not the user's
+            if chosen and recipe.schedule not in ("step", "restarts"):
                 lines.append(f"{stage.recipe}.milestones has no effect: {stage.recipe}.schedule={recipe.schedule}")
     return list(dict.fromkeys(lines))
