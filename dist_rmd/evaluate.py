@@ -139,8 +139,8 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
         metrics, more = measured(evaluation, nets, looked_at), None
         if saved.is_classifier:
             more = details(nets[""], looked_at)
-            metrics |= {} if more.top5 is None else {"test/top5": more.top5}
-            metrics["test/ece"] = more.ece
+            metrics |= {} if more.top5 is None else {looked_at.measured("top5"): more.top5}
+            metrics[looked_at.measured("ece")] = more.ece
         found.append(Evaluated(stage, saved.when, metrics, tuple(dataset.classes), more))
     return found if world.leads else []
 
