@@ -64,7 +64,8 @@ def test_one_teacher_serves_all_noise_and_students_and_is_right_where_every_labe
         "data.per_class=40", "augment.flip=false", "stages=[teacher]", "teacher.epochs=8", "teacher.lr=0.1",
         "teacher.model=vgg13", "teacher.eval_every=8",
     ]  # fmt: skip
-    assert main([*recipe, "name=a", "noise.rate=1"]) == 0
+    # A teacher alone would be given no noise: a classifier beside it sees that every label is wrong.
+    assert main([*recipe, "name=a", "noise.rate=1", "stages=[teacher,classifier]", "task.epochs=1"]) == 0
     assert "reusing" not in capsys.readouterr().out
     run = FinishedRun(tmp_path / "a")
     assert run.labels.noise_rate == 1
