@@ -1,4 +1,4 @@
-"""dist-rmd clean DIR: from a folder of images under wrong labels to mended labels, and a network trained on them."""
+"""dist-rmd clean DIR: corrects the labels of a folder of images, and trains a network on the corrected labels."""
 
 import functools
 import shlex
@@ -46,7 +46,7 @@ examples:
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and what runs it in this process: words -> exit code."""
+    """A command, and the function that runs it in this process: words -> exit code."""
 
     program: str
     words: Sequence[str]
@@ -57,7 +57,7 @@ class Step:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code, which is that of the step that has failed or was stopped."""
+    """Run the command line; returns 0, or the exit code of the step that failed or was stopped."""
     parser = Parser(prog="dist-rmd clean", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("folder", type=user_path, metavar="DIR", help="the images, as they lie")
     parser.add_configuration()
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse(sys.argv[1:] if argv is None else argv)
         config, overrides = command_line.configuration(args.words)
         _check(overrides)
-        sections.parse(config or Path(CONFIG), overrides)  # a mistake is told before minutes of work
+        sections.parse(config or Path(CONFIG), overrides)  # reports mistakes before minutes of work
         if not args.folder.is_dir():
             raise DataError(f"{args.folder}: no such folder")
         if args.folds not in ("0", "2", "3", "4", "5"):
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(overrides: Sequence[str]) -> None:
-    """Refuse keys that the steps set themselves."""
+    """Raise ConfigError for overrides of keys that the steps set themselves."""
     for override in overrides:
         key = override.partition("=")[0]
         if key in ("name", "out", "stages", "data.path") or key.startswith("noise."):
@@ -133,7 +133,7 @@ def _report(name: str, words: Sequence[str]) -> int:
 
 
 def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
-    """Write the page, and say what came out."""
+    """Write the page of results, and print the accuracy before and after."""
     given, cleaned = FinishedRun(out / "given"), FinishedRun(out / name)
     tag, before = _accuracy(given)
     _, after = _accuracy(cleaned)
@@ -156,7 +156,7 @@ def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
 
 
 def _accuracy(run: FinishedRun) -> tuple[str, Trained]:
-    """The name of the accuracy on test images, and the run's."""
+    """Name of the accuracy on test images, and the accuracy of the run's classifier."""
     scores = run.scores("classifier")
     tag = next(tag for tag in scores[-1] if tag.startswith("test/top1"))
     values = [score[tag] for score in scores]
@@ -164,6 +164,6 @@ def _accuracy(run: FinishedRun) -> tuple[str, Trained]:
 
 
 if __name__ == "__main__":
-    # As in prepare: what is half written is taken away.
+    # As in prepare: SIGTERM ends the command like an exception, so that half-written files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(terminal.run(main))

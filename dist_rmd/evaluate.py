@@ -1,4 +1,4 @@
-"""python -m dist_rmd.evaluate RUN: how good a run's trained networks are, on one process or on many."""
+"""python -m dist_rmd.evaluate RUN: measures a run's trained networks on test images, on one process or on many."""
 
 import json
 import sys
@@ -22,22 +22,22 @@ from dist_rmd.run.finished import FinishedRun
 from dist_rmd.text.escapes import visible
 
 SHOWN = 20
-"""classes on the terminal: of more of them, those with the lowest accuracy"""
+"""most classes in the table on the terminal; with more classes the table has those of the lowest accuracy"""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What one stage's networks come to."""
+    """Metrics of the networks of one stage."""
 
     stage: str
     when: str = ""
-    """which of its networks, in words: last epoch, 20"""
+    """epoch of the networks, in words: `last epoch, 20`"""
     metrics: dict[str, float] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     details: Details | None = None
-    """of a classifier, the one that the stage's accuracy is of"""
+    """details of the stage's evaluated classifier; None for other networks"""
     note: str = ""
-    """why nothing is measured"""
+    """why nothing was measured; empty otherwise"""
 
     def __str__(self) -> str:
         if self.note:
@@ -46,7 +46,7 @@ class Evaluated:
         return "\n".join([*lines, *self._by_class()])
 
     def _by_class(self) -> list[str]:
-        """A table of the classes, the worst of many."""
+        """Lines of a table of accuracy by class; of more than SHOWN classes the SHOWN with the lowest accuracy."""
         if self.details is None:
             return []
         found = self.details
@@ -64,7 +64,7 @@ class Evaluated:
         return lines
 
     def plain(self) -> dict[str, Any]:
-        """For JSON, rounded to what is the same on any number of ranks."""
+        """Values for JSON, rounded to the digits that are the same on any number of ranks."""
         if self.note:
             return {"note": self.note}
         metrics = {tag: round(value, 4) for tag, value in self.metrics.items()}
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -> list[Evaluated]:
-    """What each stage that measures anything comes to; empty on all ranks but the first."""
+    """Measure the networks of every stage that has an evaluation.  The list is empty on all ranks but rank 0."""
     run = FinishedRun(folder)
     world = processes.detect(device)
     processes.start(world, run.config.dist.timeout)
@@ -146,7 +146,7 @@ def evaluate(folder: Path, data: Path | None, device: str, best: bool = False) -
 
 
 def _pictures(run: FinishedRun, found: Sequence[Evaluated]) -> list[str]:
-    """Draw those of classifiers; returns their paths, or one line that says why there are none."""
+    """Draw the figures of the classifiers; returns their paths, or one line that says why there are none."""
     classifiers = [one for one in found if one.details is not None]
     if not classifiers:
         return []

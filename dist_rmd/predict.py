@@ -1,4 +1,4 @@
-"""python -m dist_rmd.predict RUN IMAGES...: what a run's network takes images for, on one process or on many."""
+"""python -m dist_rmd.predict RUN IMAGES...: classifies images with a run's network, on one process or on many."""
 
 import csv
 import io
@@ -40,25 +40,25 @@ from dist_rmd.text.reader import read_table, read_text
 
 LISTS = (".txt", ".csv", ".tsv")
 SHOWN = 10
-"""images in the table on the terminal, and unreadable ones there"""
+"""most images in the table on the terminal, and most unreadable images listed there"""
 
 
 class Guess(NamedTuple):
-    """What one image is taken for."""
+    """The two most probable classes of one image, or why the image cannot be read."""
 
     file: Path
     problem: str = ""
-    """why the image cannot be read; all else is empty then"""
+    """why the image cannot be read; the other fields are empty then"""
     labels: tuple[int, int] = (0, 0)
     """the most probable class and the second"""
     probabilities: tuple[float, float] = (0.0, 0.0)
     open_set: float | None = None
-    """about 0: the run's teacher is sure of a class; about 1: it knows of none.  None without such a teacher"""
+    """open-set score: near 0 the run's teacher is sure of a class, near 1 of none.  None without such a teacher"""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Makes guesses of batches of files."""
+    """Predicts the classes of batches of image files."""
 
     run: FinishedRun
     net: nn.Module
@@ -86,7 +86,7 @@ class Judge:
             yield Guess(Path(), "", tuple(label), tuple(p), score)
 
     def _open_set(self, logits: Tensor) -> Tensor:
-        """The subjective-logic loss of the teacher's own label: N float64 in 0..1, as stage `division` computes it."""
+        """Subjective-logic loss of the teacher's own prediction, as in stage `division`: logits N x C -> N float64."""
         c = self.run.config.section(DivisionConfig)
         return subjective_logic_loss(logits, refined_labels(logits), c.evidence, c.logit_scale)
 
@@ -135,10 +135,10 @@ def predict(
     batch_size: int = BATCH,
     out: Path | None = None,
 ) -> None:
-    """Write the table, and speak of it on rank 0.  Every rank must call it.
+    """Classify images and write the table; rank 0 also prints a summary.  Every rank must call this function.
 
-    A batch has the same files in it on any number of ranks, so that the outputs are the same to the bit.
-    Raises DataError where no image can be read, after the table is written.
+    Batches hold the same files on any number of ranks, so that the outputs are the same to the bit.
+    Raises DataError if no image can be read, after the table is written.
     """
     files = [*dict.fromkeys(file for place in given for file in _files(place))]
     if not files:
@@ -176,7 +176,7 @@ def predict(
 
 
 def _files(place: Path) -> list[Path]:
-    """The image files that a word of the command line means."""
+    """List the image files that one argument names: a folder's, a list's (.csv, .txt), or the file itself."""
     if place.is_dir():
         return [*image_files(place)]
     if place.suffix.lower() not in LISTS:
@@ -191,7 +191,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _read(file: Path, side: int) -> np.ndarray | str:
-    """The pixels, or why there are none."""
+    """Read the pixels of an image, side x side x 3 uint8; or return why the image cannot be read."""
     try:
         return read_image(file, side)
     except UnreadableImage as error:
@@ -199,7 +199,7 @@ def _read(file: Path, side: int) -> np.ndarray | str:
 
 
 def _teacher(run: FinishedRun, classes: Sequence[str], world: World) -> nn.Module | None:
-    """The network that the run's division went by, where it is within reach."""
+    """Load the teacher whose losses divided the run's images; None without a division or without the teacher's file."""
     if "division" not in (*run.config.stages, *run.config.inputs):
         return None
     if not run.artefact("teacher").exists():
@@ -211,17 +211,17 @@ def _teacher(run: FinishedRun, classes: Sequence[str], world: World) -> nn.Modul
 
 
 def _tracked(starts: range, files: int, batch_size: int, world: World) -> Iterable[int]:
-    """`starts`, with a word on rank 0 of how far it is with its own share, which is like everyone's."""
+    """Iterate over `starts`; rank 0 shows the progress of its own share, which is about that of the other ranks."""
     if not world.leads:
         return starts
     return track(starts, "predict", sum(min(batch_size, files - start) for start in starts), batch_size)
 
 
 def table(guesses: Sequence[Guess], classes: Sequence[str]) -> str:
-    """A .csv with a row for each image.  Names that a spreadsheet could run as formulas have an apostrophe before them.
+    """Text of a .csv with a row for each image.
 
-    file, class, probability, second, second_probability, open_set where there is any, and problem: why the image could
-    not be read, if so.
+    Columns: file, class, probability, second, second_probability, open_set if the run has such scores, and problem, why
+    the image could not be read.  An apostrophe precedes names that a spreadsheet could run as formulas.
     """
     scored = any(guess.open_set is not None for guess in guesses)
     names = [spreadsheet(name) for name in classes]
@@ -239,7 +239,7 @@ def table(guesses: Sequence[Guess], classes: Sequence[str]) -> str:
 
 
 def _show(console: Console, guesses: Sequence[Guess], classes: Sequence[str]) -> None:
-    """The first images, how many there are of each class, and what could not be read."""
+    """Print the first images, the number of images of each class, and the images that cannot be read."""
     sound = [guess for guess in guesses if not guess.problem]
     columns = ["file", "class", "%", "second", "%"] + ["open set"] * any(g.open_set is not None for g in sound)
     rows = Table(*(Column(name, no_wrap=True) for name in columns), box=SIMPLE, pad_edge=False)

@@ -1,4 +1,4 @@
-"""Turn a dataset into what training reads: python -m dist_rmd.prepare NAME OUT [--from DIR]."""
+"""Write a dataset as the .beton files that training reads: python -m dist_rmd.prepare NAME OUT [--from DIR]."""
 
 import argparse
 import inspect
@@ -53,14 +53,14 @@ exit codes: 0 done, 2 wrong command line, 65 bad data, 73 OUT cannot be created 
 
 @terminal.told
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (sys.argv[1:] when None); the result is the exit code."""
+    """Run the command line `argv` (sys.argv[1:] when None); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     named = [word for word in words if word in registry.available("data.datasets")]
     parser = _parser()
     own = parser.add_options_of(registry.lookup("data.datasets", named[0]), _reader) if named else []
     arguments = parser.parse(words)
     with warnings.catch_warnings():
-        # Pillow's about EXIF and the like: what decides nothing about pixels
+        # Pillow's warnings about EXIF and the like, which do not change pixels
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         with terminal.lasting():
@@ -112,7 +112,7 @@ def _summarise(dataset: beton.Dataset, out: Path) -> None:
 
 
 def _reader(parameter: inspect.Parameter) -> Callable[[str], str | Path]:
-    """What a dataset's own option takes: a text where its default is one, else a path."""
+    """Return the parser of a dataset's own option: `str` if the option's default is a text, else `user_path`."""
     return str if isinstance(parameter.default, str) else user_path
 
 
@@ -166,6 +166,6 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    # A job scheduler's SIGTERM ends the command like an exception: half-written files are taken away.
+    # A job scheduler's SIGTERM ends the command like an exception, so that half-written files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(terminal.run(main))

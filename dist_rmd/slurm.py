@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of the command line, and beneath them those of the site.  Raises ConfigError."""
+    """Parse the command line, with defaults from the user's file of options.  Raises ConfigError."""
     options = _parser().parse(argv)
     if options.gpus and options.tasks_per_node:
         how = "--gpus-per-node" if options.gpus_per_node else "--sbatch gres=gpu:..."
@@ -67,14 +67,14 @@ def _parser() -> JobParser:
 
 
 class Elements(NamedTuple):
-    """Those of a job array, as they were given and in ascending order."""
+    """Elements of a job array: the text of --array, and the numbers in ascending order."""
 
     text: str
     numbers: list[int]
 
 
 def _elements(text: str) -> Elements:
-    """Such as 1,3-9:2%4, where :2 takes every second one and %4 runs four at once."""
+    """Parse elements of a job array such as 1,3-9:2%4: `:2` takes every second number, `%4` runs four at once."""
     if not ELEMENTS.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0-4%2, 1,3,7 or 0-9:3")
     numbers: set[int] = set()

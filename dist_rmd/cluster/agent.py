@@ -1,8 +1,8 @@
-"""One torchrun agent on each node of a job, in place of one task for each rank.
+"""Starts one torchrun agent on each node of a SLURM job, in place of one task for each rank.
 
     srun --ntasks-per-node=1 python -m dist_rmd.cluster.agent PROCESSES CONFIG.yaml [key=value ...]
 
-is what launch/train.sbatch runs: PROCESSES ranks on each node, and a job that was stopped is requeued.
+launch/train.sbatch runs this command: PROCESSES ranks on each node.  A job that was stopped is requeued.
 """
 
 import os
@@ -19,10 +19,10 @@ from dist_rmd.run.folder import RunFolder
 
 
 def main(words: Sequence[str], processes: int) -> int:
-    """`python -m dist_rmd.train WORDS` as `processes` ranks of this node, one run on all nodes of the job step.
+    """Run `python -m dist_rmd.train WORDS` as `processes` ranks of this node, one run on all nodes of the job step.
 
-    Returns the run's exit code, which torchrun turns into 1: it stands in the run's exit.json, unless the run ended
-    before it had begun.
+    Returns the run's exit code.  torchrun turns every exit code other than 0 into 1, so the code is read from the run's
+    exit.json; 1 if the ranks failed before they wrote this file.
     """
     from torch.distributed import run  # takes seconds
 
@@ -39,7 +39,7 @@ def main(words: Sequence[str], processes: int) -> int:
         "--rdzv-endpoint={MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ),
         f"--rdzv-id={os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', 0)}",
     ]
-    options += [f"--local-addr={HERE}"] if nodes == "1" else []  # whose name need not mean anything to itself
+    options += [f"--local-addr={HERE}"] if nodes == "1" else []  # a node need not resolve its own name
     before = folder.read_exit()
     try:
         run.main(torchrun_command(words, *options))
@@ -54,7 +54,7 @@ def main(words: Sequence[str], processes: int) -> int:
 
 
 def job() -> str:
-    """The id of the job that this process is part of, as scontrol takes it; an array's element has one of its own."""
+    """Id of the job of this process, as scontrol takes ids; of an element of a job array: ARRAY_ELEMENT."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 

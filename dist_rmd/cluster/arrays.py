@@ -1,4 +1,4 @@
-"""A sweep as SLURM job arrays: first the stages that several cells share, then the cells."""
+"""Lays a sweep out as SLURM job arrays: first the stages that several cells share, then the cells."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from dist_rmd.files import write_json
 from dist_rmd.run.folder import slurm_folder
 from dist_rmd.sweep.tasks import RunSpec
 
-if TYPE_CHECKING:  # they need submitit, which looking at a sweep does not
+if TYPE_CHECKING:  # both import submitit, which --status does without
     from dist_rmd.cluster.bundle import Bundle
     from dist_rmd.cluster.submission import SlurmExecutor
 
@@ -28,12 +28,15 @@ class Array:
     bundles: Sequence[Sequence[RunSpec]]
 
     def needs(self) -> list[str]:
-        """The names of the tasks that some of these start from."""
+        """Names of the tasks whose results the tasks of this array start from."""
         return sorted({task.needs.name for bundle in self.bundles for task in bundle if task.needs})
 
 
 def arrays(sweep: str, tasks: Sequence[RunSpec], pack: int) -> Iterator[Array]:
-    """The tasks of the sweep called `sweep` as arrays, each after those that it needs; `pack` tasks in an element."""
+    """Group the tasks of the sweep named `sweep` into job arrays of `pack` tasks per element.
+
+    Every array comes after the arrays that its tasks need.
+    """
 
     def order(task: RunSpec) -> tuple[int, bool, str]:
         return _depth(task), not task.serves, task.config.stages[-1] if task.serves else ""
@@ -49,10 +52,10 @@ def _depth(task: RunSpec) -> int:
 
 
 class Queue:
-    """Which job each task of the sweep in `folder` has been given to; <folder>/slurm/jobs.json keeps it.
+    """The SLURM job of each task of the sweep in `folder`, kept in <folder>/slurm/jobs.json.
 
-    device: cuda or cpu, what the jobs have; None before the first.  Results are known by it, and a machine that looks
-    at the sweep may have another one.
+    device: cuda or cpu, the device of the jobs; None before the first job.  It is kept because results are found by
+    their device, and the machine on which a user looks at the sweep may have another device than the jobs.
     """
 
     def __init__(self, folder: Path):
@@ -70,13 +73,13 @@ class Queue:
         self.jobs: dict[str, str] = kept["jobs"]
 
     def log(self, job: str) -> Path:
-        """The log of the job's only task."""
+        """Path of the log of a job's only task."""
         return self.folder / f"{job}_0_log.out"
 
     def states(self) -> dict[str, str]:
-        """Name of a task -> `RUNNING`, `PENDING (Priority)`, ..., of all whose jobs have not ended.
+        """State of every task whose job has not ended: name of the task -> `RUNNING`, `PENDING (Priority)`, ...
 
-        Raises UserError when SLURM does not answer: otherwise queued tasks would be submitted a second time.
+        Raises UserError when SLURM does not answer: an empty answer would submit queued tasks a second time.
         """
         if not self.jobs:
             return {}
@@ -94,9 +97,10 @@ class Queue:
     def submit(
         self, array: Array, executor: "SlurmExecutor", bundle: "Callable[[Sequence[RunSpec]], Bundle]"
     ) -> tuple[list[str], list[str]]:
-        """Submit an array, to begin when the jobs that it needs have ended.  Returns the ids of its jobs, and of those.
+        """Submit an array that begins when the jobs that it needs have ended.
 
-        To be called within `submission.submitting`, by which a refusal becomes a UserError.
+        Returns the ids of the submitted jobs and the ids of the jobs that they wait for.  Call this method within
+        `submission.submitting`, which turns a refusal by SLURM into a UserError.
         """
         alive = self.states()
         before = [self.jobs[name] for name in array.needs() if name in alive]

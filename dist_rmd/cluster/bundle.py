@@ -13,17 +13,17 @@ from dist_rmd.sweep.tasks import RunSpec
 
 
 class Bundle:
-    """`tasks` of a sweep, with `ranks` processes each.  again: those whose loss was not finite, too."""
+    """Tasks of a sweep, with `ranks` processes each.  again: also tries tasks again whose loss was not finite."""
 
     def __init__(self, tasks: Sequence[RunSpec], ranks: int, again: bool):
         self.tasks, self.ranks, self.again = tasks, ranks, again
 
     def __call__(self) -> int:
-        """Run them.  Returns 0; with any other outcome the process leaves, after a stop with the job requeued."""
+        """Run the tasks.  Returns 0 if all are done; else ends the process, after a stop with the job requeued."""
         lacking = [task for task in self.tasks if task.needs and task.needs.state != "done"]
         for task in lacking:
             print(f"missing  {task.name}: {task.reason}", flush=True)
-        # What they start from is there: it is not for an element, one of many, to try it again.
+        # The tasks that these start from are done; without `needs` no element of the array runs them a second time.
         ready = [replace(task, needs=None) for task in self.tasks if task not in lacking]
         slots = Slots(len(self.tasks), self.ranks, lambda line: print(line, flush=True), lambda running: None)
         stopped_by = slots.run(ready, self.again)
@@ -35,5 +35,5 @@ class Bundle:
         return end(code, submitit.JobEnvironment().job_id)
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit, which asks when SIGUSR2 came before work began: the same again."""
+        """Return the work to requeue; submitit calls this method when SIGUSR2 comes before the work has begun."""
         return DelayedSubmission(self)

@@ -1,4 +1,4 @@
-"""A run as a SLURM job, a job array, or processes of this machine: submitted, and followed to its end."""
+"""Submits a run as a SLURM job, a job array or processes of this machine, and follows the job to its end."""
 
 import argparse
 import contextlib
@@ -26,7 +26,10 @@ from dist_rmd.run.folder import slurm_folder
 
 
 def launch(options: argparse.Namespace) -> int:
-    """Submit the job, or the job array, and say where it is.  Returns the exit code."""
+    """Submit the job or job array, print its number and the path of its log, and with --follow wait for its end.
+
+    Returns the exit code.
+    """
     numbers = options.array.numbers if options.array else []
     config = checked(options, numbers)
     folder = Path(config.out) if numbers else Path(config.out) / config.name
@@ -74,7 +77,7 @@ def launch(options: argparse.Namespace) -> int:
 def watch(number: str, look: Callable[[], State], log: Path) -> int:
     """Show a job's log, and its state as the last line of a terminal, until it has ended.  Returns its exit code."""
     console = Console()
-    with console.status("") as status:  # nothing where there is no terminal
+    with console.status("") as status:  # shows nothing without a terminal
 
         def shown() -> State:
             state = look()
@@ -94,7 +97,7 @@ def watch_array(number: str, numbers: Sequence[int], logs: Path) -> int:
     with console.status("") as status:
 
         def shown() -> dict[str, State]:
-            states = array_states(number, numbers) | ended  # which SLURM forgets
+            states = array_states(number, numbers) | ended  # SLURM forgets ended elements
             ended.update({name: state for name, state in states.items() if state.code is not None})
             kinds = Counter(re.split(r"\W", state.text)[0] for state in states.values())
             status.update(Text(f"job {number}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
@@ -108,7 +111,10 @@ def _say(console: Console) -> Callable[[str], None]:
 
 
 def checked(options: argparse.Namespace, numbers: Sequence[int]) -> Config:
-    """The configuration; of a job array, its first element's.  Raises ConfigError."""
+    """Read the configuration of the job, or of a job array's first element.
+
+    Raises ConfigError, also if all elements of a job array would write into one folder.
+    """
 
     def config(number: int | None) -> Config:
         path, *overrides = numbered([str(options.config or ""), *options.overrides], number)
@@ -128,7 +134,7 @@ def checked(options: argparse.Namespace, numbers: Sequence[int]) -> Config:
 
 
 def on_the_cluster(options: argparse.Namespace, logs: Path, name: str, ranks: int) -> submission.SlurmExecutor:
-    """What submits the job to SLURM.  Raises ConfigError where there is none."""
+    """Return the executor that submits the job to SLURM.  Raises ConfigError where there is no SLURM."""
     tasks, processes = ranks, 1
     if options.torchrun:  # each agent has the cores of all its ranks
         tasks, processes = 1, ranks
@@ -140,7 +146,7 @@ def on_the_cluster(options: argparse.Namespace, logs: Path, name: str, ranks: in
 
 
 def on_this_machine(options: argparse.Namespace, folder: Path) -> submitit.LocalExecutor:
-    """What starts the job's processes here, without SLURM."""
+    """Return the executor that starts the job's processes on this machine, without SLURM.  Raises ConfigError."""
     if options.nodes != 1 or options.dry_run or options.torchrun or options.array:
         raise ConfigError(
             "--local: it is one machine, and there is no script: leave out --nodes, --dry-run, --torchrun and --array"
@@ -157,24 +163,24 @@ def on_this_machine(options: argparse.Namespace, folder: Path) -> submitit.Local
 
 
 def ranks_per_node(options: argparse.Namespace) -> int:
-    """One for each GPU, else as many as were asked for."""
+    """Number of ranks on each node: one for each GPU; without GPUs, --tasks-per-node."""
     return options.gpus or options.tasks_per_node or 1
 
 
 def local_state(job: submitit.Job[int]) -> State:
-    """The same for a job on this machine, whose exit code is the largest of its processes'."""
+    """State of a job on this machine; its exit code is the largest exit code of its processes."""
     if not job.done():
         return State("RUNNING")
     try:
         code = max(job.results())
-    except (submitit.core.utils.UncompletedJobError, OSError):  # its log says why
+    except (submitit.core.utils.UncompletedJobError, OSError):  # a process died; the job's log says why
         code = 1
     return State(f"{'FAILED' if code else 'COMPLETED'}, exit code {code}", code)
 
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """What is started in here hears neither ctrl-C nor the end of the terminal, as a job on a cluster does not."""
+    """Let processes started in this context ignore ctrl-C and the end of the terminal, like a job on a cluster."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
@@ -185,7 +191,7 @@ def _deaf() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _address() -> Iterator[None]:
-    """What is started in here meets at a free port of this machine."""
+    """Let processes started in this context rendezvous at a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with submitit.core.utils.environment_variables(MASTER_ADDR="127.0.0.1", MASTER_PORT=port):

@@ -1,4 +1,4 @@
-"""The options of a SLURM job: on a command line, and beneath them those that a user has set for all jobs."""
+"""Options of a SLURM job: from the command line, and defaults from a file that the user has written for all jobs."""
 
 import argparse
 import difflib
@@ -14,7 +14,7 @@ from dist_rmd.errors import ConfigError
 from dist_rmd.text import plain_yaml
 
 SITE = ".config/dist_rmd/slurm.yaml"
-"""options that hold for all jobs of a user, below the home folder"""
+"""file below the home folder with options for all jobs of the user"""
 NAME = re.compile(r"[a-z][a-z0-9-]*")
 SAID = (
     "nodes",
@@ -43,15 +43,15 @@ TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
 class JobParser(Parser):
-    """`parse` reads the options of the site, too."""
+    """A command line parser whose `parse` also reads the options in the file SITE."""
 
     _own: tuple[str, ...] = ()
-    """of the options of a job those that this command line has"""
+    """options of a job that this command line has"""
     _known: tuple[str, ...] = ()
     """all options of a job"""
 
     def add_job_options(self, without: Collection[str] = ()) -> None:
-        """Add the options of a job but those named in `without`."""
+        """Add all options of a job except the ones named in `without`."""
         number: dict[str, Any] = {"type": positive, "metavar": "N"}
         options: dict[str, dict[str, Any]] = {
             "nodes": {"help": "machines (default 1)", "default": 1, **number},
@@ -93,9 +93,9 @@ class JobParser(Parser):
             group.add_argument(f"--{name}", **options[name])
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The options of a command line, which win over those of the site.  Raises ConfigError.
+        """Parse a command line, whose options override the options in the file SITE.  Raises ConfigError.
 
-        `gpus` is added to them: the GPUs of each machine, from --gpus-per-node or --sbatch gres=gpu:TYPE:N.
+        The result also has `gpus`, the GPUs of each machine, from --gpus-per-node or --sbatch gres=gpu:TYPE:N.
         """
         given = super().parse([*(self._site(folder / SITE) if (folder := home()) else []), *argv])
         typed = next((n for name, value in reversed(given.sbatch) if name == "gres" and (n := _gpus(value))), None)
@@ -107,7 +107,7 @@ class JobParser(Parser):
         return given
 
     def _site(self, path: Path) -> list[str]:
-        """The options in a file, as words of a command line."""
+        """Read the options in the file `path` as words of a command line.  Raises ConfigError."""
         if not path.exists():
             return []
         given = plain_yaml.read(path) or {}
@@ -131,7 +131,7 @@ class JobParser(Parser):
 
 
 def _named(text: str) -> tuple[str, str | bool]:
-    """An option of sbatch as NAME=VALUE, or NAME alone for one that takes no value."""
+    """Parse an option of sbatch: NAME=VALUE, or NAME alone for an option without a value."""
     name, equals, value = text.removeprefix("--").partition("=")
     name = name.replace("_", "-")
     if not NAME.fullmatch(name) or (equals and not value):
@@ -148,7 +148,7 @@ def _argument(text: str) -> str:
 
 
 def _gpus(gres: str | bool) -> int | None:
-    """How many GPUs for each machine a value of gres asks for: gpu, gpu:4, gpu:a100:4, nvme:1,gpu:2; None: none."""
+    """Number of GPUs per machine in a value of gres such as gpu, gpu:4, gpu:a100:4 or nvme:1,gpu:2; None: no GPU."""
     for resource in str(gres).split(","):
         kind, *more = resource.partition("(")[0].split(":")
         if kind == "gpu":
@@ -157,14 +157,14 @@ def _gpus(gres: str | bool) -> int | None:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse an integer >= 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
 
 
 def _minutes(text: str) -> int:
-    """SLURM's minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s -> minutes, rounded up."""
+    """Convert a time limit of SLURM's to minutes, rounded up: minutes, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
     if not TIME.fullmatch(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is none of SLURM's formats: minutes, minutes:seconds, hours:minutes:seconds, days-hours, "

@@ -1,4 +1,4 @@
-"""The end of a task in a SLURM job: puts a job that was stopped on request back into the queue."""
+"""Ends a task of a SLURM job, and puts a job that was stopped on request back into the queue."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from dist_rmd.errors import Stopped, UserError
 
 
 def end(code: int, job_id: str) -> int:
-    """End this task of a job with an exit code, or return it where it is 0; a job that was stopped is requeued."""
+    """End this process with exit code `code`, or return 0 if `code` is 0.  A job that was stopped is requeued."""
     if code == 0:
         return code
     signals.ignore()  # the outcome is settled
@@ -23,9 +23,9 @@ def end(code: int, job_id: str) -> int:
 
 
 def _requeue(job_id: str) -> int:
-    """Put the job, which has been stopped after a checkpoint, back into the queue.  Returns the exit code.
+    """Put a job that was stopped after a checkpoint back into the queue.  Returns the exit code of the process.
 
-    A job that is no longer running has been cancelled, or SLURM requeues it itself.
+    A job that SLURM no longer lists as running is left alone: it was cancelled, or SLURM requeues the job itself.
     """
     try:
         state = scontrol("show", "job", job_id)[0]["JobState"]

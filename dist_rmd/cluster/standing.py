@@ -10,15 +10,15 @@ from dist_rmd.sweep.tasks import RunSpec
 
 @dataclass(frozen=True)
 class Standing:
-    """One line of a sweep's table."""
+    """Status of one task, a line of the sweep's table."""
 
     name: str
     state: str
     """done, running, pending, stopped, failed, diverged, lost (its job ended without a word), or open (not begun)"""
     job: str
-    """the id of its last job, if it has had one"""
+    """id of the task's last job; empty if there was no job"""
     text: str
-    """how far it is, or why not further"""
+    """progress of the task, or the reason why the task does not go on"""
 
     @property
     def alive(self) -> bool:
@@ -27,13 +27,13 @@ class Standing:
 
 
 def standings(tasks: Sequence[RunSpec], queue: Queue) -> list[Standing]:
-    """Where the tasks stand now.  Raises UserError when SLURM, which has some of them, does not answer."""
+    """Status of the tasks now.  Raises UserError when tasks were submitted to SLURM and SLURM does not answer."""
     queued = queue.states()
     return [_standing(task, queue, queued.get(task.name, "")) for task in tasks]
 
 
 def counts(found: Collection[Standing]) -> str:
-    """`3 done, 1 running, ...`."""
+    """Number of tasks in each state, as text: `3 done, 1 running`."""
     states = [one.state for one in found]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
 
@@ -62,5 +62,5 @@ def _progress(task: RunSpec) -> str:
 
 
 def runs(count: int) -> str:
-    """1 run, 2 runs."""
+    """The number of runs as text: `1 run`, `2 runs`."""
     return f"{count} run{'s' * (count != 1)}"

@@ -1,4 +1,4 @@
-"""State of a job in SLURM's words, and the log of its first task."""
+"""Follows a SLURM job: its state in SLURM's words, and the log of its first task."""
 
 import re
 import subprocess
@@ -14,14 +14,14 @@ ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
 }  # fmt: skip
 POLL, SILENT = 2.0, 600.0
-"""seconds: between two looks; without an answer of SLURM's, until nobody waits for one any longer"""
+"""seconds between two queries of SLURM; seconds without an answer after which following a job ends"""
 LAST = 10
-"""lines of a log that say how a job ended"""
+"""last lines of a failed job's log that are shown"""
 
 
 @dataclass(frozen=True)
 class State:
-    """What is shown of a job; `code` is its exit code once it has ended, None before.  `known`: SLURM said so."""
+    """State of a job as shown text; `code`: exit code, None before the end; `known`: whether SLURM has answered."""
 
     text: str
     code: int | None = None
@@ -29,7 +29,7 @@ class State:
 
 
 def scontrol(*words: str) -> list[dict[str, str]]:
-    """`scontrol WORDS` -> what it prints as Name=value, a line each.  Raises UserError with the words of SLURM."""
+    """Run `scontrol WORDS`; returns the Name=value pairs of every line.  Raises UserError with SLURM's message."""
     try:
         done = subprocess.run(["scontrol", "--oneliner", *words], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -40,13 +40,13 @@ def scontrol(*words: str) -> list[dict[str, str]]:
 
 
 def in_slurms_words(stderr: str) -> str:
-    """What a program of SLURM complains of, on one line."""
+    """Error messages of a SLURM program, on one line, without repetitions."""
     lines = [re.sub(r"^\w+: (error: )?", "", line).strip() for line in stderr.splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
 def slurm_state(job_id: str) -> State:
-    """The job as the controller knows it, which forgets a job some minutes after its end."""
+    """Ask SLURM's controller for the state of a job.  The controller forgets a job some minutes after its end."""
     try:
         return _state(scontrol("show", "job", job_id)[0])
     except UserError as error:
@@ -54,13 +54,13 @@ def slurm_state(job_id: str) -> State:
 
 
 def array_states(job_id: str, numbers: Sequence[int]) -> dict[str, State]:
-    """The elements of a job array, by their ids such as 12_3."""
+    """Ask SLURM for the state of every element of a job array, by ids such as 12_3."""
     ids = [f"{job_id}_{number}" for number in numbers]
     try:
         jobs = scontrol("show", "job", job_id)
     except UserError as error:
         return dict.fromkeys(ids, _unknown(error))
-    begun = {f"{job_id}_{job['ArrayTaskId']}": _state(job) for job in jobs}  # those not begun have one line together
+    begun = {f"{job_id}_{job['ArrayTaskId']}": _state(job) for job in jobs}  # pending ones share one line
     return {name: begun.get(name, State("PENDING")) for name in ids}
 
 
@@ -85,13 +85,13 @@ def _unknown(error: UserError) -> State:
 
 
 def follow(look: Callable[[], State], log: Path, say: Callable[[str], None]) -> int:
-    """Say each new state and each new line of the log until the job has ended.  Returns its exit code."""
+    """Show each new state and each new line of the log until the job has ended.  Returns the job's exit code."""
     shown, position, answered = "", 0, time.monotonic()
     while True:
-        state = look()  # before the log: what was written until the end is to be seen
+        state = look()  # before the log, so that the log's last lines are shown, too
         answered = time.monotonic() if state.known else answered
         if state.code:
-            time.sleep(POLL)  # a shared file system shows the last words somewhat later
+            time.sleep(POLL)  # a shared file system shows the last lines somewhat later
         position = _rest(log, position, say, whole=state.code is None)
         if state.text != shown:
             say(f"[{time.strftime('%H:%M:%S')}] {state.text}")
@@ -104,9 +104,9 @@ def follow(look: Callable[[], State], log: Path, say: Callable[[str], None]) -> 
 
 
 def follow_all(look: Callable[[], Mapping[str, State]], log: Callable[[str], Path], say: Callable[[str], None]) -> int:
-    """Say each new state of several jobs until all have ended, and of a failed one the last lines of its log.
+    """Show each new state of several jobs until all have ended; of a failed job also the last lines of its log.
 
-    log: where it is, from the job's id.  Returns the largest of their exit codes.
+    log: id of a job -> path of its log.  Returns the largest exit code of the jobs.
     """
     last: dict[str, State] = {}
     answered = time.monotonic()
@@ -115,7 +115,7 @@ def follow_all(look: Callable[[], Mapping[str, State]], log: Callable[[str], Pat
         answered = time.monotonic() if all(state.known for state in states.values()) else answered
         for name, state in states.items():
             before = last.get(name)
-            if before == state or (before and before.code is not None):  # one that has ended may be forgotten
+            if before == state or (before and before.code is not None):  # SLURM forgets ended jobs
                 continue
             last[name] = state
             say(f"[{time.strftime('%H:%M:%S')}] {name}: {state.text}")
@@ -134,12 +134,12 @@ def follow_all(look: Callable[[], Mapping[str, State]], log: Callable[[str], Pat
 
 
 def _rest(log: Path, position: int, say: Callable[[str], None], whole: bool) -> int:
-    """Say the lines after `position`, unfinished ones only if not `whole`.  Returns where they end."""
+    """Show the lines of the log after byte `position`; returns the new position.  whole: only complete lines."""
     try:
         with open(log, "rb") as file:
             file.seek(position)
             new = file.read()
-    except FileNotFoundError:  # not begun
+    except FileNotFoundError:  # the job has not begun
         return position
     if whole:
         new = new[: new.rfind(b"\n") + 1]

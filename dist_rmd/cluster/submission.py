@@ -1,4 +1,4 @@
-"""How work gets to SLURM: through submitit, whose scripts are requeued and go on in the same log."""
+"""Submits work to SLURM through submitit, whose scripts are requeued and go on in the same log."""
 
 import argparse
 import contextlib
@@ -18,26 +18,26 @@ from dist_rmd.text.escapes import slurm_pattern
 SIGNAL_BEFORE_END = 120
 """seconds before the time limit at which SLURM asks the job to stop"""
 NEVER = 10**6
-"""of anything that submitit counts down or waits for"""
+"""a limit that no job reaches: of submitit's timeouts, elements at once and minutes"""
 OF_ONE_MACHINE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "ramfs"}
 
 
 class SlurmExecutor(submitit.SlurmExecutor):
-    """submitit's, which can write a job's script where there is no SLURM, too."""
+    """submitit's executor, made to write a job's script also on a machine without SLURM."""
 
     @classmethod
     def affinity(cls) -> int:
         return 1
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
-        """The script, in which the folder of logs stands within file name patterns."""
+        """The job's script, with the folder of logs escaped for SLURM's file name patterns."""
         text = super()._make_submission_file_text(command, uid)
         folder = str(Path(self.folder).expanduser().absolute())
         return text.replace(f"{folder}/%", f"{slurm_pattern(folder)}/%")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError where there is no SLURM, but for a dry run, and without a time limit."""
+    """Raise ConfigError if there is no time limit, or, unless for a dry run, no SLURM on this machine."""
     if not options.dry_run and not shutil.which("sbatch"):
         raise ConfigError("sbatch is not in PATH: run this where jobs are submitted; --dry-run needs none")
     if options.time is None:
@@ -54,11 +54,13 @@ def executor(
     parallel: int | None = None,
     array: str | None = None,
 ) -> SlurmExecutor:
-    """What submits jobs called `name` to SLURM, with the options of `Parser.add_job_options`; `folder` is for its logs.
+    """Return an executor that submits jobs called `name` to SLURM, with the options of `JobParser.add_job_options`.
 
-    processes: how many each task starts, which share its cores.  parallel: how many elements of an array run at once.
-    array: the elements of one for `submit_array`, as for sbatch, such as 1,3-5%2.  Raises ConfigError where `check`
-    does.
+    folder: takes the logs.
+    processes: number of processes that each task starts; they share the task's cores.
+    parallel: number of elements of an array that run at once.
+    array: elements of a job array for `submit_array`, in sbatch's notation, such as 1,3-5%2.
+    Raises ConfigError (see `check`).
     """
     check(options)
     made = SlurmExecutor(folder, max_num_timeout=NEVER)
@@ -92,31 +94,34 @@ def executor(
 
 
 def script(executor: SlurmExecutor, elements: int = 1) -> str:
-    """What sbatch would get for one job, or for a job array of several elements."""
+    """Return the script that sbatch would get for one job, or for a job array of several elements."""
     if elements > 1:
         executor.parameters["map_count"] = elements  # as submitit does when it submits a batch
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
 def submit_array(made: SlurmExecutor, task: Callable[[], int], numbers: Sequence[int]) -> str:
-    """Submit `task` as the array that `made` is for, with these elements.  Returns the array's id.
+    """Submit `task` as a job array with the elements `numbers` through `made`, an executor with an `array`.
 
-    SLURM's numbers are those that the user gave; submitit's own arrays are numbered from 0 on.
+    Returns the array's id.  The elements keep the numbers that the user gave; submitit's own arrays count from 0.
     """
     job = made.submit(task)
-    for number in numbers:  # each element waits until there is one of its own
+    for number in numbers:  # each element waits for a file of its own
         (made.folder / f"{job.job_id}_{number}_submitted.pkl").symlink_to(job.paths.submitted_pickle.name)
     return str(job.job_id)
 
 
 def threads(cores: int | None, processes: int = 1) -> list[str]:
-    """A line of shell by which a task's processes use the cores that were asked for, if any were, and no others."""
+    """Line of shell that limits the threads of a task's processes to the task's cores; none without --cpus-per-task."""
     return [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{max(1, cores // processes)}}}"] if cores else []
 
 
 @contextlib.contextmanager
 def submitting() -> Iterator[None]:
-    """A refusal in SLURM's words, as UserError; within another job, nothing of that one's is inherited."""
+    """Raise UserError with SLURM's message where a submission in this context is refused.
+
+    Removes SLURM's variables from the environment, so that a job submitted from another job inherits nothing from it.
+    """
     inherited = [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"]
     for name in inherited:
         del os.environ[name]
@@ -127,7 +132,7 @@ def submitting() -> Iterator[None]:
 
 
 def warn_of_local_disk(out: str) -> None:
-    """Say so where `out` looks like a folder that other machines do not see."""
+    """Warn if `out` is on a file system that other machines probably do not see."""
     kind = filesystem(Path(out))
     if kind in OF_ONE_MACHINE:
         print(
@@ -137,11 +142,11 @@ def warn_of_local_disk(out: str) -> None:
 
 
 def filesystem(path: Path) -> str:
-    """The type of the file system that a path, existing or not, is on, such as nfs4; "" where nobody knows."""
+    """Type of the file system of a path, such as nfs4; "" if unknown.  The path need not exist."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
         return ""
-    places = {Path(mount[1].replace("\\040", " ")): mount[2] for mount in mounts}  # of two on one place, the later
+    places = {Path(mount[1].replace("\\040", " ")): mount[2] for mount in mounts}  # the last mount on a place counts
     whole = path.resolve()
     return next((places[place] for place in (whole, *whole.parents) if place in places), "")

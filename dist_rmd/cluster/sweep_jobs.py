@@ -1,4 +1,4 @@
-"""What is left of a sweep, submitted to SLURM as job arrays, and followed to its end."""
+"""Submits the missing tasks of a sweep to SLURM as job arrays, and follows them to the end."""
 
 import argparse
 import time
@@ -19,7 +19,10 @@ POLL = 5.0
 
 
 def submit(tasks: Sequence[RunSpec], folder: Path, arguments: argparse.Namespace, console: Console) -> int:
-    """Submit what is neither done nor in the queue, and with --follow wait for all.  Returns the exit code."""
+    """Submit the tasks that are neither done nor in SLURM's queue; with --follow wait for all tasks.
+
+    Returns the exit code.
+    """
     queue, pack = Queue(folder), arguments.pack or 1
     queue.device = "cuda" if arguments.gpus else "cpu"
     everything = with_needs(tasks)
@@ -55,7 +58,7 @@ def submit(tasks: Sequence[RunSpec], folder: Path, arguments: argparse.Namespace
 
 
 def _follow(tasks: Sequence[RunSpec], queue: Queue, console: Console) -> int:
-    """Say what changes until nothing goes on by itself.  Returns the exit code."""
+    """Show every change of a task's state until no task is running or pending.  Returns the exit code."""
     shown: dict[str, str] = {}
     while True:
         found = standings(tasks, queue)

@@ -1,4 +1,4 @@
-"""What each task of a submitted job runs: training, and the job's way back into the queue after a stop on request."""
+"""A task of a submitted job: trains, and puts the job back into the queue after a stop on request."""
 
 import os
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from submitit.helpers import DelayedSubmission
 from dist_rmd.cluster.requeue import end
 
 NUMBER = "%a"
-"""in the words of a job array's tasks: the number of the element, as in file names of sbatch"""
+"""stands for the number of a job array's element in the words of its command line, as in file names of sbatch"""
 
 
 class SlurmTask:
-    """`python -m dist_rmd.train WORDS`, as one rank of a job of submitit's, under SLURM or on this machine.
+    """Runs `python -m dist_rmd.train WORDS` as one rank of a submitit job, under SLURM or on this machine.
 
-    agent_of: so many ranks of this node in place of one, through torchrun.
+    agent_of: number of ranks that this task starts on its node through torchrun; None: the task is one rank itself.
     """
 
     def __init__(self, words: Sequence[str], agent_of: int | None = None):
         self.words, self.agent_of = list(words), agent_of
 
     def __call__(self) -> int:
-        """Train.  Returns the exit code on this machine; under SLURM the process leaves with it."""
-        # Not before submitit has put up its handler: the imports take seconds, in which SIGUSR2 then requeues the job.
+        """Train.  Returns the exit code on this machine; under SLURM a code other than 0 ends the process."""
+        # Imported after submitit has set its signal handler: a SIGUSR2 during these slow imports requeues the job.
         from dist_rmd.cluster import agent
         from dist_rmd.pipeline import command
 
@@ -37,10 +37,10 @@ class SlurmTask:
         return end(agent.main(words, self.agent_of) if self.agent_of else command.main(words), job.job_id)
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit, which asks when SIGUSR2 came before training began: the same again."""
+        """Return the work to requeue; submitit calls this method when SIGUSR2 comes before training has begun."""
         return DelayedSubmission(self)
 
 
 def numbered(words: Sequence[str], number: int | str | None) -> list[str]:
-    """The words with the number of a job array's element in the place for it; as they are where there is none."""
+    """Replace NUMBER in the words by the number of a job array's element; no change without a number."""
     return [word if number is None else word.replace(NUMBER, str(number)) for word in words]

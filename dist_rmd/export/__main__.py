@@ -1,4 +1,4 @@
-"""python -m dist_rmd.export RUN: a trained network as a file for other programs."""
+"""python -m dist_rmd.export RUN: writes a trained network as files for other programs."""
 
 import sys
 from collections.abc import Sequence
@@ -55,7 +55,10 @@ def export(
     best: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Make all files, and write them when every one of them has been compared with the network.  Raises UserError."""
+    """Write the network in every format, after the outputs of all files were compared with the network's.
+
+    Raises UserError, and writes no file, if a format is impossible or its outputs differ.
+    """
     saved = run.saved(stage or run.classifier(), best)
     if softmax and not saved.is_classifier:
         raise ConfigError(f"--softmax: stage {saved.origin.stage} has no classifier, but features")
@@ -77,7 +80,7 @@ def export(
 
 
 def _formats(text: str) -> list[str]:
-    """The formats that `--format` names, each once.  Raises ConfigError."""
+    """Parse the formats that `--format` names, each once.  Raises ConfigError for an unknown format."""
     names = [*dict.fromkeys(name.strip() for name in text.split(","))]
     for name in names:
         if name not in FORMATS:

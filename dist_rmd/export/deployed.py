@@ -1,4 +1,4 @@
-"""A trained network as other programs take it: pixels in 0..1 in, logits, probabilities or features out."""
+"""A trained network as other programs use networks: pixels in 0..1 in, logits, probabilities or features out."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,9 @@ from dist_rmd.run.saved import SavedNetwork
 
 
 class Deployed(nn.Module):
-    """images N x 3 x S x S float32, RGB in 0..1 -> N x C logits, or what `output` says; on the CPU, not trained.
+    """Network of images N x 3 x S x S float32, RGB in 0..1, normalisation included; on the CPU, in evaluation mode.
 
-    The normalisation is inside.  output: `logits`; `probabilities`, their softmax; or `features` N x D, of the encoder.
+    output: `logits`, N x C; `probabilities`, the softmax of the logits; or `features`, N x D, of the encoder.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""The files that `dist-rmd export` makes: each is compared with the network before it is written."""
+"""File formats of `dist-rmd export`: the outputs of each file are compared with the network's before it is written."""
 
 import io
 import json
@@ -18,26 +18,26 @@ from dist_rmd.export.deployed import Deployed
 from dist_rmd.run.saved import SavedNetwork
 
 TOLERANCE = 1e-5
-"""how far a file's outputs may be from the network's, in parts of the largest output where that is above 1"""
+"""largest difference between a file's outputs and the network's; relative to the largest output if that is above 1"""
 TRIED = (1, 3)
-"""images in the batches that are compared: a file takes any number of them"""
+"""batch sizes of the comparison: a file takes batches of any size"""
 ABOUT = "dist_rmd.json"
-"""of a TorchScript file: the name of its part with the metadata"""
+"""name of the part of a TorchScript file that holds the metadata"""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One file, in memory."""
+    """An exported file in memory, with the Python that loads it."""
 
     content: bytes
     lines: tuple[str, ...]
-    """Python that loads the file {path}, and computes the outputs of `images`"""
+    """lines of Python that load the file {path} and compute the outputs of `images`"""
     difference: float | None
-    """the largest from the network's outputs; None where nothing that runs the file is installed"""
+    """largest difference from the network's outputs; None if nothing that runs the file is installed"""
 
 
 def metadata(saved: SavedNetwork, output: str) -> dict[str, str]:
-    """What a file says of itself; lists are JSON."""
+    """Metadata of a file: classes, image side, normalisation, output and origin; lists are JSON."""
     origin, side = saved.origin, saved.origin.side
     return {
         "classes": json.dumps(origin.classes),
@@ -54,7 +54,7 @@ def metadata(saved: SavedNetwork, output: str) -> dict[str, str]:
 
 
 def safetensors(saved: SavedNetwork, deployed: Deployed, names: str = "dist_rmd") -> Exported:
-    """The weights alone, under the key names of a library; the normalisation stands in the metadata."""
+    """Export the weights alone, under the key names of a library; the metadata holds the normalisation."""
     with extras.explained():
         from safetensors import torch as library
     key_names.check(saved, names)
@@ -83,7 +83,7 @@ def safetensors(saved: SavedNetwork, deployed: Deployed, names: str = "dist_rmd"
 
 
 def onnx(saved: SavedNetwork, deployed: Deployed) -> Exported:
-    """The whole graph, normalisation included, for ONNX Runtime and all that reads ONNX."""
+    """Export the whole graph, normalisation included, for ONNX Runtime and other readers of ONNX."""
     with extras.explained():
         import onnx as library
         import onnxscript  # noqa: F401  (torch's exporter needs it, and says so in a traceback)
@@ -120,11 +120,11 @@ def onnx(saved: SavedNetwork, deployed: Deployed) -> Exported:
 
 
 def torchscript(saved: SavedNetwork, deployed: Deployed) -> Exported:
-    """The whole graph, normalisation included, for torch without this package: in Python, C++ or on a phone."""
+    """Export the whole graph, normalisation included, for torch without this package: in Python, C++ or on a phone."""
     side, output = saved.origin.side, deployed.output
     file = io.BytesIO()
     about = json.dumps(metadata(saved, output))
-    with warnings.catch_warnings():  # torch would rather have torch.export, which neither C++ nor older torch reads
+    with warnings.catch_warnings():  # torch advises torch.export, whose files neither C++ nor older torch reads
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(deployed, torch.rand(2, 3, side, side))
         torch.jit.save(traced, file, _extra_files={ABOUT: about})
@@ -145,17 +145,17 @@ FORMATS: dict[str, tuple[str, Callable[..., Exported]]] = {
     "onnx": (".onnx", onnx),
     "torchscript": (".pt", torchscript),
 }
-"""name -> suffix of the file, what makes it"""
+"""name of a format -> suffix of the file, function that makes the file"""
 
 
 def lines_for(exported: Exported, path: Path) -> list[str]:
-    """The lines with the path in them, as a Python text has it."""
+    """Fill the path, escaped as in a Python string, into the lines of Python that load the file."""
     written = json.dumps(str(path))[1:-1]
     return [line.replace("{path}", written) for line in exported.lines]
 
 
 def _parts(tensors: dict[str, Tensor], saved: SavedNetwork, names: str) -> dict[str, dict[str, Any]]:
-    """What a file holds, put back in its place by name: so the check sees what the file says, not what was meant."""
+    """Sort a file's tensors back into the network's parts by their names, so that the comparison tests the file."""
     places = key_names.places(saved, names)
     parts: dict[str, dict[str, Any]] = {part: {} for part in saved.weights}
     for key, tensor in tensors.items():
@@ -166,7 +166,10 @@ def _parts(tensors: dict[str, Tensor], saved: SavedNetwork, names: str) -> dict[
 
 @torch.no_grad()
 def _difference(network: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], saved: SavedNetwork) -> float:
-    """The largest between two outputs on images of noise.  Raises UserError where it is above the tolerance."""
+    """Largest difference between the outputs of two networks on images of noise.
+
+    Raises UserError if the difference is above the tolerance.
+    """
     generator, side = torch.Generator().manual_seed(0), saved.origin.side
     largest = 0.0
     for images in (torch.rand(count, 3, side, side, generator=generator) for count in TRIED):

@@ -1,7 +1,7 @@
-"""The weights of a network under the names of dist_rmd, torchvision or timm, and the Python that builds it there.
+"""Renames a network's weights as in dist_rmd, torchvision or timm, and writes the Python that builds the network there.
 
-torchvision's ResNets and timm's have the same names and layers.  Ours may differ from them in the stem, one 3 x 3
-convolution without max-pooling: a network of theirs then gets that stem before it takes our weights.
+torchvision's ResNets and timm's have the same names and layers.  Our ResNets may have another stem, one 3 x 3
+convolution without max-pooling: the Python then gives the library's network this stem before it loads our weights.
 """
 
 import torch
@@ -14,11 +14,11 @@ from dist_rmd.run.saved import SavedNetwork
 
 NAMES = ("dist_rmd", "timm", "torchvision")
 THEIR_WIDTH = 64
-"""channels of the first stage of their ResNets, which is fixed"""
+"""channels of the first stage of the libraries' ResNets, the only width there"""
 
 
 def check(saved: SavedNetwork, names: str) -> None:
-    """Raise ConfigError where the library has no network that could take these weights."""
+    """Raise ConfigError if the library has no network that could load these weights."""
     name, width = saved.model["name"], saved.model["width"]
     if names == "dist_rmd":
         return
@@ -32,20 +32,20 @@ def check(saved: SavedNetwork, names: str) -> None:
 
 
 def _architecture(saved: SavedNetwork) -> Encoder:
-    """The encoder without weights."""
+    """Build the encoder on the meta device, without weights."""
     with torch.device("meta"):
         return encoder(saved.model["name"], saved.model["width"])
 
 
 def _resnet(saved: SavedNetwork) -> ResNet:
-    """The same, of a network that `check` has let through."""
+    """Build the encoder, a ResNet since `check` has passed, on the meta device, without weights."""
     net = _architecture(saved)
     assert isinstance(net, ResNet)
     return net
 
 
 def state_dict(saved: SavedNetwork, names: str) -> dict[str, Tensor]:
-    """The network's tensors by their names there, each with memory of its own."""
+    """The network's tensors by their names in the library, contiguous."""
     found = {}
     for key, place in places(saved, names).items():
         part, _, below = place.partition(".")
@@ -54,7 +54,7 @@ def state_dict(saved: SavedNetwork, names: str) -> dict[str, Tensor]:
 
 
 def places(saved: SavedNetwork, names: str) -> dict[str, str]:
-    """Name there -> name here, such as encoder.conv1.weight."""
+    """Name of each tensor in the library -> its name here, such as encoder.conv1.weight."""
     ours = [f"{part}.{key}" for part, weights in saved.weights.items() for key in weights]
     if names == "dist_rmd":
         return {key: key for key in ours}
@@ -63,7 +63,10 @@ def places(saved: SavedNetwork, names: str) -> dict[str, str]:
 
 
 def _theirs(key: str, stages: tuple[int, ...]) -> str:
-    """encoder.blocks.3.shortcut.0.weight -> layer2.1.downsample.0.weight, where the first stage has 2 blocks."""
+    """Translate a name to the library's: encoder.blocks.3.shortcut.0.weight -> layer2.1.downsample.0.weight.
+
+    stages: blocks of each stage of the ResNet; the example has 2 in the first stage.
+    """
     part, _, below = key.partition(".")
     if part == "head":
         return f"fc.{below}"
@@ -78,7 +81,7 @@ def _theirs(key: str, stages: tuple[int, ...]) -> str:
 
 
 def builder(saved: SavedNetwork, names: str) -> list[str]:
-    """Lines of Python that make `net`, with untrained weights; `call` says how it is called."""
+    """Lines of Python that build the network `net` with untrained weights, for the expression of `call`."""
     name, width, classes = saved.model["name"], saved.model["width"], len(saved.origin.classes)
     if names == "dist_rmd":
         body = f"encoder({name!r}, {width})"
@@ -100,12 +103,12 @@ def builder(saved: SavedNetwork, names: str) -> list[str]:
 
 
 def call(saved: SavedNetwork, names: str) -> str:
-    """The expression for the logits, or the features, that `net` gives for `normalised` images."""
+    """Python expression for the outputs of `net`, logits or features, for images `normalised`."""
     if names != "dist_rmd":
         return "net(normalised)"
     return "net(normalised)[0]" if saved.is_classifier else 'net["encoder"](normalised)'
 
 
 def metadata(saved: SavedNetwork, names: str) -> dict[str, str]:
-    """What a file must say of the network that its tensors are for."""
+    """Metadata that a file needs for the network to be rebuilt."""
     return {"names": names, "model": saved.model["name"], "width": str(saved.model["width"])}

@@ -1,4 +1,4 @@
-"""A sweep laid out as tables, each cell beside its published number and its baseline."""
+"""Lays a sweep out as tables, with each cell beside its published number and its baseline."""
 
 import itertools
 import statistics
@@ -13,18 +13,18 @@ from dist_rmd.sweep.results import Cell, Sweep
 
 @dataclass(frozen=True)
 class Block:
-    """What one table shows: the cells that share their values on the axes before the rows'."""
+    """The cells of one table: they share their values on the axes that come before the axis of the rows."""
 
     title: str
     rows: tuple[str, ...]
     columns: tuple[tuple[str, ...], ...]
-    """values on the axes after the rows'"""
+    """values on the axes that come after the axis of the rows"""
     cells: Mapping[tuple[str, tuple[str, ...]], Cell]
-    """by row and column; a place that the grid leaves out is missing"""
+    """cells by row and column; combinations that the grid leaves out are missing"""
 
 
 class Comparison:
-    """A sweep laid out: rows are methods, columns what follows them among the axes, blocks what comes before."""
+    """A sweep as tables: rows are methods; the axes after the method are columns, the axes before it are tables."""
 
     def __init__(self, sweep: Sweep):
         self.sweep = sweep
@@ -38,7 +38,7 @@ class Comparison:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """In order of display."""
+        """The tables, in order of display."""
         cells: dict[tuple[str, ...], dict[tuple[str, tuple[str, ...]], Cell]] = defaultdict(dict)
         for cell in self.sweep.cells.values():
             values = self.values(cell)
@@ -63,31 +63,31 @@ class Comparison:
         return list(itertools.product(*(self.sweep.axes[axis] for axis in axes)))
 
     def values(self, cell: Cell) -> dict[str, str]:
-        """The cell's value on every axis, by name."""
+        """Name of each axis -> the cell's value on this axis."""
         return dict(zip(self.sweep.axes, cell.coordinates, strict=True))
 
     def heading(self, column: tuple[str, ...]) -> tuple[str, ...]:
-        """A column's values as they are read: `symmetric`, `0.1`, but `rho1 0.5`, `rho2 0.25`."""
+        """Values of a column as text; if all are numbers, with the names of their axes: `rho1 0.5`, `rho2 0.25`."""
         if all(map(_is_number, column)):
             return tuple(map(named, self.column_axes, column)) or ("accuracy",)
         return column
 
     def published(self, cell: Cell) -> Published | None:
-        """The number printed for the cell."""
+        """The number that the paper prints for the cell; None if there is none."""
         if self.sweep.published is None or self.sweep.table is None:
             return None
         printed = {axis: self.sweep.names.get(value, value) for axis, value in self.values(cell).items()}
         return published(self.sweep.published, self.sweep.table, printed)
 
     def difference(self, cell: Cell) -> float | None:
-        """Ours, last epoch, less the published number."""
+        """Mean accuracy of the last epoch minus the published number; None if either is missing."""
         printed = self.published(cell)
         if printed is None or not cell.finished:
             return None
         return statistics.mean(outcome.last for outcome in cell.finished.values()) - printed.accuracy
 
     def baseline(self, cell: Cell) -> Cell | None:
-        """The cell of the method that this one is meant to improve on, all else equal."""
+        """The cell of the method that this cell's method is compared with, all other axes equal; None if missing."""
         values = self.values(cell)
         method = self.sweep.compare.get(values[self.row_axis])
         if method is None:
@@ -95,31 +95,31 @@ class Comparison:
         return self.sweep.cells.get(tuple((values | {self.row_axis: method}).values()))
 
     def gains(self, cell: Cell) -> list[float]:
-        """Ours, last epoch, less the baseline's, for every seed that both have finished."""
+        """Accuracy of the last epoch minus the baseline's, for every seed that both have finished."""
         baseline = self.baseline(cell)
         before = baseline.finished if baseline else {}
         return [cell.finished[seed].last - before[seed].last for seed in cell.finished if seed in before]
 
     def published_gain(self, cell: Cell) -> float | None:
-        """The published number less that of the baseline."""
+        """Published number of the cell minus the baseline's; None if either is missing."""
         baseline = self.baseline(cell)
         printed, before = self.published(cell), self.published(baseline) if baseline else None
         return printed.accuracy - before.accuracy if printed and before else None
 
     @cached_property
     def notes(self) -> list[str]:
-        """Doubts about published numbers, each once, in the order in which they are numbered."""
+        """Doubts about published numbers, each once, in the order of their numbers."""
         printed = [self.published(cell) for cell in self.sweep.cells.values()]
         return list(dict.fromkeys(number.note for number in printed if number and number.note))
 
     @cached_property
     def published_name(self) -> str:
-        """What the published numbers are called: those of another recipe are not to be taken for a replication's."""
+        """Heading of the published numbers; it says so if the sweep's recipe differs from the published recipe."""
         return "published, full size" if any(cell.changed for cell in self.sweep.cells.values()) else "published"
 
 
 def named(axis: str, value: str) -> str:
-    """A value as it is read alone: a mere number needs the name of what it is."""
+    """A value as text that stands alone: a number with the name of its axis before it."""
     return f"{axis} {value}" if _is_number(value) else value
 
 
