@@ -1,4 +1,4 @@
-"""A network whose weights are the moving average of another's (Tarvainen & Valpola 2017, arXiv:1703.01780, sec. 2)."""
+"""A network that averages another network's weights over time (Tarvainen & Valpola 2017, arXiv:1703.01780, sec. 2)."""
 
 import copy
 
@@ -10,16 +10,18 @@ from dist_rmd.distributed.collectives import first_ranks
 
 
 def average_of(net: nn.Module) -> nn.Module:
-    """A copy of `net` as it stands, in evaluation mode and without gradient, for `move_average`."""
+    """A copy of `net` with its present weights, in evaluation mode and without gradient, for `move_average`."""
     return copy.deepcopy(net).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def move_average(average: nn.Module, net: nn.Module, momentum: float) -> None:
-    """average <- momentum * average + (1 - momentum) * net, for parameters and running statistics; counters are copied.
+    """Update the moving average: average <- momentum * average + (1 - momentum) * net.
 
-    momentum: 0..1, what stays.  Both networks have the same layers.  Every rank must call it: where ranks have batch
-    statistics of their own (dist.sync_batchnorm=false), those of the first rank count, as in DDP.
+    The formula applies to parameters and running statistics; integer counters are copied.
+    average, net: networks with the same layers.  momentum: 0..1, the share of the old average that stays.
+    Every rank must call this function: where ranks have batch statistics of their own (dist.sync_batchnorm=false), the
+    first rank's statistics count, as in DDP.
     """
     statistics = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
     moving = [*average.parameters(), *(buffer for buffer in average.buffers() if buffer.is_floating_point())]

@@ -1,4 +1,4 @@
-"""What every encoder is, and encoders by name: what `model.name` in a configuration may be."""
+"""The base class of all encoders, and `encoder`, which makes one by the name in `model.name` of a configuration."""
 
 import inspect
 
@@ -13,22 +13,22 @@ class Encoder(nn.Module):
     """Base of all encoders: normalised images N x 3 x S x S -> features N x out_features."""
 
     out_features: int
-    """D, dimensions of the feature"""
+    """D, number of features of an image"""
     stride: float
-    """side of an image / side of the last map"""
+    """side of an image / side of its last map"""
     head_std: float | None = None
-    """standard deviation of the initial weights of a head on it; None: those of nn.Linear"""
+    """standard deviation of the initial weights of a linear head; None: nn.Linear's own initialisation"""
 
     def maps(self, images: Tensor) -> Tensor:
         """The features before they are pooled: N x D x S/stride x S/stride."""
         raise NotImplementedError
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
-        """What each stage ends with, the last one being `maps`: N x C_i x S_i x S_i."""
+        """The maps at the end of each stage, N x C_i x S_i x S_i; the last stage's are those of `maps`."""
         raise ConfigError(f"{type(self).__name__} has no maps of stages: choose a ResNet or a VGG of this package")
 
     def pool(self, maps: Tensor) -> Tensor:
-        """What `maps` gives -> N x D."""
+        """Pool the result of `maps` to features N x D."""
         return maps.mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -36,9 +36,9 @@ class Encoder(nn.Module):
 
 
 class Resized(Encoder):
-    """`net` with images resized to its own side before it: N x 3 x S x S -> N x D, for any side S."""
+    """`net`, which expects images of one `side`, for images of any side S, resized first: N x 3 x S x S -> N x D."""
 
-    stride = 0.0  # its maps have no fixed share of an image's side
+    stride = 0.0  # unknown: the maps' side does not depend on the images' side
 
     def __init__(self, net: Encoder, side: int):
         super().__init__()
@@ -52,12 +52,13 @@ class Resized(Encoder):
 
 
 def encoder(name: str, width: int = 64, init: str = "fan_out") -> Encoder:
-    """A freshly initialised encoder: what dist_rmd/models/encoders/<name>.py makes.
+    """Make a freshly initialised encoder by name, with the function of dist_rmd/models/encoders/<name>.py.
 
-    name: also <file>/<variant>, such as resnet18/imagenet, where the file's function has a parameter `variant`.
+    name: <file>, or <file>/<variant>, such as resnet18/imagenet, where the file's function has a parameter `variant`.
     width: channels of the first stage.
-    init: "fan_out" or "torch", where it has a parameter `init`; weights come from torch's global generator.
-    Raises ConfigError for what there is not.
+    init: "fan_out" or "torch", where the file's function has a parameter `init`.  Weights come from torch's global
+        generator.
+    Raises ConfigError for an unknown name, variant or initialisation.
     """
     file, slash, variant = name.partition("/")
     make = lookup("models.encoders", file)

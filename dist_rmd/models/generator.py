@@ -1,23 +1,23 @@
-"""A generator of images from noise, as the data-free distillations have it.
+"""The generator of images from noise that the data-free distillation methods train.
 
 DAFL (Chen et al. 2019, https://arxiv.org/abs/1904.01186), DFAD (Fang et al. 2019, https://arxiv.org/abs/1912.11006) and
-ZSKT (Micaelli & Storkey 2019, https://arxiv.org/abs/1905.09768) share one architecture, but for the Tanh, which ZSKT
-leaves out.  DAFL's code adds 0.8 to the variances of two of the layers, in place of the usual 1e-5; here none does.
+ZSKT (Micaelli & Storkey 2019, https://arxiv.org/abs/1905.09768) share this architecture; ZSKT leaves out the Tanh.
+DAFL's code has eps = 0.8 in two of the batch normalisations; here all have the usual 1e-5.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.2
-"""of LeakyReLU"""
+"""negative slope of LeakyReLU"""
 
 
 class Generator(nn.Module):
     """Noise N x latent -> images N x 3 x side x side, each channel with mean 0 and variance 1 over the batch.
 
-    A linear layer makes maps of side / 4, which nearest-neighbour interpolation doubles twice, with a convolution after
-    each; the last one halves the 2 * width channels, one more makes the colours.  bounded: Tanh before the last
-    normalisation.  Its weights come from torch's global generator.
+    A linear layer makes maps of side / 4 with 2 * width channels.  Nearest-neighbour interpolation doubles their side
+    twice, each time followed by a convolution; the second convolution halves the channels, and a last convolution makes
+    the three colours.  bounded: put a Tanh before the last normalisation.  Weights come from torch's global generator.
     """
 
     def __init__(self, latent: int, side: int, width: int = 64, bounded: bool = True):

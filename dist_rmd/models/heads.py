@@ -1,4 +1,4 @@
-"""What sits on an encoder: SimSiam's projector and predictor, and the linear classifier."""
+"""The heads of an encoder: SimSiam's projector and predictor, and the linear classifier."""
 
 from torch import Tensor, nn
 
@@ -6,9 +6,10 @@ from dist_rmd.models.encoder import Encoder
 
 
 def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
-    """SimSiam's projector: `layers` linear layers, each with batch normalisation, the last without ReLU and affine.
+    """SimSiam's projector, N x features -> N x out: `layers` linear layers, each followed by batch normalisation.
 
-    N x features -> N x out; the identity for layers = 0.
+    A ReLU follows each layer but the last, whose normalisation has no affine parameters.  With layers = 0 the projector
+    is the identity.
     Chen & He 2021, https://arxiv.org/abs/2011.10566, sec. 3; two layers for CIFAR (app. D).
     """
     widths = [features, *[hidden] * (layers - 1), out]
@@ -24,7 +25,7 @@ def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequentia
 
 
 def predictor(features: int, hidden: int) -> nn.Sequential:
-    """SimSiam's predictor, a bottleneck N x features -> N x hidden -> N x features (sec. 3)."""
+    """SimSiam's predictor, a bottleneck N x features -> N x hidden -> N x features (Chen & He 2021, sec. 3)."""
     return nn.Sequential(
         nn.Linear(features, hidden, bias=False),
         nn.BatchNorm1d(hidden),
@@ -34,7 +35,7 @@ def predictor(features: int, hidden: int) -> nn.Sequential:
 
 
 def linear_head(encoder: Encoder, classes: int) -> nn.Linear:
-    """The linear layer N x D -> N x classes on the encoder's features, with the initial weights that it asks for."""
+    """A linear layer from the encoder's features to logits, N x D -> N x classes, initialised by encoder.head_std."""
     head = nn.Linear(encoder.out_features, classes)
     if encoder.head_std is not None:
         nn.init.normal_(head.weight, std=encoder.head_std)

@@ -1,8 +1,8 @@
-"""ResNets (He et al. 2016, https://arxiv.org/abs/1512.03385), with a stem for small images or for large ones.
+"""ResNets (He et al. 2016, https://arxiv.org/abs/1512.03385), with a stem for small images or for large images.
 
-Stem "cifar" (sec. 4.2) is one 3x3 convolution of stride 1 without max-pooling, so that 32x32 images keep their
-resolution through the first stage; "solo-learn" is the same with a padding of 2, as that library trains on CIFAR;
-"imagenet" (table 1) is a 7x7 convolution of stride 2 and a max-pooling.  A bottleneck has its stride in the 3x3
+Stem "cifar" (sec. 4.2) is a 3x3 convolution of stride 1 without max-pooling, so that 32x32 images keep their
+resolution through the first stage; "solo-learn" is the same with a padding of 2, as the library solo-learn has it for
+CIFAR; "imagenet" (table 1) is a 7x7 convolution of stride 2 and a max-pooling.  A bottleneck has its stride in the 3x3
 convolution, as in torchvision.
 """
 
@@ -69,10 +69,11 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
 class ResNet(Encoder):
     """Encoder: images N x 3 x S x S -> features N x 8*width, or 32*width with bottlenecks, for any side S >= 8.
 
-    blocks: how many of `kind` each of the four stages has.  width: channels of the first (64 in the papers).
-    init: "fan_out", normal weights of variance 2 / outputs of a convolution; "torch", those of nn.Conv2d, uniform with
-    variance 1 / (3 inputs).
-    Raises ConfigError for a stem that there is not.
+    blocks: number of blocks in each of the four stages.  width: channels of the first stage (64 in the papers).
+    stem: a name in STEMS.  kind: class of the blocks.
+    init: "fan_out", normal weights with variance 2 / fan-out of a convolution; "torch", the weights of nn.Conv2d,
+        uniform with variance 1 / (3 fan-in).
+    Raises ConfigError for an unknown stem.
     """
 
     def __init__(
@@ -115,6 +116,6 @@ class ResNet(Encoder):
         return ends
 
     def _begin(self, images: Tensor) -> Tensor:
-        """What the first stage sees."""
+        """The stem: images -> the input of the first stage."""
         x = F.relu(self.bn1(self.conv1(images)))
         return F.max_pool2d(x, 3, 2, 1) if self.pooled else x

@@ -1,4 +1,4 @@
-"""The statistics of a batch in batch normalisation: used and then forgotten, or read."""
+"""The batch statistics of batch normalisation: keeps them out of the running statistics, or reads them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextlib.contextmanager
 def statistics_kept(net: nn.Module) -> Iterator[None]:
-    """Within it, a training forward of `net` leaves all running statistics as they are.
+    """Within this context, a forward pass of `net` in training mode leaves all running statistics as they are.
 
-    For images that are unlike those of the evaluation, such as mixed or turned ones.
+    It serves images unlike those of the evaluation, such as mixed or rotated images.
     """
     tracking = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for module in tracking:
-        module.track_running_stats = False  # the layer then normalises by the batch, and writes nothing down
+        module.track_running_stats = False  # the layer then normalises by the batch and updates nothing
     try:
         yield
     finally:
@@ -26,10 +26,11 @@ def statistics_kept(net: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def batch_moments(net: nn.Module) -> Iterator[list[tuple[_BatchNorm, Tensor, Tensor]]]:
-    """Within it, a forward of `net` fills the list: (layer, mean, biased variance) of what enters each normalisation.
+    """Within this context, a forward pass of `net` appends (layer, mean, biased variance) of each layer's input.
 
-    C numbers each, over images and places, with gradient, float32 or wider, in the order of the forward.  `net` itself,
-    its outputs and its running statistics stay as they are.
+    The layers are those of batch normalisation, in the order of the forward pass.  Mean and variance are over images
+    and places, C numbers each, float32 or wider, with gradient.  Reading them changes neither `net` nor its outputs nor
+    its running statistics.
     """
     found: list[tuple[_BatchNorm, Tensor, Tensor]] = []
 

@@ -1,8 +1,8 @@
 """VGG-13 and -16 encoders with batch normalisation (Simonyan & Zisserman 2015, https://arxiv.org/abs/1409.1556).
 
-Convolutions are those of configurations B and D (table 1), without bias since batch normalisation follows.  For small
-images there are four max-pools in place of five, and an average pool in place of the hidden linear layers, as in the
-code of MODUL's authors: at side 32 the last map is 2 x 2.
+The convolutions are those of configurations B and D (table 1), without bias since batch normalisation follows.  For
+small images the encoder has four max-pools instead of five, and an average pool instead of the hidden linear layers,
+as in the code of MODUL's authors: at side 32 the last map is 2 x 2.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from dist_rmd.models.encoder import Encoder
 class VGG(Encoder):
     """Encoder: images N x 3 x S x S -> features N x 8*width, for any side S.
 
-    `convolutions` are those of the five stages; `width` the channels of the first (64 in the papers), of which the
-    others have 2, 4, 8 and 8 times as many.
-    init: "fan_out", normal weights of variance 2 / outputs of a convolution; "torch", the same with batch normalisation
-    scaled by 0.5 and a head of standard deviation 0.01, as in the code of MODUL's authors.
+    convolutions: number of convolutions in each of the five stages.  width: channels of the first stage (64 in the
+        papers); the other stages have 2, 4, 8 and 8 times as many.
+    init: "fan_out", normal weights with variance 2 / fan-out of a convolution; "torch", the same weights, with the
+        scales of batch normalisation at 0.5 and a head of standard deviation 0.01, as in the code of MODUL's authors.
     """
 
     stride = 16
@@ -28,7 +28,7 @@ class VGG(Encoder):
         channels = 3
         layers: list[nn.Module] = []
         for stage, count in enumerate(convolutions):
-            # Rounding up changes nothing where S is a multiple of 16, and leaves something of images of 8 pixels.
+            # ceil_mode has no effect where S is a multiple of 16; with S = 8 it keeps the last map from being empty.
             layers += [nn.MaxPool2d(2, ceil_mode=True)] if stage > 0 else []
             for _ in range(count):
                 out = width * 2 ** min(stage, 3)

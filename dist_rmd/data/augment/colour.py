@@ -1,6 +1,6 @@
-"""torchvision's colour operations on float images in 0..1, a whole batch at once, each sample with its own factor.
+"""torchvision's colour operations for a whole batch: every image has a factor of its own.
 
-Images are b x 3 x S x S float32; factors are of length b.
+Images are b x 3 x S x S float32 in 0..1, factors b float32.
 """
 
 import torch
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """adjust_brightness: scale, clamped to 0..1."""
+    """torchvision's adjust_brightness: multiply each image by its factor and clamp the result to 0..1."""
     return (images * _column(factor)).clamp(0, 1)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """adjust_contrast: blend with the image's mean grey."""
+    """torchvision's adjust_contrast: blend each image with its mean grey level."""
     # An integer sum is the same in every order of summation, so neither batch size nor device changes a bit.
     levels = (gray(images) * 2**24).to(torch.int32).sum((1, 2, 3), dtype=torch.int64)
     mean = levels.to(torch.float64) / (2**24 * images.shape[2] * images.shape[3])
@@ -21,23 +21,23 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """adjust_saturation: blend with the grey image."""
+    """torchvision's adjust_saturation: blend each image with its grayscale version."""
     return _blend(images, gray(images), factor)
 
 
 def hue(images: Tensor, factor: Tensor) -> Tensor:
-    """adjust_hue: turn the hue by `factor` (in turns, -0.5..0.5), keeping HSV's saturation and value."""
+    """torchvision's adjust_hue: turn the hue by `factor` (in turns, -0.5..0.5); HSV's saturation and value stay."""
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    divisor = torch.where(chroma == 0, 1.0, chroma)  # of grey pixels the hue does not matter
+    divisor = torch.where(chroma == 0, 1.0, chroma)  # the hue of a grey pixel has no effect
     lack_red, lack_green, lack_blue = ((value - channel) / divisor for channel in (red, green, blue))
     sextant = torch.where(
         value == red,
         lack_blue - lack_green,
         torch.where(value == green, 2 + lack_red - lack_blue, 4 + lack_green - lack_red),
     )
-    # The roundings are torchvision's too: an error of the hue is six times as large in the pixels.
+    # Round as torchvision does: an error of the hue is six times as large in the pixels.
     turn = sextant / 6 + 1
     turn = turn - torch.floor(turn) + factor[:, None, None]
     sextant = 6 * (turn - torch.floor(turn))
@@ -46,7 +46,7 @@ def hue(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def gray(images: Tensor) -> Tensor:
-    """rgb_to_grayscale: b x 1 x S x S luma (ITU-R 601-2)."""
+    """torchvision's rgb_to_grayscale: the luma (ITU-R 601-2), b x 1 x S x S."""
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
 

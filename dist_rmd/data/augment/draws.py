@@ -1,4 +1,4 @@
-"""What is drawn for a view: the parameters of its crop, flip and colours, from each sample's keyed draws."""
+"""Draws the parameters of a view (crop, flip, colours) for each sample, from random numbers keyed by the sample."""
 
 import itertools
 
@@ -18,17 +18,23 @@ GRAY_RATE = 0.2
 
 
 def order(seed: int, epoch: int, view: int, batch: int) -> int:
-    """Which of ORDERS: one for all samples of global batch `batch`, where one for each would cost 24 passes."""
+    """The place in ORDERS of the order in which all samples of global batch `batch` get their colour operations.
+
+    An order of its own for each sample would cost 24 passes over the batch.
+    """
     return keyed_rng.key(seed, epoch, view, f"jitter order {batch}") % len(ORDERS)
 
 
 def strong(
     keys: Tensor, indices: Tensor, side: int, crop_min: float, flip_rate: float
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor, list[Tensor], Tensor]:
-    """Parameters of b samples, for the words `keys` of STRONG (see keyed.keys) and b int64 beton positions.
+    """Parameters of the "strong" view of b samples.
 
-    Returns the box (top, left, height, width: b int64 each), where to mirror (b bool), the factors of each of
-    colour.JITTER (b float32 each) and where to take the colours away (b bool).
+    keys: those of STRONG, see keyed_rng.keys.  indices: b beton positions, int64.  side: of the images, in pixels.
+    crop_min: the least area of a crop, as a fraction of the image.  flip_rate: probability of a flip, 0..1.
+
+    Returns the box of the crop (top, left, height, width: b int64 each), which samples are mirrored (b bool), the
+    factors of each operation in colour.JITTER (b float32 each), and which samples become grayscale (b bool).
     """
     draws = keyed_rng.draw(keys, indices)
     areas, ratios = draws[: geometry.TRIES], draws[geometry.TRIES : 2 * geometry.TRIES]
@@ -43,7 +49,11 @@ def strong(
 
 
 def weak(keys: Tensor, indices: Tensor, side: int, flip_rate: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Shift down and to the right (b int64 each, within side / 8) and where to mirror, as for `strong`."""
+    """Parameters of the "weak" view of b samples; arguments as for `strong`.
+
+    Returns how far down and right each pixel is taken from (b int64 each, at most side // 8 pixels either way), and
+    which samples are mirrored (b bool).
+    """
     down, right, flip = keyed_rng.draw(keys, indices).unbind(0)
     padding = side // 8
     down, right = (keyed_rng.below(draw, 2 * padding + 1) - padding for draw in (down, right))

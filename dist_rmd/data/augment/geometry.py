@@ -1,7 +1,7 @@
-"""Crops, resizing and flips of a whole batch, each sample with its own parameters, as two batched matrix products.
+"""Crops, resizes and flips a whole batch by two batched matrix products; every sample has parameters of its own.
 
-The matrices hold integers, as do the pixels, so for sides up to 128 both products are exact in float32, in whatever
-order they are summed: a sample's pixels do not depend on its batch or on the kernel that the hardware picks.
+Matrices and pixels are integers.  For sides up to 128 both products are therefore exact in float32 in any order of
+summation: a sample's pixels depend neither on its batch nor on the kernel that the hardware picks.
 """
 
 import math
@@ -22,9 +22,9 @@ def random_resized_boxes(
 
     `area_bits` and `ratio_bits` are TRIES x b draws, `top_bits` and `left_bits` b draws; `smallest` is the least area
     of a crop as a fraction of the image's.  Returns top, left, height and width, each b int64.  The first try that fits
-    inside the image counts; if none does, the whole image is taken.
+    inside the image counts; if no try fits, the box is the whole image.
     """
-    # In float64, where no compiler's or device's way of rounding comes near enough to a half to move a border.
+    # In float64: there the roundings of different compilers and devices are too small to move a border by a pixel.
     area = side * side * (smallest + (1 - smallest) * keyed_rng.unit(area_bits).double())
     ratio = _exp((2 * keyed_rng.unit(ratio_bits).double() - 1) * LOG_RATIO)
     width = torch.sqrt(area * ratio).round().to(torch.int64)
@@ -38,23 +38,25 @@ def random_resized_boxes(
 
 
 def bilinear(start: Tensor, size: Tensor, flip: Tensor, side: int) -> Tensor:
-    """Weights that enlarge pixels start..start+size-1 of an axis to `side` pixels, in reverse order where `flip`.
+    """Weights that enlarge pixels start..start+size-1 of an axis to `side` pixels; where `flip`, in reverse order.
 
     `start`, `size` (int64) and `flip` (bool) are of length b; the result is b x side x side (output, input), integers
-    in units of 1/(2 side).  Half-pixel centres, edges repeated: torchvision's bilinear with antialias, as size <= side.
+    in units of 1/(2 side).  Pixel centres lie at halves and edges are repeated, as in torchvision's bilinear
+    interpolation with antialias, which has no effect while size <= side.
     """
     output = torch.arange(side, device=start.device)
     output = torch.where(flip[:, None], side - 1 - output, output)
-    position = (size[:, None] * (2 * output + 1) - side).clamp(min=0)  # of the centre, in units of 1/(2 side)
+    position = (size[:, None] * (2 * output + 1) - side).clamp(min=0)  # of the output's centre, in units of 1/(2 side)
     near, weight = position // (2 * side), position % (2 * side)
     far = torch.minimum(near + 1, size[:, None] - 1)
     return _taps(start[:, None] + near, 2 * side - weight, side) + _taps(start[:, None] + far, weight, side)
 
 
 def shift(offset: Tensor, flip: Tensor, side: int) -> Tensor:
-    """Weights (0 or 1) that move an axis: output o is pixel o + offset, black if there is none; mirrored where `flip`.
+    """Weights (0 or 1) that shift an axis: output pixel o is input pixel o + offset, or black beyond the border.
 
-    `offset` (int64, may be negative) and `flip` (bool) are of length b; the result is b x side x side (output, input).
+    The axis is mirrored where `flip`.  `offset` (int64, may be negative) and `flip` (bool) are of length b; the result
+    is b x side x side (output, input).
     """
     output = torch.arange(side, device=offset.device)
     output = torch.where(flip[:, None], side - 1 - output, output)
@@ -62,9 +64,9 @@ def shift(offset: Tensor, flip: Tensor, side: int) -> Tensor:
 
 
 def resample(images: Tensor, rows: Tensor, columns: Tensor, unit: int) -> Tensor:
-    """Apply `rows` and `columns` (each b x S x S, output x input, integers in units of 1/unit) to b x S x S x 3 uint8.
+    """Resample images (b x S x S x 3 uint8) by the weights of their rows and columns -> b x 3 x S x S float32 in 0..1.
 
-    Returns b x 3 x S x S float32 in 0..1.
+    rows, columns: b x S x S each (output, input), integers in units of 1/unit.
     """
     b, side = images.shape[:2]
     pixels = images.permute(0, 1, 3, 2).to(torch.float32).reshape(b, side, 3 * side)
@@ -74,13 +76,16 @@ def resample(images: Tensor, rows: Tensor, columns: Tensor, unit: int) -> Tensor
 
 
 def _taps(source: Tensor, weight: Tensor, side: int) -> Tensor:
-    """b x side sources and weights of the outputs -> b x side x side float32 with `weight` at `source`, 0 elsewhere."""
+    """b x side x side float32 (output, input): the b x side `weight` at input `source` of each output, else 0."""
     pixel = torch.arange(side, device=source.device, dtype=torch.int32)
     return torch.where(source.to(torch.int32)[..., None] == pixel, weight.to(torch.float32)[..., None], 0.0)
 
 
 def _exp(x: Tensor) -> Tensor:
-    """exp of |x| < 0.3 to float64 accuracy.  A library's exp may round differently at a vector's end than inside it."""
+    """exp(x) for |x| < 0.3, to float64 accuracy.
+
+    A library's exp may round the last elements of a vector differently from the others; this series does not.
+    """
     result = torch.ones_like(x)
     for n in range(13, 0, -1):
         result = 1 + result * x / n

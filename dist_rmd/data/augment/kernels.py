@@ -1,4 +1,4 @@
-"""What numba compiles: kept for the next process, and run in threads of our own."""
+"""Functions that numba compiles: caches the compiled code on disk, and runs it in this package's own threads."""
 
 import contextlib
 import functools
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba.typed.typeddict  # which `uncompiled` would spoil if it were imported in there
+import numba.typed.typeddict  # imported here: a first import within `uncompiled` would leave it without compiled code
 from numpy import array_split
 from numpy.typing import NDArray
 
 
 def kept(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` compiled for threads at its first call ever: numba keeps the result beside the function's file.
+    """`function`, compiled without the GIL at its first call; later processes read the compiled code from disk.
 
-    Or in the user's cache, or in NUMBA_CACHE_DIR; where there is no folder that it may write to, every process compiles
-    anew.  A full disk ends the run.
+    numba keeps the code beside the function's file, in the user's cache or in NUMBA_CACHE_DIR.  Where none of these
+    folders can be written, every process compiles anew.  A full disk ends the run.
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -25,10 +25,10 @@ def kept(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def in_threads(kernel: Callable[..., None], threads: int, rows: Sequence[NDArray[Any]], *shared: NDArray[Any]) -> None:
-    """Run `kernel` on `rows`, arrays of equal length, in parts of about equal length, one in each thread.
+    """Run `kernel` on `rows` (arrays of equal length) in `threads` threads, each on a part of about equal length.
 
-    Not numba's threads: some of its pools abort the process when two threads of ours are in them at the same time, or
-    when a process forks.
+    The threads are not numba's: some of numba's pools abort the process when two threads enter them at the same time,
+    or when the process forks.
     """
     parts = zip(*(array_split(row, threads) for row in rows), strict=True)
     if threads == 1:
@@ -39,15 +39,20 @@ def in_threads(kernel: Callable[..., None], threads: int, rows: Sequence[NDArray
 
 @functools.cache
 def _pool(kernel: Callable[..., None], threads: int, process: int) -> ThreadPoolExecutor:
-    """One for each kernel, or views would wait where a disk is slow; and for each process: a fork has no threads."""
+    """The pool of threads of a kernel in a process.
+
+    Kernels have pools of their own, so that views do not wait for a kernel that reads a slow disk.  A forked process
+    needs a new pool, since a fork inherits no threads.
+    """
     return ThreadPoolExecutor(threads, kernel.__name__)
 
 
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
-    """In here numba leaves functions and dictionaries to Python.
+    """Within this context numba compiles nothing: functions and dictionaries stay Python's.
 
-    For importing FFCV, which keeps two constants of its JPEG decoder in a dictionary that numba compiles for seconds.
+    Importing FFCV needs it: FFCV keeps two constants of its JPEG decoder in a numba dictionary, which takes seconds to
+    compile.
     """
     before = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
     numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]

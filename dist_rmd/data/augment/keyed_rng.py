@@ -1,7 +1,7 @@
-"""Randomness that belongs to the sample: every draw is a hash of (seed, epoch, view, what, sample index).
+"""Random numbers keyed by the sample: every draw is a hash of (seed, epoch, view, name of the draw, sample index).
 
-So a draw does not depend on the batch, worker, rank or restart that asks for it.  The words of a key are folded on the
-host; the sample's index is mixed in on the device, with integer arithmetic that is exact everywhere.
+A draw is therefore the same in any batch, worker and rank, and after any restart.  The host hashes everything but the
+sample's index into a key; the device mixes the index in, with integer arithmetic that is exact everywhere.
 """
 
 import hashlib
@@ -17,8 +17,9 @@ _ORDER = int.from_bytes(b"ordr", "big")
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of 0..n-1 (int64) in which epoch `epoch` visits its n samples.  `seed` and `epoch` are >= 0."""
-    # Raw Philox words are the same in every numpy version; Generator.permutation makes no such promise.  Without a word
-    # of its own the order of epoch 0 would follow the draws of label noise of the same seed: wrong labels first.
+    # Raw Philox words are the same in every numpy version; Generator.permutation makes no such promise.  The word
+    # _ORDER keeps this draw apart from the draw of label noise: with a common one, epoch 0 would visit wrong labels
+    # first wherever both have the same seed.
     words = np.random.Philox(np.random.SeedSequence([_ORDER, seed, epoch])).random_raw(n)
     return np.argsort(words, kind="stable")
 
@@ -31,35 +32,35 @@ def shard(size: int, rank: int, world: int) -> slice:
 
 
 def key(seed: int, epoch: int, view: int, what: str) -> int:
-    """A 64-bit hash of what is drawn; also the draw itself where a whole batch shares it."""
+    """The 64-bit key of the draw named `what`; it serves as the draw itself where a whole batch shares one."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{view}/{what}".encode(), digest_size=8).digest(), "little")
 
 
 def keys(seed: int, epoch: int, view: int, whats: Sequence[str]) -> Tensor:
-    """The keys of k draws, as k x 2 words of 32 bits (int64), for `draw`."""
+    """The keys of the k draws named `whats`, for `draw`: k x 2 words of 32 bits each (int64)."""
     folded = [key(seed, epoch, view, what) for what in whats]
     return torch.tensor([[word >> 32, word & _MASK] for word in folded])
 
 
 def draw(keys: Tensor, indices: Tensor) -> Tensor:
-    """k x b integers (int64), uniform in [0, 2^32), for the k x 2 words of `keys` and the b sample `indices` < 2^32."""
+    """k x b integers (int64), uniform in [0, 2^32), from k x 2 words `keys` and b sample indices < 2^32."""
     first, second = keys[:, :1], keys[:, 1:]
-    # Two rounds with two words: with one, two keys that differ in few bits would give the same draws to other indices.
+    # Two rounds with two words: after one round, keys that differ in few bits would give equal draws to other indices.
     return _mix(_mix(indices ^ first) ^ second)
 
 
 def bits(seed: int, epoch: int, view: int, what: str, indices: Tensor) -> Tensor:
-    """b integers (int64) in [0, 2^32), one for each of the b sample `indices`, on their device."""
+    """b integers (int64), uniform in [0, 2^32), for b sample indices, on the device of `indices`."""
     return draw(keys(seed, epoch, view, [what]).to(indices.device), indices)[0]
 
 
 def uniform(seed: int, epoch: int, view: int, what: str, indices: Tensor) -> Tensor:
-    """b float32 in [0, 1), one for each of the b sample `indices`, on their device."""
+    """b float32, uniform in [0, 1), for b sample indices, on the device of `indices`."""
     return unit(bits(seed, epoch, view, what, indices))
 
 
 def unit(bits: Tensor) -> Tensor:
-    """Uniform float32 in [0, 1): the top 24 of 32 bits, hence exact."""
+    """float32, uniform in [0, 1), from 32 bits: the top 24 of them, which float32 holds exactly."""
     return (bits >> 8).to(torch.float32) * 2**-24
 
 

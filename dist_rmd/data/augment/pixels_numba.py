@@ -1,7 +1,8 @@
-"""The pixels of views on CPUs: each sample goes through all its operations while it is in the cache, compiled by numba.
+"""The pixels of views on CPUs, compiled by numba: each sample goes through all operations while it is in the cache.
 
-Two taps an axis in place of the matrices of geometry.py, then the arithmetic of colour.py, operation by operation and
-rounding by rounding: the bits are those of pixels_torch.py.  The first call ever compiles (some 10 s).
+A crop reads two pixels an axis (the taps) in place of the matrices of geometry.py.  The colours follow colour.py
+operation by operation and rounding by rounding, so the bits are those of pixels_torch.py.  The first call compiles
+(some 10 s); later processes read the compiled code from disk.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ def weak(images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: 
 
 
 def _run(kernel: Callable[..., None], rows: Sequence[Tensor], *shared: np.ndarray) -> None:
-    """On the samples of `rows`, in as many threads as torch has."""
+    """Run `kernel` on the samples of `rows`, in as many threads as torch uses."""
     in_threads(kernel, torch.get_num_threads(), [row.numpy() for row in rows], *shared)
 
 
@@ -90,10 +91,10 @@ def _shift(images, down, right, flip, result, normalised):
 
 @njit
 def _crop(image, top, left, height, width, flip, pixels):
-    """geometry.bilinear and resample: integers up to the last division."""
+    """geometry.bilinear and geometry.resample of one image, in integers up to the last division."""
     side = len(image)
     unit = 2 * side
-    near, far = np.empty(side, uint32), np.empty(side, uint32)  # unsigned: numba need not look for negative indices
+    near, far = np.empty(side, uint32), np.empty(side, uint32)  # unsigned, so that numba checks for no negative indices
     near_weight, far_weight = np.empty(side, float32), np.empty(side, float32)
     for x in range(side):
         position = max(width * (2 * (side - 1 - x if flip else x) + 1) - side, 0)
@@ -138,7 +139,7 @@ def _contrast(pixels, factor):
 def _saturation(pixels, factor):
     for p in range(pixels.shape[1]):
         gray = (ONE - factor) * _luma(pixels, p)
-        # Spelled out: a loop over the channels in here would not be vectorised.
+        # Without a loop over the channels, which would keep the compiler from vectorising the outer loop.
         pixels[0, p] = _clamp(factor * pixels[0, p] + gray)
         pixels[1, p] = _clamp(factor * pixels[1, p] + gray)
         pixels[2, p] = _clamp(factor * pixels[2, p] + gray)

@@ -1,4 +1,4 @@
-"""The pixels of views in torch, one operation of the whole batch after another: plain code for any device."""
+"""The pixels of views in plain torch, for any device: one operation on the whole batch after another."""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,9 @@
-"""Augmented, normalised views of a uint8 batch, made on the device it is on.
+"""Makes augmented, normalised views of a uint8 batch on the batch's device.
 
-Every draw is keyed by (seed, epoch, sample, view): a sample's pixels are the same, bit by bit, in whatever batch and on
-whatever rank it is.  Only the order of the four colour operations is drawn for a whole global batch.
-What is drawn stands in draws.py, the arithmetic on pixels in pixels_torch.py; pixels_numba.py and views_triton.py do
-the same faster, to the bit.
+Every draw is keyed by (seed, epoch, sample, view): a sample's pixels are the same, to the bit, in any batch and on any
+rank.  Only the order of the four colour operations is drawn for a whole global batch.
+draws.py draws the parameters; pixels_torch.py computes the pixels.  pixels_numba.py (CPU) and views_triton.py (GPU)
+compute the same bits faster.
 """
 
 import functools
@@ -18,14 +18,14 @@ from dist_rmd.engine.precision import full_float32
 from dist_rmd.errors import ConfigError
 
 LARGEST = 128
-"""side of images up to which resizing is exact; larger ones are pixels_torch.py's on GPUs"""
+"""the largest side of images that are resized exactly; on GPUs pixels_torch.py makes the views of larger images"""
 
 
 class Pixels(Protocol):
     """Makes views of b x S x S x 3 uint8 `images`, each sample with its own parameters.
 
-    Parameters are of length b.  `statistics` are mean and std, 2 x 1 x 3 x 1 x 1 float32.  Returns b x 3 x S x S
-    float32, channels_last.  For sides up to LARGEST the resizing is exact but for one division.
+    Parameters are of length b.  `statistics` are the mean and std of the channels, 2 x 1 x 3 x 1 x 1 float32.  Returns
+    b x 3 x S x S float32, channels_last.  For sides up to LARGEST only the last division of the resizing rounds.
     """
 
     def strong(
@@ -38,14 +38,17 @@ class Pixels(Protocol):
         order: Sequence[int],
         statistics: Tensor,
     ) -> Tensor:
-        """Crop to `box` (top, left, height, width: int64), enlarge to S x S and mirror where `flip` (bool).
+        """The "strong" view: crop to `box` (top, left, height, width: int64), enlarge to S x S, mirror where `flip`.
 
-        Then the operations of colour.JITTER in `order`, each with its float32 `factors`, and grayscale where `gray`
-        (bool).
+        Then apply the operations of colour.JITTER in `order`, each with its float32 `factors`, and make the image
+        grayscale where `gray`.  `flip` and `gray` are bool.
         """
 
     def weak(self, images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: Tensor) -> Tensor:
-        """Move by `down` and `right` pixels (int64; what comes in is black), then mirror where `flip` (bool)."""
+        """The "weak" view: take each pixel from `down` and `right` (int64) further on, then mirror where `flip` (bool).
+
+        Pixels from beyond the border are black.
+        """
 
 
 class Views:
@@ -53,10 +56,10 @@ class Views:
 
     "strong": RandomResizedCrop(crop_min..1), flip, ColorJitter(.4, .4, .4, .1) with p .8, grayscale with p .2
     (SimSiam's CIFAR recipe, arXiv 2011.10566, without blur); "weak": random crop with side/8 black pixels of padding,
-    flip; "plain": the image.  Without `flip` nothing is mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
-    Pixels are computed in float32 and handed out as `dtype`.
-    With `compiled`, a sample goes through all operations at once: by numba on CPUs (some 10 s of compiling, once), by
-    Triton on GPUs (seconds, once; sides up to 128).  It changes no bit.
+    flip; "plain": the image.  Without `flip` no view is mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
+    Pixels are computed in float32 and returned as `dtype`.
+    With `compiled`, one compiled kernel does all operations: numba's on CPUs (compiles once, some 10 s), Triton's on
+    GPUs (compiles once, seconds; sides up to 128).  The pixels are the same, to the bit.
     """
 
     def __init__(
@@ -78,14 +81,14 @@ class Views:
         self._statistics = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
         self._crop_min, self._flip_rate = crop_min, 0.5 if flip else 0.0
         self._compiled = compiled
-        # One epoch's keys serve all its batches.
+        # All batches of an epoch share the epoch's keys.
         self._keys = functools.lru_cache(maxsize=2 * len(self.kinds))(self._fold_keys)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, indices: Tensor, epoch: int, batch: int) -> tuple[Tensor, ...]:
-        """b x S x S x 3 uint8 and b int64 beton positions -> one b x 3 x S x S (channels_last) for each kind.
+        """Make the views: images b x S x S x 3 uint8 -> for each kind b x 3 x S x S of type `dtype`, channels_last.
 
-        `batch` is the number of the global batch in its epoch.
+        `indices` are the b beton positions of the images (int64), `batch` is the number of the global batch in `epoch`.
         """
         if images.shape[1:] != (self.side, self.side, 3):
             raise ValueError(f"expected b x {self.side} x {self.side} x 3 images, got {tuple(images.shape)}")
@@ -113,10 +116,10 @@ class Views:
         return self._pixels(images).weak(images, *parameters, self._statistics)
 
     def _kernels(self, images: Tensor) -> Any:
-        """The module that makes whole views on a GPU, draws and all, where it can."""
+        """The module whose kernels draw the parameters and make the pixels on a GPU; None where it does not apply."""
         if not (self._compiled and images.is_cuda and self.side <= LARGEST):
             return None
-        # Only where it is used: importing Triton takes a second.
+        # Imported only where it is used: importing Triton takes a second.
         from dist_rmd.data.augment import views_triton
 
         return views_triton
@@ -124,13 +127,13 @@ class Views:
     def _pixels(self, images: Tensor) -> Pixels:
         if images.is_cuda or not self._compiled:
             return pixels_torch
-        # Only where it is used: importing numba takes half a second.
+        # Imported only where it is used: importing numba takes half a second.
         from dist_rmd.data.augment import pixels_numba
 
         return pixels_numba
 
     def _plain(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
-        mean, std = self._statistics.view(2, 3).repeat(1, self.side).unbind(0)  # rows of S x 3 values vectorise well
+        mean, std = self._statistics.view(2, 3).repeat(1, self.side).unbind(0)  # for S x 3 values: rows vectorise well
         rows = images.view(len(images), self.side, 3 * self.side).to(torch.float32)
         return ((rows / 255 - mean) / std).view(images.shape).permute(0, 3, 1, 2)
 

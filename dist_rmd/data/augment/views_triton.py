@@ -1,10 +1,10 @@
-"""Views on GPUs: one Triton kernel from a sample's keys to its normalised pixels, one program a sample.
+"""Views on GPUs: a single Triton kernel draws a sample's parameters and makes its pixels; each sample is one program.
 
-One operation of torch after another, a view is some 300 kernels, each launched by the host: longer than a small batch
-takes to train.  Here the draws are those of draws.py, the crop is the two taps an axis of geometry.py's matrices, and
-the colours are those of colour.py, operation by operation and rounding by rounding: divisions and square roots are
-IEEE's and nothing is contracted, so that the bits are those of pixels_torch.py.  The first call ever compiles
-(seconds); Triton keeps the result.
+In torch, a view takes some 300 kernels, which the host launches one by one: longer than a small batch takes to train.
+This kernel draws as draws.py does, crops by the two nonzero entries in each row of geometry.py's matrices (the taps),
+and changes the colours as colour.py does.  It follows them operation by operation and rounding by rounding: divisions
+and square roots are IEEE's, and no multiplication is fused with an addition.  The bits are therefore those of
+pixels_torch.py.  The first call compiles (seconds); Triton caches the kernel on disk.
 """
 
 from subprocess import CalledProcessError
@@ -19,7 +19,7 @@ from triton.errors import TritonError
 from dist_rmd.data.augment import draws, geometry
 from dist_rmd.errors import ConfigError
 
-OPTIONS = {"enable_fp_fusion": False}  # no multiplication and addition with one rounding
+OPTIONS = {"enable_fp_fusion": False}  # a fused multiply-add rounds once where torch rounds twice
 TRIES = tl.constexpr(geometry.TRIES)
 TOP, LEFT, FLIP, JITTER, STRENGTHS, GRAY = (
     tl.constexpr(draws.STRONG.index(what)) for what in ("crop top", "crop left", "flip", "jitter", "brightness", "gray")
@@ -32,16 +32,17 @@ LOG_RATIO = tl.constexpr(geometry.LOG_RATIO)
 def strong(
     images: Tensor, indices: Tensor, keys: Tensor, order: int, statistics: Tensor, crop_min: float, flip_rate: float
 ) -> Tensor:
-    """b x S x S x 3 uint8 -> b x 3 x S x S float32, channels_last; S up to 128.
+    """The "strong" view: images b x S x S x 3 uint8 -> b x 3 x S x S float32, channels_last; S <= 128.
 
-    `indices`, `keys`, `crop_min` and `flip_rate` as for drawn.strong; `order` is a place in drawn.ORDERS.
+    `indices`, `keys`, `crop_min` and `flip_rate` are those of draws.strong; `order` is a place in draws.ORDERS;
+    `statistics` are those of views.Pixels.
     """
     numbers = sum(number << 2 * place for place, number in enumerate(draws.ORDERS[order]))
     return _launch(strong_kernel, images, indices, keys, statistics, numbers, _below(flip_rate), CROP_MIN=crop_min)
 
 
 def weak(images: Tensor, indices: Tensor, keys: Tensor, statistics: Tensor, flip_rate: float) -> Tensor:
-    """As `strong`, for drawn.weak."""
+    """The "weak" view; shapes as for `strong`, `indices`, `keys` and `flip_rate` as for draws.weak."""
     return _launch(weak_kernel, images, indices, keys, statistics, _below(flip_rate))
 
 
@@ -57,7 +58,7 @@ def _launch(
             *tensors, *drawing, **constants, SIDE=side, BLOCK=block, num_warps=warps(block), **OPTIONS
         )
     except (RuntimeError, TritonError, CalledProcessError) as error:  # no GPU that Triton knows, no C compiler...
-        if kernel in _launched:  # what is wrong now is something else
+        if kernel in _launched:  # Triton works here, so the error has another cause
             raise
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"data.compile_views=true, but Triton fails here ({reason}): set it to false") from error
@@ -66,16 +67,19 @@ def _launch(
 
 
 _launched: set[Any] = set()
-"""kernels that Triton has been able to start in this process"""
+"""kernels that Triton has started in this process"""
 
 
 def warps(block: int) -> int:
-    """Of a kernel for `block` pixels: 8 to 16 pixels a thread.  Up to 64 x 64 none leaves the registers."""
+    """Number of warps of a kernel for `block` pixels.
+
+    Each thread has 8 to 16 pixels, so that images up to 64 x 64 stay in the registers.
+    """
     return min(max(block // 256, 4), 32)
 
 
 def _below(rate: float) -> int:
-    """What draws of 32 bits are below with this probability."""
+    """The number that a draw of 32 bits is below with probability `rate`."""
     return int(rate * 2**32)
 
 
@@ -161,7 +165,7 @@ def _integer(keys, number, index, limit):
 
 @triton.jit
 def _box(keys, index, CROP_MIN: tl.constexpr, SIDE: tl.constexpr):
-    """top, left, height, width (int32)."""
+    """The box of the crop: top, left, height, width (int32)."""
     attempt = tl.arange(0, 16)
     number = tl.minimum(attempt, TRIES - 1)
     area = SIDE * SIDE * (CROP_MIN + (1 - CROP_MIN) * _unit(_draw(keys, number, index)).to(tl.float64))
@@ -291,7 +295,7 @@ def _clamp(value):
 
 @triton.jit
 def _store(red, green, blue, statistics, result, SIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Normalised, as S x S x 3.  `statistics`: three means, three standard deviations."""
+    """Normalise the pixels and store them as S x S x 3.  `statistics`: three means, three standard deviations."""
     pixel = tl.arange(0, BLOCK)
     inside = pixel < SIDE * SIDE
     place = result + 3 * pixel

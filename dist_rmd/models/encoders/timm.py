@@ -1,4 +1,4 @@
-"""Every network of timm (https://github.com/huggingface/pytorch-image-models), as timm/<its name>."""
+"""Every network of timm (https://github.com/huggingface/pytorch-image-models), under the name timm/<its name there>."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ __all__ = ["timm"]
 
 
 class Timm(Encoder):
-    """A network without its classifier: images N x 3 x S x S -> features N x D, as the network itself pools its maps.
+    """A timm network without its classifier, with its own pooling: images N x 3 x S x S -> features N x D.
 
-    Raises ConfigError for a name that timm does not know, and for images of another side than a network is made for.
+    Raises ConfigError for a name that timm does not know, and for images whose side the network does not take.
     """
 
     def __init__(self, name: str):
@@ -28,10 +28,10 @@ class Timm(Encoder):
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"timm/{name}: timm {library.__version__} does not make it: {reason}") from None
         self.name, self.net, self.stride = name, net, _stride(net)
-        self.out_features = getattr(net, "head_hidden_size", net.num_features)  # of layers after the pooling
+        self.out_features = getattr(net, "head_hidden_size", net.num_features)  # after a head's hidden layers
 
     def maps(self, images: Tensor) -> Tensor:
-        """What the network has before it pools; tokens N x T x D of a transformer."""
+        """The network's output before its pooling: maps, or tokens N x T x D of a transformer."""
         try:
             return self.net.forward_features(images)
         except AssertionError as error:
@@ -42,13 +42,13 @@ class Timm(Encoder):
 
 
 def _stride(net: Any) -> float:
-    """Of the last map; 0 where timm does not say it."""
+    """The side of an image / the side of the last map; 0 where timm does not tell."""
     known = getattr(net, "feature_info", None) or [{}]
     return float(known[-1].get("reduction", 0))
 
 
 def timm(width: int = 64, variant: str = "") -> Timm:
-    """The network that timm calls `variant`.  Raises ConfigError without one, and for any width but the default."""
+    """The network that timm calls `variant`.  Raises ConfigError without a variant, and for a width other than 64."""
     if not variant:
         raise ConfigError("timm: name one of its networks, such as timm/convnext_pico (see timm.list_models())")
     if width != 64:
