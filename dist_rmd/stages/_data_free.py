@@ -1,4 +1,4 @@
-"""What distillations without images share: a student, a generator of images, and a look at how alike these are."""
+"""Shared parts of data-free distillation: student, generator, and a measure of how diverse the generated images are."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,17 +17,17 @@ from dist_rmd.stages._student import frozen_teacher
 from dist_rmd.stages.base import ClassifierStage, DataInfo
 
 PICTURES = 64
-"""images that are shown"""
+"""number of generated images in figures and artefacts"""
 ALIKE = 0.1
-"""standard deviation of a pixel over images, below which they are said to be one"""
+"""standard deviation of a pixel over images below which the images count as all alike"""
 FEW = 1.5
-"""classes, by the entropy of what the teacher takes images for, below which they are said to be one"""
+"""number of classes, exp of the entropy of the teacher's predictions, below which the images count as one class"""
 
 
 class DataFreeStage(ClassifierStage):
-    """A student of the frozen teacher, from images that a generator makes of noise: no image of a dataset is seen.
+    """Distils the frozen teacher on images that a generator makes from noise; no image of a dataset is seen.
 
-    `net` holds "student" and "generator".  Images are normalised ones, as the teacher knows them.
+    `net` holds "student" and "generator".  Generated images are normalised like the teacher's training images.
     """
 
     labels = "none"
@@ -47,7 +47,7 @@ class DataFreeStage(ClassifierStage):
         bounded: bool = True,
         classifier: Callable[[Encoder, int], nn.Module] = ImageClassifier,
     ):
-        """latent: dimensions of the noise.  bounded: see Generator.  classifier: makes the student of an encoder."""
+        """latent: dimensions of the noise.  bounded: see Generator.  classifier: (encoder, classes) -> student."""
         student = classifier(encoder(config.model.name, config.model.width, config.model.init), data.classes)
         self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, bounded=bounded)})
         self.teacher = frozen_teacher(inputs["teacher"])
@@ -62,11 +62,11 @@ class DataFreeStage(ClassifierStage):
 
     @torch.no_grad()
     def made(self, noise: Tensor) -> Tensor:
-        """Images of noise, without gradient, for a step that does not move the generator."""
+        """Generate images from noise without gradient, for steps that do not update the generator."""
         return self.net["generator"](noise)
 
     def pictures(self) -> Tensor:
-        """Always of the same noise, which no step has."""
+        """Generate images for figures, always from the same noise, which no training step uses."""
         generator = self.net["generator"]
         weight = next(generator.parameters())
         noise = normal(self.seed_of_noise, -1, (PICTURES, self.latent), weight.device).to(weight.dtype)
@@ -82,7 +82,7 @@ class DataFreeStage(ClassifierStage):
         std, classes = (metrics.get(f"train/generated_{what}") for what in ("std", "classes"))
         if self.told or std is None or classes is None or (std >= ALIKE and classes >= FEW):
             return None
-        self.told = True  # said once
+        self.told = True  # warn once
         what = (
             f"its images are all alike (a pixel differs by {std:.3f} over them, about 1 is healthy)"
             if std < ALIKE
@@ -91,7 +91,7 @@ class DataFreeStage(ClassifierStage):
         return f"the generator has collapsed: {what}; a smaller {self.recipe}.generator_lr may cure it"
 
     def artefact(self) -> dict[str, Any]:
-        """Beside the student: the generator, and images of it (64 x 3 x S x S, normalised)."""
+        """The student; generator: its weights; generated: 64 x 3 x S x S, normalised images of the generator."""
         return {
             **super().artefact(),
             "generator": self.net["generator"].state_dict(),
@@ -100,11 +100,11 @@ class DataFreeStage(ClassifierStage):
 
 
 def diversity(images: Tensor, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """How the made images of the global batch differ, as terms without gradient.
+    """Diversity of the generated images of the global batch, as terms without gradient.
 
-    generated_std: standard deviation of a pixel over images, the root of its mean square over pixels.
-    generated_classes: exp of the entropy of the classes that the teacher takes them for, 1..C.
-    images: this rank's b x 3 x S x S.  logits: the teacher's, b x C.
+    images: b x 3 x S x S of this rank.  logits: b x C of the teacher.
+    Returns generated_std: standard deviation of a pixel over the images, as root mean square over all pixels; and
+    generated_classes: exp of the entropy of the classes that the teacher predicts for the images, 1..C.
     """
     var, mean = torch.var_mean(images.detach().flatten(1).double(), dim=0, correction=0)
     _, var, rows = global_moments(mean, var, len(images))

@@ -1,4 +1,4 @@
-"""Images in the sets that stage `division` has put them into, for the stages that learn from these."""
+"""Selects the sets that stage `division` has formed, for the stages that learn from divided images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ from dist_rmd.errors import DataError
 
 
 def divided(labels: LabelView, division: Mapping[str, Any]) -> tuple[LabelView, LabelView]:
-    """(the clean and the closed set under the division's labels, the open set), of the images of `labels`.
+    """Split `labels` into (the clean and the closed set, under the division's labels; the open set).
 
-    Images keep their numbers.  Raises DataError where the division is of other images, or leaves none to learn.
+    Images keep their indices.  Raises DataError if the division is of other images or leaves no labelled image.
     """
     kept = torch.isin(division["indices"], torch.from_numpy(labels.indices))
     if not kept.all() or len(kept) != len(labels):

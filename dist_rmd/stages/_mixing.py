@@ -1,4 +1,4 @@
-"""Batches whose images are mixed with one another (mixup), for stages that learn labels."""
+"""Mixup of the images of a batch, for stages that learn labels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,19 +12,22 @@ from dist_rmd.distributed.collectives import rank
 
 @dataclass(frozen=True)
 class Mixed:
-    """What a network sees of a batch, and under which labels: of mixed images either's, each with a weight."""
+    """A batch as the network sees it: mixed images with two labels and a weight each, or plain images."""
 
     views: tuple[Tensor, ...]
     """each b x 3 x S x S"""
     own: Batch
     """the batch itself, with its labels and rows"""
     other: Batch | None = None
-    """labels, rows and indices of the images that are mixed in; None where nothing is"""
+    """the batch of the images that are mixed in: their views, labels, rows and indices; None without mixup"""
     weight: float = 1.0
-    """of the image itself and its label; the other's is 1 - weight"""
+    """weight of the image itself and of its label; the other image and label have 1 - weight"""
 
     def terms(self, of: Callable[[Batch], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """b values by name: what `of` gives under the own labels and under the others', weighted (MODUL eq. 15)."""
+        """Weighted mean of the terms under the own and under the other labels, b values by name (MODUL eq. 15).
+
+        of: batch -> terms by name, b values each.
+        """
         own = of(self.own)
         if self.other is None:
             return own
@@ -33,9 +36,9 @@ class Mixed:
 
 
 def mix(batch: Batch, delta: float, seed: int) -> Mixed:
-    """Mix every image of the global batch with another one of it, all views alike.
+    """Mix every image of the global batch with another image of the global batch, the same image in all views.
 
-    delta: the weight is drawn from Beta(delta, delta), one for the batch; 0: nothing is mixed.
+    delta: the batch's one weight is drawn from Beta(delta, delta); 0: no mixup.
     """
     if not delta:
         return Mixed(batch.views, batch)

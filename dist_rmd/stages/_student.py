@@ -31,7 +31,10 @@ class StudentConfig(Optimization):
 
 
 def frozen_encoder(artefact: Mapping[str, Any]) -> Encoder:
-    """The encoder of an artefact, in evaluation mode and without gradient, with images resized for it if it says so."""
+    """Load the encoder of an artefact, in evaluation mode and without gradient.
+
+    Images are resized for the encoder if the artefact names another image side.
+    """
     model = artefact["model"]
     net = encoder(model["name"], model["width"])
     net.load_state_dict(artefact["encoder"])
@@ -39,7 +42,7 @@ def frozen_encoder(artefact: Mapping[str, Any]) -> Encoder:
 
 
 def take_over(net: nn.Module, artefact: Mapping[str, Any], own: Model) -> None:
-    """Give the encoder `net`, made as `own` says, the weights of an artefact.  Raises ConfigError for another one's."""
+    """Load an artefact's weights into the encoder `net` of the model `own`.  Raises ConfigError for another model."""
     name, width = artefact["model"]["name"], artefact["model"]["width"]
     if (name, width) != (own.name, own.width):
         raise ConfigError(
@@ -51,7 +54,7 @@ def take_over(net: nn.Module, artefact: Mapping[str, Any], own: Model) -> None:
 
 
 def frozen_teacher(artefact: Mapping[str, Any]) -> ImageClassifier:
-    """The network of an artefact of stage `teacher`, in evaluation mode and without gradient."""
+    """Load the network of an artefact of stage `teacher`, in evaluation mode and without gradient."""
     net = ImageClassifier(frozen_encoder(artefact), len(artefact["classes"]))
     net.head.load_state_dict(artefact["head"])
     return net.requires_grad_(False).eval()
@@ -64,8 +67,8 @@ Scorer = Callable[[Tensor, Tensor], Tensor]
 def score_images(source: Loaders, labels: LabelView, judge: Scorer, proceed: Callable[[float], None]) -> Tensor:
     """Apply `judge` to every training image of `labels`; returns N rows on every rank, in the order of `labels`.
 
-    Each image is looked at once over all ranks, in the plain view of it.  The same bits on any number of ranks, where
-    all machines are of one kind.  proceed: told between batches what share of the images is done.
+    The ranks share the images; each image is seen once, in the plain view.  The result is the same to the bit on any
+    number of ranks, if all machines are of one kind.  proceed: called between batches with the share of images done.
     """
     judged, indices = own_share(source, labels, judge, proceed)
     sizes = gather_sizes(len(indices), indices.device)

@@ -100,9 +100,9 @@ class TaskStage(ClassifierStage):
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig}
     recipe = "task"
     weights: Mapping[str, float] = {"task": 1.0}
-    """of the terms, by name"""
+    """weights of the terms, by name"""
     sees_others: ClassVar[bool] = False
-    """the network is shown other images beside a batch"""
+    """whether the network sees other images beside a batch"""
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ class TaskStage(ClassifierStage):
         self.start_average()
 
     def start_average(self) -> None:
-        """Let the moving average, if there is to be one, begin at the network as it stands."""
+        """Start the moving average, if task.average is set, from the present weights of the network."""
         if self.task.average:
             self.averages = {"average": average_of(self.net)}
 
@@ -153,20 +153,21 @@ class TaskStage(ClassifierStage):
         return super().batches(source, self.learned, seed)
 
     def terms(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        """The method's losses by name, b values each, under the labels of `batch`; a name not in `weights` is measured.
+        """The method's losses by name, b values each, under the labels of `batch`.
 
-        Of mixed images it is asked twice: for their own labels, rows and indices, and for those of the other ones.
+        Terms without an entry in `weights` are only logged.  With mixup the method is called twice: with the own
+        labels, rows and indices of the images, and with the labels, rows and indices of the images mixed in.
         """
         raise NotImplementedError
 
     def label_free(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        """Those of them that no label enters."""
+        """The method's losses that depend on no label, by name, b values each."""
         return {}
 
     def remember(self, seen: Seen, batch: Batch, is_mixed: bool) -> None:
-        """Take note of what the network makes of the images, before `terms` is asked.
+        """Store outputs of the network that `terms` needs; called before `terms`.
 
-        seen: of the images as they came, or mixed.
+        seen: outputs for the images of `batch`, mixed if `is_mixed`.
         """
 
     def look(self, net: nn.Module, mixed: Mixed) -> Seen:
@@ -180,7 +181,7 @@ class TaskStage(ClassifierStage):
         return self.judged(seen, mixed)
 
     def judged(self, seen: Seen, mixed: Mixed) -> dict[str, Tensor]:
-        """The loss of a batch; its parts, where there are several; which labels are fitted, where none is mixed."""
+        """The loss of a batch; its parts, if there are several; without mixup also the share of fitted labels."""
         batch = mixed.own
         values = mixed.terms(lambda b: self._weighted(self.terms(seen, b), b)) | self.label_free(seen, batch)
         means = {name: batch_mean(value, batch) for name, value in values.items()}
@@ -205,5 +206,5 @@ class TaskStage(ClassifierStage):
             move_average(self.averages["average"], self.net, self.task.average)
 
     def eval_nets(self) -> dict[str, nn.Module]:
-        """The moving average, where there is one, and beside it the network itself."""
+        """The network, or with task.average the moving average and, as `network`, the network."""
         return {"": self.averages["average"], "network": self.net} if self.task.average else {"": self.net}

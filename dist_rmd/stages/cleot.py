@@ -1,7 +1,7 @@
 """CLEOT, entropic optimal transport between noisy labels and predictions (Damodaran et al. 2020, arXiv:1810.01163).
 
-No code of it was found, and the paper's constants are not known to us.  This is our reading: the joint transport of its
-authors' DeepJDOT (Damodaran et al. 2018, https://arxiv.org/abs/1803.10081) within a batch, with an entropy term.
+We found no code of CLEOT, and do not know the paper's constants.  The stage is our reading: the joint transport of the
+same authors' DeepJDOT (Damodaran et al. 2018, https://arxiv.org/abs/1803.10081) within a batch, with an entropy term.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from dist_rmd.stages.base import DataInfo
 __all__ = ["CLEOT"]
 
 MISSED = 0.05
-"""share of its mass by which an image may be missed before the user is told"""
+"""error of the transport plan, as a share of an image's mass, above which the user is warned"""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class CLEOTConfig:
     reg: PositiveFloat = 0.1
     """lambda, weight of the entropy, in medians of the cost"""
     iterations: PositiveInt = 50
-    """of Sinkhorn"""
+    """of Sinkhorn's algorithm"""
     warmup: NonNegativeInt = 10
-    """epochs of cross entropy before it"""
+    """epochs of cross entropy before the transport"""
 
 
 class CLEOT(TaskStage):
     """L = sum_ij gamma_ij (alpha |g_i - g_j|^2 + CE(y_i, f_j)) over the global batch, our reading of CLEOT.
 
     gamma, without gradient, is the entropic transport plan between the images with their given labels (g_i, y_i) and
-    the same images with their predictions (g_j, f_j), both of uniform mass: a label is learned by the images whose
-    features are near.
+    the same images with their predictions (g_j, f_j), both of uniform mass.  So every label is learned mostly by images
+    with similar features.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**TaskStage.sections, "cleot": CLEOTConfig}
@@ -67,7 +67,7 @@ class CLEOT(TaskStage):
             reg = self.config.reg * cost.detach().median()
             gamma = transport_plan(share, share, cost.detach(), reg, self.config.iterations)
             own = torch.arange(len(cost), device=cost.device).split(list(batch.sizes))[rank()]
-            # What leaves an image's label, B times, so that the mean over the global batch is the sum.
+            # Cost of the mass that leaves each image's label, times B: the mean over the global batch is then the sum.
             moved = len(cost) * (gamma * cost).sum(dim=1)
             return {"task": moved[own], "sinkhorn_error": column_error(gamma, share)[own]}
 
@@ -82,6 +82,6 @@ class CLEOT(TaskStage):
 
 
 def squared_distances(rows: Tensor) -> Tensor:
-    """|x_i - x_j|^2 of B x D rows -> B x B >= 0."""
+    """Squared distances |x_i - x_j|^2 between B x D rows -> B x B >= 0."""
     squares = rows.square().sum(dim=1)
     return (squares[:, None] + squares - 2 * rows @ rows.T).clamp_min(0)

@@ -29,15 +29,15 @@ class D2LConfig:
     """Stage `d2l` (constants of the authors' code); optimizer and schedule are those of section `task`."""
 
     k: PositiveInt = 20
-    """neighbours that an estimate of the dimensionality goes by"""
+    """neighbours from which the dimensionality at an image is estimated"""
     lid_batch: PositiveInt = 128
-    """images that these are looked for among"""
+    """images among which the neighbours of an image are searched"""
     lid_images: PositiveInt = 1280
     """images, drawn anew for every epoch, over which estimates are averaged"""
     init_epochs: PositiveInt = 5
-    """first epochs that do not count"""
+    """first epochs, which are left out of the search for the turning point"""
     window: PositiveInt = 5
-    """epochs whose mean and standard deviation tell the turning point"""
+    """epochs whose mean and standard deviation of the dimensionality decide on the turning point"""
 
     def __post_init__(self) -> None:
         if self.k >= self.lid_batch:
@@ -50,10 +50,10 @@ class D2LConfig:
 class D2L(TaskStage):
     """Cross entropy with y* = alpha y + (1 - alpha) onehot(argmax p), where alpha = 1 up to the turning point.
 
-    At the start of each epoch the local intrinsic dimensionality (LID) of the features is measured.  Where it is more
-    than two standard deviations above the mean of the last epochs, the network has begun to fit wrong labels: it goes
-    back to where it stood an epoch before, and from then on alpha = exp(-(epoch / epochs) LID / least LID).  Momentum
-    stays as it is, as in the authors' code.
+    At the start of each epoch the local intrinsic dimensionality (LID) of the features is measured.  At the turning
+    point the LID is more than two standard deviations above its mean over the last epochs: the network has begun to fit
+    wrong labels.  The weights of the epoch before are restored, and from then on
+    alpha = exp(-(epoch / epochs) LID / least LID).  The optimizer keeps its momentum, as in the authors' code.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**TaskStage.sections, "d2l": D2LConfig}
@@ -65,7 +65,7 @@ class D2L(TaskStage):
         self.memory = {
             "epochs": torch.zeros(1, dtype=torch.int64),
             "turned": torch.zeros(1, dtype=torch.int64),
-            "lids": torch.zeros(c.window + 1, dtype=torch.float64),  # the last ones, the newest at the end
+            "lids": torch.zeros(c.window + 1, dtype=torch.float64),  # LIDs of the last epochs, the newest last
             "least": torch.full((1,), math.inf, dtype=torch.float64),
             "alpha": torch.ones(1, dtype=torch.float64),
         }
@@ -80,7 +80,7 @@ class D2L(TaskStage):
         memory, window = self.memory, self.config.window
         epoch, lids = int(memory["epochs"]), memory["lids"]
         found = self._dimensionality(epoch)
-        newest = torch.where(found > 0, found, lids[-1])  # none can be told where all features are alike
+        newest = torch.where(found > 0, found, lids[-1])  # identical features have no LID
         lids.copy_(torch.cat([lids[1:], newest[None]]))
         memory["least"].copy_(torch.minimum(memory["least"], newest))
         memory["epochs"] += 1
@@ -96,7 +96,7 @@ class D2L(TaskStage):
             move_average(self.averages["before"], self.net, 0.0)
 
     def _dimensionality(self, epoch: int) -> Tensor:
-        """The mean LID (0-d float64) of the pooled features of some images, in evaluation mode, on all ranks alike."""
+        """Mean LID, 0-d float64, the same on all ranks, of the pooled features of the epoch's sample of images."""
         c = self.config
         rows = chosen(len(self.learned), c.lid_images, self.draws, epoch)
         self.net.eval()

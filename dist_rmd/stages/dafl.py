@@ -25,7 +25,7 @@ class DAFLConfig(Optimization):
     """Stage `dafl`: constants and recipe of the authors' code for CIFAR-10 (CIFAR-100: oh 0.5, alpha 0.1, beta 20)."""
 
     epochs: PositiveInt = 2000
-    """times `steps` optimizer steps"""
+    """times `steps` optimizer steps in all"""
     steps: PositiveInt = 120
     """optimizer steps in an epoch"""
     batch_size: PositiveInt = 1024
@@ -44,14 +44,15 @@ class DAFLConfig(Optimization):
     latent: PositiveInt = 1000
     """dimensions of the noise"""
     generator_lr: PositiveFloat = 0.02
-    """learning rate of the generator's Adam, which stays as it is"""
+    """learning rate of the generator's Adam, constant"""
 
 
 class DAFL(DataFreeStage):
     """Generator: oh CE(T(x), argmax T(x)) - alpha mean |f_T(x)| + beta sum p log10 p.  Student: KL(T(x) || S(x)).
 
-    T are the teacher's logits and f_T its features of the generator's images x, and p is the mean over the global batch
-    of its probabilities (eq. 2-5).  Both move in each step, the student on images without gradient.
+    T(x) and f_T(x) are the teacher's logits and features of generated images x, and p is the mean of the teacher's
+    probabilities over the global batch (eq. 2-5).  Each step updates both networks; the student's loss has no gradient
+    to the images.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"dafl": DAFLConfig}
@@ -93,9 +94,9 @@ class DAFL(DataFreeStage):
 
 
 def negative_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """sum_c p_c log10 p_c, 0-d, where p is the mean of softmax(logits), b x C, over all ranks' images of the batch.
+    """sum_c p_c log10 p_c, 0-d, where p is the mean of softmax(logits) over the global batch.
 
-    The same on all ranks, with gradient.
+    logits: b x C of this rank.  All ranks get the same value, with gradient.
     """
     sums = gather_rows(logits.softmax(dim=1).sum(dim=0, keepdim=True), [1] * len(batch.sizes))  # ranks x C
     p = sums.sum(dim=0) / sum(batch.sizes)

@@ -1,4 +1,4 @@
-"""DeepInversion's second stage: a student of the images that stage `inversion` has made (Yin et al. 2020, sec. 4)."""
+"""Second stage of DeepInversion: distils a student on the images of stage `inversion` (Yin et al. 2020, sec. 4)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ __all__ = ["DeepInversion"]
 class DeepInversionConfig(Optimization):
     """Stage `deepinversion`: distillation from images that stage `inversion` has made.
 
-    No code of it is public; the recipe is that of the other students here.
+    No code of this part is public; the recipe is the same as for the other students here.
     """
 
     epochs: PositiveInt = 200
@@ -65,7 +65,7 @@ class DeepInversion(ClassifierStage):
         return [self.teacher]
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
-        """Views of the made images, not of `labels`."""
+        """Views of the images that stage `inversion` has made; `labels` is not used."""
         size = self.config.batch_size
         if size > len(self.made):
             raise ConfigError(f"deepinversion.batch_size={size}: must be at most the {len(self.made)} images made")

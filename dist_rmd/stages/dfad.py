@@ -1,4 +1,4 @@
-"""Data-free adversarial distillation (DFAD; Fang et al. 2019, https://arxiv.org/abs/1912.11006): a game of two."""
+"""Data-free adversarial distillation (DFAD; Fang et al. 2019, https://arxiv.org/abs/1912.11006)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,10 +41,10 @@ class DFADConfig(Optimization):
 
 
 class DFAD(DataFreeStage):
-    """The mean over images and classes of |T(x) - S(x)|, logits of teacher and student: the student makes it smaller.
+    """A game over the mean of |T(x) - S(x)| over images and classes, T and S the logits of teacher and student.
 
-    After every `student_steps` steps of the student, one of the generator of the images x makes it larger (eq. 5, 6 and
-    algorithm 1).  Every step has noise of its own.
+    The student lowers this distance in `student_steps` steps, then the generator of the images x raises the distance in
+    one step (eq. 5, 6 and algorithm 1).  Every step draws its own noise.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"dfad": DFADConfig}
@@ -83,6 +83,6 @@ class DFAD(DataFreeStage):
 
 
 def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over classes of |t - s|, logits N x C -> N values >= 0, in float32 or float64."""
+    """Mean of |t - s| over classes, logits N x C -> N values >= 0, in float32 or float64."""
     s, t = (x.float() if x.itemsize < 4 else x for x in (student, teacher))
     return (t - s).abs().mean(dim=1)

@@ -1,6 +1,6 @@
-"""Data-free noisy distillation (DFND; Chen et al., Learning Student Networks in the Wild, CVPR 2021): no labels at all.
+"""Data-free noisy distillation (DFND; Chen et al., Learning Student Networks in the Wild, CVPR 2021).
 
-MODUL is compared with it (MODUL table I).
+DFND uses no labels.  It is a baseline of MODUL (MODUL table I).
 """
 
 from collections.abc import Mapping
@@ -36,15 +36,15 @@ class DFNDConfig:
     """Stage `dfnd`."""
 
     keep: PositiveFloat = 1.0
-    """share of the images that are learned from: those of which the teacher is most certain"""
+    """share of the images that are learned from: the images that the teacher predicts most surely"""
     accuracy: ClosedUnitInterval | None = None
-    """how often the teacher is taken to be right, the diagonal of the noise adaptation matrix; when null its accuracy
-    on the test images, as the authors have it"""
+    """how often the teacher is taken to be right, the diagonal of the noise adaptation matrix; when null the teacher's
+    accuracy on the test images, as in the authors' code"""
     temperature: PositiveFloat = 4.0
     """T of the distillation"""
     mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
-    """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and the teacher asked
-    about the mixed one; 0: images stay as they are"""
+    """delta: every image is mixed with another image of its batch, with a weight from Beta(delta, delta), and the
+    teacher sees the mixed image.  0: no mixup"""
 
     def __post_init__(self) -> None:
         if self.keep > 1:
@@ -52,7 +52,7 @@ class DFNDConfig:
 
 
 class Adapted(Network):
-    """A classifier of images N x 3 x S x S -> (logits N x C, log probabilities N x C of what the teacher will say)."""
+    """A classifier of images N x 3 x S x S -> (logits N x C, log probabilities N x C of the teacher's predictions)."""
 
     def __init__(self, encoder: Encoder, classes: int, accuracy: float):
         super().__init__(encoder, classes)
@@ -64,9 +64,9 @@ class Adapted(Network):
 
 
 class DFND(ClassifierStage):
-    """L = T^2 KL(teacher || student) + NLL of the teacher's class under log(softmax(student) Q).
+    """L = T^2 KL(teacher || student) + NLL of the teacher's prediction under log(softmax(student) Q).
 
-    The frozen teacher sees the student's view, and its class there is the label.  Q is learned (NoiseAdaptation).
+    The frozen teacher sees the same view as the student.  The matrix Q is learned (NoiseAdaptation).
     """
 
     sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "dfnd": DFNDConfig}
@@ -102,7 +102,10 @@ class DFND(ClassifierStage):
         ]
 
     def prepare(self, source: Loaders, labels: LabelView) -> None:
-        """Choose the images that the teacher is most certain of, in the plain view of them."""
+        """Choose the images that the teacher predicts most surely in their plain view.
+
+        Raises ConfigError if dfnd.keep leaves less than one batch.
+        """
         count = round(self.config.keep * len(labels))
         if count < self.optimization.batch_size:
             raise ConfigError(
@@ -120,7 +123,7 @@ class DFND(ClassifierStage):
         return super().batches(source, self.chosen, seed)
 
     def _uncertainty(self, images: Tensor, given: Tensor) -> Tensor:
-        """Cross entropy between the teacher's output and its own argmax -> b values >= 0."""
+        """Cross entropy between the teacher's output and the teacher's own prediction -> b values >= 0."""
         logits, _ = self.teacher(images)
         return -logits.double().log_softmax(dim=1).amax(dim=1)
 
@@ -139,7 +142,7 @@ class DFND(ClassifierStage):
 
 
 def measured_accuracy(scores: list[dict[str, float]]) -> float:
-    """The teacher's accuracy on the test images in its last epoch, 0..1.  Raises ConfigError where none is known."""
+    """Accuracy of the teacher's last epoch on the test images, 0..1.  Raises ConfigError if none was measured."""
     measured = [score["test/top1"] for score in scores if "test/top1" in score]
     if not measured:
         raise ConfigError(

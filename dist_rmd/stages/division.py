@@ -1,4 +1,4 @@
-"""MODUL's first stage: which images of a collected set are clean, closed-set and open-set noise (MODUL sec. IV-A)."""
+"""First stage of MODUL: divides a noisy set into clean, closed-set and open-set images (MODUL sec. IV-A)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class DivisionConfig:
     evidence: Literal["relu", "softplus", "exp"] = "relu"
     """what turns the teacher's logits into evidence"""
     logit_scale: PositiveFloat = 1.0
-    """factor of the logits before that"""
+    """factor of the logits before they become evidence"""
     scaling: Literal["minmax", "percentile", "per_class", "none"] = "minmax"
     """how losses come to 0..1 before the thresholds: by the least and the largest of the set; by its percentiles 0.1
     and 99.9; by the least and the largest of each given label; or not at all"""
@@ -39,15 +39,15 @@ class DivisionConfig:
     closed: float = 0.9
     """components with a mean of at least this are closed-set noise; those between the two are open-set noise"""
     thresholds: Literal["fixed", "valleys"] = leaf("fixed", Role.RESULT, added=True)
-    """fixed: these two; valleys: the two deepest valleys of the mixture's density, whatever they are"""
+    """fixed: `clean` and `closed`; valleys: the two deepest valleys of the mixture's density, whatever they are"""
     components: PositiveInt = 20
     """Gaussians of the mixture"""
     reg_covar: PositiveFloat = 5e-4
-    """least variance of one"""
+    """least variance of a Gaussian"""
     n_init: PositiveInt = 5
-    """starts of the fit, of which the best counts"""
+    """starts of the fit, of which the best is taken"""
     max_iter: PositiveInt = 100
-    """iterations of each at most"""
+    """iterations of each start at most"""
     tol: PositiveFloat = 1e-3
     """gain of the mean log likelihood below which the fit has converged"""
     probability: Literal["responsibilities", "density"] = "responsibilities"
@@ -63,9 +63,9 @@ class DivisionConfig:
 
 
 class Division(ComputationStage):
-    """Every image's loss under the teacher, once over all ranks; a Gaussian mixture over them; a set for each image.
+    """Fits a Gaussian mixture to the teacher's loss of every image, and assigns each image to one of three sets.
 
-    Images of the closed set get the teacher's label (eq. 6).
+    All ranks together compute the loss of each image once.  Images of the closed set get the teacher's label (eq. 6).
     """
 
     sections: ClassVar[Mapping[str, type]] = {"division": DivisionConfig}
@@ -103,7 +103,7 @@ class Division(ComputationStage):
         return _metrics(found, labels)
 
     def pretend(self, labels: LabelView) -> None:
-        """One image in three is of each set."""
+        """Assign a third of the images to each set."""
         losses = np.arange(len(labels)) % 3 / 2
         found = division_of.divide(losses, components=3, n_init=1)
         self._keep(labels, losses, labels.given, found)
@@ -144,7 +144,7 @@ class Division(ComputationStage):
 
 
 def _metrics(found: division_of.DivisionResult, labels: LabelView) -> dict[str, float]:
-    """Sizes of the sets; where the truth is known, precision and recall of each that has any (percent)."""
+    """Sizes of the sets; if the true labels are known, also precision and recall of each set that has images, in %."""
     metrics = {f"division/{name}": float(count) for name, count in found.counts.items()}
     metrics["division/undecided"] = float(found.undecided)
     if labels.types is None:

@@ -1,6 +1,6 @@
-"""DeepInversion (Yin et al. 2020, https://arxiv.org/abs/1912.08795): images of a teacher's memory, its first stage.
+"""First stage of DeepInversion (Yin et al. 2020, https://arxiv.org/abs/1912.08795): images synthesised from a teacher.
 
-Adaptive DeepInversion lets a student compete: images are sought on which it differs from the teacher.
+In Adaptive DeepInversion a student competes: images on which teacher and student differ are preferred.
 """
 
 import math
@@ -35,15 +35,15 @@ class InversionConfig(Optimization):
     """Stage `inversion`: the paper's constants, as the authors' code names them, and MODUL's weight of competition."""
 
     epochs: PositiveInt = 40
-    """batches of images that are made, one after another"""
+    """batches of images that are made, one batch after another"""
     batch_size: PositiveInt = 256
-    """images of each, over all ranks (the global batch)"""
+    """images of each batch, over all ranks (the global batch)"""
     iterations: PositiveInt = 2000
     """steps of Adam on each batch of images"""
     lr: PositiveFloat = 0.05
     """learning rate of Adam"""
     schedule: Schedule = "constant"
-    """of both learning rates over all epochs; of images it is constant in the authors' code"""
+    """of both learning rates over all epochs; the authors' code keeps the learning rate of images constant"""
     feature: NonNegativeFloat = 10.0
     """alpha_f, weight of the distance of the teacher's batch statistics to its running ones"""
     tv: NonNegativeFloat = 2.5e-5
@@ -57,15 +57,15 @@ class InversionConfig(Optimization):
     temperature: PositiveFloat = 3.0
     """of the competition and of the competing student's distillation"""
     student_steps: NonNegativeInt = 400
-    """optimizer steps of the competing student after each batch of images, on all images that there are by then"""
+    """optimizer steps of the competing student after each batch of images, on all images made so far"""
     student_lr: PositiveFloat = 0.1
     """initial learning rate of the competing student's SGD"""
 
 
 class Pixels(nn.Module):
-    """Normalised images that are sought, B x 3 x S x S: rows -> their images.
+    """The images that are optimised, B x 3 x S x S, normalised: rows of the batch -> their images.
 
-    mean, std: of the channels, scaled to 0..1, by which images of the teacher were normalised.
+    mean, std: of the channels, on the scale 0..1, with which the teacher's images were normalised.
     """
 
     mean: Tensor
@@ -81,23 +81,23 @@ class Pixels(nn.Module):
         return self.values[rows]
 
     def rounded(self) -> Tensor:
-        """As they are kept: B x S x S x 3 uint8."""
+        """The images rounded to pixels, B x S x S x 3 uint8, as the pool keeps images."""
         pixels = (self.values.detach() * self.std + self.mean).clamp(0, 1) * 255
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Kept images n x S x S x 3 uint8 -> n x 3 x S x S, as networks know them."""
+        """Normalise images of the pool for a network: n x S x S x 3 uint8 -> n x 3 x S x S."""
         pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
         return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 class Inversion(ClassifierStage):
-    """CE(T(x), y) + feature R(x) + tv TV(x) + l2 ||x|| + compete (1 - JS(T(x), S(x))) of images x, at first noise.
+    """L = CE(T(x), y) + feature R(x) + tv TV(x) + l2 ||x|| + compete (1 - JS(T(x), S(x))), minimised over images x.
 
-    R is the sum over the teacher's batch normalisations of ||mean - running mean|| + ||var - running var||, over the
-    global batch of what comes in; TV and ||x|| are norms over the global batch.  The class y of an image is its place
-    modulo C.  An epoch makes one batch of images; then the competing student S learns the teacher's answers to all
-    images so far.  Adam begins anew with each batch.
+    R is the sum over the teacher's batch normalisations of ||mean - running mean|| + ||var - running var||, where mean
+    and var are of the layer's input over the global batch; TV and ||x|| are norms over the global batch.  Images begin
+    as noise.  The class y of an image is its position among all images, modulo C.  An epoch makes one batch of images;
+    then the competing student S is distilled from the teacher T on all images so far.  Adam restarts with each batch.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"inversion": InversionConfig}
@@ -134,7 +134,7 @@ class Inversion(ClassifierStage):
         ]
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
-        """Of every step of an epoch the same noise: what its images begin as."""
+        """Noise from which the images of an epoch begin, the same in every step of the epoch."""
         return source.latents(self.latent, self.config.batch_size, self.steps, seed, repeat=self.steps)
 
     def trained(self, batch: Batch) -> nn.Module:
@@ -166,7 +166,7 @@ class Inversion(ClassifierStage):
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}, "named": hit}
 
     def _taught(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """A step of the competing student on images drawn from the pool."""
+        """Losses of a step of the competing student on images drawn from the pool."""
         self.net["student"].train()
         there = (batch.epoch + 1) * self.config.batch_size
         bits = keyed_rng.bits(self.draws, batch.epoch * self.steps + batch.number, 0, "pool", batch.rows)
@@ -178,7 +178,7 @@ class Inversion(ClassifierStage):
         return {"loss": distilled, "loss_kd": distilled.detach()}
 
     def after_step(self, clock: Clock) -> None:
-        """Keep a batch of images when its last step is made."""
+        """Add the batch of images to the pool after the last step on the images."""
         epoch, number = divmod(clock.step - 1, self.steps)
         if number == self.config.iterations - 1:
             size = self.config.batch_size
@@ -190,22 +190,22 @@ class Inversion(ClassifierStage):
         return pixels
 
     def wanted(self, rows: Tensor, epoch: int) -> Tensor:
-        """The classes of the images at these places of the batch of this epoch."""
+        """The target classes of the images at the positions `rows` of the batch of `epoch`."""
         return (epoch * self.config.batch_size + rows) % self.classes
 
     def _draw(self, batch: Batch, what: str) -> int:
         return keyed_rng.key(self.draws, batch.epoch * self.steps + batch.number, 0, what)
 
     def pictures(self) -> Tensor:
-        """The images that are sought as they stand; after an epoch, its batch."""
+        """The first images of the present batch."""
         return self._sought().values.detach()[:PICTURES]
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        """The competing student is nobody's result."""
+        """None: the accuracy of the competing student, a tool of the stage, needs no warning."""
         return None
 
     def artefact(self) -> dict[str, Any]:
-        """Beside the competing student: images N x S x S x 3 uint8, and labels N int64, the classes sought in them."""
+        """The competing student; images: N x S x S x 3 uint8; labels: N int64, the target classes of the images."""
         pool = self.memory["pool"]
         labels = torch.arange(len(pool), device=pool.device) % self.classes
         return {
@@ -217,9 +217,9 @@ class Inversion(ClassifierStage):
 
 
 def feature_distance(layers: Sequence[tuple[Any, Tensor, Tensor]], batch: Batch) -> Tensor:
-    """R: sum over layers of ||mean - running mean|| + ||var - running var||, 0-d, over all ranks' images of the batch.
+    """R: sum over layers of ||mean - running mean|| + ||var - running var|| over the global batch, 0-d, with gradient.
 
-    layers: of this rank's images, see batch_moments.  With gradient; one gathering for all layers together.
+    layers: moments of this rank's images, see batch_moments.  One gathering serves all layers.
     """
     widths = [len(mean) for _, mean, _ in layers]
     share = layers[0][1].new_full((1,), len(batch.rows) / sum(batch.sizes))
@@ -235,9 +235,9 @@ def feature_distance(layers: Sequence[tuple[Any, Tensor, Tensor]], batch: Batch)
 
 
 def image_norms(images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(total variation, norm), 0-d each, of all ranks' images of the batch; images: this rank's, b x 3 x S x S.
+    """Total variation and norm of the images of the global batch, 0-d each; images: b x 3 x S x S of this rank.
 
-    The variation is the sum of the norms of the differences to the neighbours in four directions, two of them diagonal.
+    The variation is the sum, over four directions (two are diagonal), of the norm of the differences to neighbours.
     """
     x = images.float() if images.itemsize < 4 else images
     differences = (

@@ -1,4 +1,4 @@
-"""MODUL's second stage: a student of the divided set (MODUL sec. IV-B to IV-D)."""
+"""Second stage of MODUL: distils a student on the divided set (MODUL sec. IV-B to IV-D)."""
 
 import contextlib
 from collections.abc import Mapping
@@ -57,31 +57,31 @@ class ModulConfig:
     temperature: PositiveFloat = 0.3
     """t of the category loss"""
     instance_temperature: PositiveFloat = 1.0
-    """temperature of the instance loss: the paper has none"""
+    """temperature of the instance loss (1: as in the paper, which has no temperature there)"""
     student_negatives: bool = False
-    """the instance loss also tells an image from what the student makes of the others, not the teacher alone"""
+    """the instance loss also uses the student's embeddings of other images as negatives, not the teacher's alone"""
     mixup: NonNegativeFloat = 8.0
-    """delta: images of the category loss are mixed by weights from Beta(delta, delta); 0: they are not"""
+    """delta: images of the category loss are mixed with weights from Beta(delta, delta); 0: no mixup"""
     embedding: PositiveInt = leaf(128, Role.NETWORK)
     """dimensions of the embeddings that the category and the instance loss compare"""
     prototypes: Literal["labelled", "clean"] = "labelled"
-    """images that class prototypes are made of: the clean and the closed set, or the clean one alone"""
+    """images that class prototypes are made of: the clean and the closed set, or the clean set alone"""
     prototype_momentum: ClosedUnitInterval = 0.0
-    """what stays of the prototypes from one epoch to the next; 1: those of the first are kept"""
+    """what stays of the prototypes from one epoch to the next; 1: the prototypes of the first epoch are kept"""
     hint: Literal["pooled", "map"] = "pooled"
-    """features that the student is to have of the teacher: after pooling, or the last map before it"""
+    """features that the student is to match of the teacher: after pooling, or the last feature map before pooling"""
     batchnorm: Literal["labelled", "all"] = "labelled"
-    """images that the running statistics are of: labelled ones as they are, or mixed and turned ones, too"""
+    """images that the running statistics are of: labelled images alone, or mixed and rotated images, too"""
     open_batch_size: PositiveInt = 64
     """images of the open set in each optimizer step over all ranks, each in four rotations"""
     soft: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
     """weight of T^2 KL on labelled images; not in the paper, like the next three"""
     soft_mixed: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
-    """weight of the same on mixed images"""
+    """weight of T^2 KL on mixed images"""
     soft_open: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
-    """weight of the same on images of the open set, as they are"""
+    """weight of T^2 KL on images of the open set, not rotated"""
     soft_temperature: PositiveFloat = leaf(4.0, Role.RESULT, added=True)
-    """T of these"""
+    """T of soft, soft_mixed and soft_open"""
 
     def __post_init__(self) -> None:
         if self.soft_mixed and not self.mixup:
@@ -89,35 +89,35 @@ class ModulConfig:
 
 
 class Outputs(NamedTuple):
-    """What the student makes of a batch; `logits` first, as an evaluation expects.  None: not asked for."""
+    """Outputs of the student for a batch; `logits` first, as an evaluation expects.  None: output was not requested."""
 
     logits: Tensor
     """b x classes"""
     hint: Any
-    """b x the teacher's features"""
+    """b x D, D as for the teacher's features: the student's features, mapped to the teacher's width"""
     student: Any
     teacher: Any
     """embeddings b x D of both networks"""
     mixed_student: Any
     mixed_teacher: Any
-    """the same of mixed images"""
+    """embeddings b x D of mixed images, of both networks"""
     turned: Any
-    """4b' x 4 logits of rotations"""
+    """4b' x 4 logits of the rotations of open-set images"""
     mixed_logits: Any
     """b x classes, of mixed images"""
     open_logits: Any
-    """b' x classes, of open images as they are"""
+    """b' x classes, of open-set images that are not rotated"""
 
 
 class Student(nn.Module):
-    """Encoder and head, and all else that is trained beside them: one forward, so that DDP sees one."""
+    """Encoder, head and all other trained layers in one module, since DDP needs a single forward pass per step."""
 
     def __init__(self, body: Encoder, classes: int, taught: int, config: ModulConfig, weights: Mapping[str, float]):
         super().__init__()
         width = body.out_features
         self.encoder = body
         self.head = linear_head(body, classes)
-        # What no term needs does not exist: DDP waits for the gradient of every parameter.
+        # Layers that no term needs are not made: DDP waits for the gradient of every parameter.
         self.hint: nn.Module | None = None
         self.student_embedding = self.teacher_embedding = self.rotation = None
         if weights["kd"]:
@@ -139,11 +139,15 @@ class Student(nn.Module):
         mixed_taught: Tensor | None = None,
         opened: Tensor | None = None,
     ) -> Outputs:
-        """images b x 3 x S x S; taught: the teacher's pooled features of them, b x D; mixed, mixed_taught: the same of
-        mixed images; opened: images of the open set, 4b' x 3 x S x S, each in four rotations, if these are learned, or
-        b' x 3 x S x S as they are.
+        """Compute all outputs that the terms of the loss need.
 
-        Each kind of images is normalised by itself.
+        images: b x 3 x S x S.
+        taught: b x D, the teacher's pooled features of `images`.
+        mixed, mixed_taught: mixed images and the teacher's features of these, with the same shapes.
+        opened: images of the open set; 4b' x 3 x S x S, each in four rotations, if rotations are learned, else
+            b' x 3 x S x S.
+
+        Batch normalisation treats plain, mixed and open-set images as three separate batches.
         """
         maps = self.encoder.maps(images)
         features = self.encoder.pool(maps)
@@ -170,7 +174,7 @@ class Student(nn.Module):
 
     @staticmethod
     def _embed(embedding: nn.Linear | None, features: Tensor | None) -> Tensor | None:
-        """Eq. 8, 10: unit rows."""
+        """Embed features (eq. 8, 10) as rows of length 1; None without a layer or features."""
         if embedding is None or features is None:
             return None
         z = embedding(features)
@@ -178,10 +182,10 @@ class Student(nn.Module):
 
 
 class Modul(TrainingStage):
-    """Eq. 21 over the clean set and the closed set with the teacher's labels; the open set is told by its rotations.
+    """Minimises eq. 21: clean images with given labels, closed-set images with the teacher's, open-set rotations.
 
-    Any robust loss may stand in the place of the cross entropy (sec. IV-D).  With the weights modul.soft, also softened
-    outputs of the teacher are learned, of any of the three kinds of images.
+    Any robust loss can replace the cross entropy (sec. IV-D).  With the weights modul.soft, modul.soft_mixed and
+    modul.soft_open the student also learns softened outputs of the teacher for labelled, mixed and open-set images.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"student": StudentConfig, "modul": ModulConfig, "loss": LossConfig}
@@ -234,17 +238,17 @@ class Modul(TrainingStage):
 
     @property
     def prototypes(self) -> Tensor:
-        """Of each class a unit vector, or zeros where it has no image: C x D float64."""
+        """Prototypes C x D float64: a unit vector for each class, zeros for a class without images."""
         return self.memory["prototypes"]
 
     def prepare(self, source: Loaders, labels: LabelView) -> None:
-        """Part the images by the division, and look at the labelled ones as the teacher does."""
+        """Split the images by the division, and compute the teacher's features of the labelled images."""
         self.labelled, self.opened = divided(labels, self.divided)
         if self.weights["category"]:
             self._look(source, self.labelled)
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
-        """Labelled images, the clean and the closed set in one pool; with each batch one of the open set."""
+        """Batches of labelled images, clean and closed set in one pool, each paired with a batch of the open set."""
         loader = source.training(self.labelled, self.views, self.optimization.batch_size, seed)
         if not (self.weights["rotation"] or self.weights["soft_open"]):
             return loader
@@ -252,13 +256,13 @@ class Modul(TrainingStage):
         return Paired(loader, source.training(self.opened, self.views, size, seed))
 
     def start_epoch(self) -> None:
-        """Eq. 9, with the teacher's projection as it has become."""
+        """Recompute the class prototypes (eq. 9) with the present projection of the teacher's features."""
         if not self.weights["category"] or self.net.teacher_embedding is None:
             return
         with torch.no_grad():
             z = F.normalize(self.net.teacher_embedding(self._features))
             sums, counts = class_sums(z[self._chosen], self._targets[self._chosen], self.classes)
-            # A class that no image is labelled with is what the teacher takes for it, if that is any.
+            # The prototype of a class without labelled images is made of the images that the teacher predicts as it.
             sums_seen, counts_seen = class_sums(z, self._predicted, self.classes)
             missing = counts == 0
             fresh = prototypes(
@@ -312,7 +316,7 @@ class Modul(TrainingStage):
         return {"loss": loss, **{f"loss_{name}": mean.detach() for name, mean in means.items()}}
 
     def _category(self, z: Tensor, batch: Batch, mix: mixup.Mix | None) -> Tensor:
-        """Eq. 11 of embeddings b x D, or eq. 15 of mixed ones -> b values."""
+        """Category loss of embeddings b x D -> b values: eq. 11, or eq. 15 for mixed images."""
         own = prototypical_loss(z, batch.labels, self.prototypes, self.config.temperature)
         if mix is None:
             return own
@@ -323,7 +327,7 @@ class Modul(TrainingStage):
         return {name: part.state_dict() for name, part in self.net.named_children()}
 
     def _look(self, source: Loaders, labelled: LabelView) -> None:
-        """Keep the teacher's features of this rank's share of the labelled images: it sees them the same every time."""
+        """Store the teacher's features of this rank's share of the labelled images, since they never change."""
         self._features, indices = own_share(source, labelled, lambda images, _: self.teacher.encoder(images))
         order = self.divided["indices"].argsort()
         rows = order[torch.searchsorted(self.divided["indices"][order], indices.cpu())]

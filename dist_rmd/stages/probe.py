@@ -1,4 +1,4 @@
-"""The linear probe: how much of the classes a linear classifier finds in the frozen features of stage `simsiam`."""
+"""Linear probe: measures how well a linear classifier separates the classes in the frozen features of `simsiam`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ProbeConfig(LabelledOptimization):
     batch_size: PositiveInt = 256
     """images per optimizer step over all ranks (the global batch)"""
     lr: PositiveFloat = 30.0
-    """initial learning rate: features are small, and nothing but the linear layer moves"""
+    """initial learning rate: large, since features are small and only the linear layer is trained"""
     lr_scaling: bool = True
     """multiply lr by batch_size / 256"""
     weight_decay: NonNegativeFloat = 0.0
@@ -36,7 +36,7 @@ class ProbeConfig(LabelledOptimization):
 
 
 class Frozen(ImageClassifier):
-    """An encoder that stays as it is, in evaluation mode, under a linear head that learns.
+    """A frozen encoder, in evaluation mode, with a linear head that is trained.
 
     images N x 3 x S x S -> (logits N x classes, features N x D); only the logits have a gradient.
     """
@@ -55,7 +55,7 @@ class Frozen(ImageClassifier):
 class Probe(ClassifierStage):
     """Mean cross entropy between the logits and the given labels, on weak views of the images.
 
-    The usual figure is that of correct labels (noise.rate=0): the given ones are learned as they are.
+    The probe learns the given labels, noisy or not; the literature reports probes of correct labels (noise.rate=0).
     """
 
     sections: ClassVar[Mapping[str, type]] = {"probe": ProbeConfig}

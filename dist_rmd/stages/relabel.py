@@ -1,4 +1,4 @@
-"""Relations that clean: a label and a weight for every training image by what lies next to it (not in the papers)."""
+"""Refines the label of every training image by its nearest neighbours, and weights the image (not in the papers)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ class RelabelConfig:
     """Stage `relabel`: labels by SimSiam's neighbours, which task.relabel=true lets later stages learn."""
 
     student: Literal["none", "classifier", "elr"] = "none"
-    """stage whose network has a say, too, of another run (inputs.classifier=<its folder>).  It must not have memorised
-    the wrong labels: take one that was trained for a few epochs, or elr"""
+    """stage whose network has a say, too, of another run (inputs.classifier=<its folder>).  The network must not have
+    memorised the wrong labels: take a classifier that was trained for a few epochs, or elr"""
     student_weight: ClosedUnitInterval = 0.5
-    """weight of its probabilities beside those of the neighbours"""
+    """weight of the student's probabilities; the probabilities from the neighbours have 1 - student_weight"""
 
 
 class Relabel(ComputationStage):
-    """Class probabilities p_i of every image by the labels of others that look alike to SimSiam's encoder.
+    """Estimates class probabilities p_i of every image from the labels of images with similar SimSiam features.
 
-    The refined label is argmax p_i, the weight max p_i.  What the others say is dist_rmd.suspects.scores: leave-one-out
-    votes of the nearest neighbours and out-of-fold Gaussians of the classes, together with the given label and how
-    often each class is given as each.  No true label is used.
+    The refined label is argmax p_i, the image's weight max p_i.  dist_rmd.suspects.scores computes p_i from the labels
+    of the nearest neighbours (leave-one-out), out-of-fold Gaussians of the classes, the given label, and an estimate of
+    how often each class is given as each other class.  No true label is used.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"relabel": RelabelConfig}
@@ -48,7 +48,7 @@ class Relabel(ComputationStage):
 
     @classmethod
     def seed(cls, config: StageConfig) -> int:
-        """0: nothing is drawn."""
+        """Return 0: the stage draws nothing."""
         return 0
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
@@ -63,7 +63,7 @@ class Relabel(ComputationStage):
 
     def compute(self, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
         def judge(images: Tensor, given: Tensor) -> Tensor:
-            """b x (D + C): features, and the student's probabilities if there is one."""
+            """b x (D + C) features and the student's probabilities; b x D features without a student."""
             parts = [self.teacher(images)]
             if self.student is not None:
                 parts.append(self.student(images)[0].softmax(dim=1))
@@ -83,7 +83,7 @@ class Relabel(ComputationStage):
         return self._metrics(labels, refined.numpy())
 
     def pretend(self, labels: LabelView) -> None:
-        """Every label is as given."""
+        """Keep every given label, with weight 1."""
         self._keep(labels, torch.from_numpy(labels.given), torch.ones(len(labels)))
 
     def _keep(self, labels: LabelView, refined: Tensor, weights: Tensor) -> None:
@@ -102,12 +102,12 @@ class Relabel(ComputationStage):
         return f"{said}; {metrics['relabel/right']:.1f} % are right, {metrics['relabel/right_given']:.1f} % were"
 
     def artefact(self) -> dict[str, Any]:
-        """indices, given, labels: N int64, the images' positions in the beton, their labels and the refined ones;
-        weights: N float32, 0..1, how probable these are."""
+        """indices, given, labels: N int64, positions of the images in the beton, given labels and refined labels;
+        weights: N float32, 0..1, probabilities of the refined labels."""
         return self._artefact
 
     def _metrics(self, labels: LabelView, refined: Any) -> dict[str, float]:
-        """Percent of labels that were changed, and that are right before and after, where the truth is known."""
+        """Percent of changed labels; if the true labels are known, also of correct labels before and after."""
         found = {"relabel/changed": 100 * float(np.mean(refined != labels.given))}
         if labels.true is not None:
             found["relabel/right_given"] = 100 * float(np.mean(labels.given == labels.true))

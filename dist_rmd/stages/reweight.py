@@ -30,7 +30,7 @@ class ReweightConfig:
     warmup: PositiveInt = 20
     """epochs of cross entropy, after which the transition matrix is estimated"""
     drop: ClosedUnitInterval = 0.03
-    """share of the images most surely of a class that are passed over as outliers (0 for CIFAR-100)"""
+    """share of the images, the most surely predicted ones of a class, that are skipped as outliers (0 for CIFAR-100)"""
     most: PositiveFloat = 10.0
     """largest weight of an image"""
 
@@ -40,10 +40,11 @@ class ReweightConfig:
 
 
 class Reweight(TaskStage):
-    """L = mean w_i CE_i with w = p_y / (T^T p)_y, the share of label y among correct labels over that among given ones.
+    """L = mean w_i CE_i, w = p_y / (T^T p)_y: probability that y is the true label over probability of y being given.
 
-    The network first learns the given labels (w = 1).  Then row i of T is what it predicts for the image that is most
-    surely labelled i, outliers apart; every image is looked at once, over all ranks, in the plain view.
+    The network first learns the given labels (w = 1).  Then the transition matrix T is estimated: row i of T is the
+    prediction for the image that is most surely labelled i, apart from outliers.  For this all ranks together look at
+    every image once, in the plain view.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**TaskStage.sections, "reweight": ReweightConfig}

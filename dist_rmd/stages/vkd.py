@@ -1,4 +1,4 @@
-"""Knowledge distillation that ignores the noise in the labels, which MODUL is compared with (MODUL eq. 1, table I)."""
+"""Vanilla knowledge distillation, the baseline of MODUL that ignores label noise (MODUL eq. 1, table I)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,26 +26,26 @@ __all__ = ["VKD"]
 class VKDConfig:
     """The loss of stage `vkd` (MODUL eq. 1, whose constants the paper does not print).
 
-    Eq. 1 compares soft labels or feature maps.  The paper's row VKD is most probably the latter: to the digit, it has
-    the numbers that Table IV has for cross entropy beside the distance of features.  That is a reading of the print,
-    which says so nowhere.
+    Eq. 1 compares soft labels or feature maps.  The paper's row VKD most probably compares feature maps: its numbers
+    equal, to the digit, those of Table IV for cross entropy with the distance of features.  This is our inference; the
+    paper does not say so.
     """
 
     transfer: Literal["features", "logits"] = leaf("logits", Role.RESULT, added=True)
-    """what the student is to have of the teacher.  logits: softened outputs (Hinton et al. 2015), by T^2 KL; features:
-    those after pooling, by their mean square distance, through a learned linear layer where widths differ"""
+    """what the student is to match of the teacher.  logits: softened outputs (Hinton et al. 2015), by T^2 KL; features:
+    pooled features, by their mean square distance, through a learned linear layer if the widths differ"""
 
     alpha: ClosedUnitInterval = 0.1
-    """weight of the cross entropy with the given labels; that of the distillation is 1 - alpha"""
+    """weight of the cross entropy with the given labels; the distillation has weight 1 - alpha"""
     temperature: PositiveFloat = 4.0
     """T of transfer=logits"""
     mixup: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
-    """delta: every image is mixed with another of its batch, by a weight from Beta(delta, delta), and learned under
-    both labels, the teacher asked about the mixed one; 0: images stay as they are"""
+    """delta: every image is mixed with another image of its batch, with a weight from Beta(delta, delta), and learned
+    under both labels; the teacher sees the mixed image.  0: no mixup"""
 
 
 class Matched(Network):
-    """A classifier of images N x 3 x S x S -> (logits N x C, features N x D as the teacher has them)."""
+    """A classifier of images N x 3 x S x S -> (logits N x C, features N x D, D as for the teacher)."""
 
     def __init__(self, encoder: Encoder, classes: int, taught: int):
         super().__init__(encoder, classes)

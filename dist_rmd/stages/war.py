@@ -33,7 +33,7 @@ class WARConfig:
     beta: NonNegativeFloat = 10.0
     """weight of the regularisation"""
     warmup: NonNegativeInt = 15
-    """epochs of cross entropy alone before it"""
+    """epochs of cross entropy alone before the regularisation"""
     eps: PositiveFloat = 0.02
     """length of the step in a normalised image: 0.005 of the authors' images, whose standard deviation is about 1/4"""
     xi: PositiveFloat = 1e-6
@@ -41,17 +41,17 @@ class WARConfig:
     reg: PositiveFloat = 0.05
     """lambda, weight of the entropy of the transport between two predictions"""
     iterations: PositiveInt = 20
-    """of Sinkhorn"""
+    """of Sinkhorn's algorithm"""
     vectors: FilePath | None = leaf(None, Role.PLACE)
     """.npy, or .npz with an array `embed`: a row for each class, such as a word vector of its name.  Moving mass costs
     exp(-distance / largest distance), so that similar classes are kept apart most; when null all costs are 1"""
 
 
 class WAR(TaskStage):
-    """L = CE + beta OT(p(x + r), p(x)), where r of length eps points to where predictions change most.
+    """L = CE + beta OT(p(x + r), p(x)), where r has length eps and the direction in which predictions change most.
 
-    OT is the cost of the entropic transport between two predictions, of which p(x) has no gradient.  r is found by one
-    step of the power iteration; batch statistics of x + r leave no trace.
+    OT is the cost of entropic transport between two predictions; p(x) has no gradient.  One step of power iteration
+    finds r.  The images x + r do not change the running statistics of batch normalisation.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**TaskStage.sections, "war": WARConfig}
@@ -67,7 +67,7 @@ class WAR(TaskStage):
         c = self.config = config.section(WARConfig)
         self.weights = {"task": 1.0, "smooth": c.beta}
         cost = equal_costs(data.classes) if c.vectors is None else similarity(Path(c.vectors), data.classes)
-        self.memory = {"cost": cost.float()}  # it stays as it is, and goes where the network goes
+        self.memory = {"cost": cost.float()}  # constant; in `memory`, so that the device follows the network's
         self.ce = CE()
 
     def look(self, net: nn.Module, mixed: Mixed) -> Seen:
@@ -83,7 +83,7 @@ class WAR(TaskStage):
         return {} if seen.others is None else {"smooth": self._distance(seen.others, seen.logits.detach())}
 
     def _moved(self, images: Tensor, batch: Batch) -> Tensor:
-        """x + r, without gradient."""
+        """The adversarial images x + r, without gradient."""
         start = random_directions(images, batch.sizes, rank(), self.draws, batch.epoch, batch.number)
         with statistics_kept(self.net):
             with torch.no_grad():
@@ -95,21 +95,21 @@ class WAR(TaskStage):
             return images + self.config.eps * steepest(distance, start, self.config.xi)
 
     def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
-        """OT between the predictions of b x C logits -> b values."""
+        """OT between the predictions of `logits` and of `target`, b x C each -> b values."""
         logits, target = (x.float() if x.itemsize < 4 else x for x in (logits, target))
         log_p, log_q = logits.log_softmax(dim=1), target.log_softmax(dim=1)
         return transport_cost(log_p, log_q, self.memory["cost"], self.config.reg, self.config.iterations)
 
 
 def equal_costs(classes: int) -> Tensor:
-    """C x C: 1 from any class to any other."""
+    """Costs C x C float64 of moving mass between classes: 1, and 0 on the diagonal."""
     return 1 - torch.eye(classes, dtype=torch.float64)
 
 
 def similarity(file: Path, classes: int) -> Tensor:
-    """C x C float64: exp(-|v_i - v_j| / largest distance), 0 on the diagonal, of the class vectors in `file`.
+    """Costs C x C float64 from the class vectors v in `file`: exp(-|v_i - v_j| / largest distance), 0 on the diagonal.
 
-    Raises DataError for a file that does not hold a vector of each class.
+    Raises DataError if the file does not hold a vector for each class.
     """
     content = read_arrays(file)
     vectors = content.get("embed") if isinstance(content, dict) else content

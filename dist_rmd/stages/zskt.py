@@ -49,7 +49,7 @@ class ZSKTConfig(Optimization):
 
 
 class Attentive(nn.Module):
-    """A classifier of images N x 3 x S x S -> (logits N x C, the last map of every stage of its encoder)."""
+    """A classifier of images N x 3 x S x S -> (logits N x C, the last feature map of every stage of the encoder)."""
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
@@ -63,8 +63,8 @@ class Attentive(nn.Module):
 class ZSKT(DataFreeStage):
     """Student: KL(T(x) || S(x)) / C + beta AT(x), the attention loss; generator of the images x: -KL(T(x) || S(x)) / C.
 
-    A batch of noise serves the generator first, and then the student, which sees images of the generator as it stands
-    (eq. 1, 2 and algorithm 1; the authors' code averages KL over classes, too, and AT over places).
+    With each batch of noise the generator is updated first, then the student on images of the updated generator (eq. 1,
+    2 and algorithm 1).  As in the authors' code, KL is averaged over classes, and AT over positions.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"zskt": ZSKTConfig}
@@ -116,7 +116,7 @@ class ZSKT(DataFreeStage):
 
 
 def watched(net: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Of a network of an encoder and a head: its logits N x C, and the last map of every stage of its encoder."""
+    """Logits N x C of a network with encoder and head, and the last feature map of every stage of the encoder."""
     maps = net.encoder.stage_maps(images)
     return net.head(net.encoder.pool(maps[-1])), maps
 
