@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dist_rmd.errors import ConfigError
 
 CIFAR10 = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
-"""Patrini et al. 2017, https://arxiv.org/abs/1609.03683: only these classes have wrong labels, half of all images"""
+"""Patrini et al. 2017, https://arxiv.org/abs/1609.03683: noise falls on these classes alone, half of all images"""
 
 COARSE = (
     "beaver dolphin otter seal whale", "aquarium_fish flatfish ray shark trout", "orchid poppy rose sunflower tulip",
@@ -21,16 +21,17 @@ COARSE = (
 
 
 def class_map(wanted: Mapping[int, int] | str | None, dataset: str, classes: Sequence[str]) -> dict[int, int]:
-    """The configured map for `classes`, in numbers.
+    """The class map of asymmetric noise, as class numbers: true class -> noisy class.
 
-    wanted: the map itself, or the name of one, or None for the usual one of `dataset`: "cifar10" or "blocks".
+    wanted: the map itself, or a map's name, or None for the usual map of `dataset`: "cifar10" or "blocks".
         "cifar10": truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
-        "blocks": within each block of five consecutive classes the next one; often called CIFAR-100's superclasses,
-            which they are not.
-        "coarse": within each of CIFAR-100's coarse classes the next one.
+        "blocks": each class becomes the next class of its block of five consecutive classes.  The literature often
+            calls these blocks CIFAR-100's superclasses, which they are not.
+        "coarse": each class becomes the next class of its coarse class in CIFAR-100.
+    classes: names of all classes, in the order of their numbers.
 
-    Raises ConfigError for an unknown name, where the classes are not those that the map speaks of, and where there is
-    no usual one.
+    Raises ConfigError for an unknown name, for a map whose classes are not among `classes`, and where `dataset` has no
+    usual map.
     """
     name = USUAL.get(dataset) if wanted is None else wanted
     if name is None:

@@ -19,7 +19,7 @@ from dist_rmd.text.reader import read_text
 
 PICKLES = (".pkl", ".pickle", ".p", ".joblib")
 
-# All that a pickle needs to make arrays of integers.  It is named numpy.core in files from before numpy 2.
+# All names that a pickle needs to make arrays of integers.  Files from before numpy 2 say numpy.core for numpy._core.
 RECONSTRUCT = np.empty(0).__reduce__()[0]
 SAFE: list[Any] = [
     (RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
@@ -33,18 +33,18 @@ SAFE: list[Any] = [
 def given_view(
     dataset: Dataset, file: Path, column: str | None = None, per_class: int | None = None, skip: int = 0
 ) -> LabelView:
-    """The labels that `file` gives, to the first `per_class` training images of every true class (all when None).
+    """The labels that `file` gives to the first `per_class` training images of every true class (all when None).
 
     file: an .npy or .json list with one class number per image, in the dataset's order; an .npz that `LabelView.save`
-        wrote; a .csv, .tsv or .txt table with a column "file" (names as in the dataset's train.csv) and one of class
-        numbers or names; a .pt or .pth such as CIFAR-10N's, a dictionary of columns with one class number per image.
-        Images that an .npz or a table does not list are left out; the others do not speak of images of none of the
-        classes, which are left out too.
-    column: which one of a table ("label" when None) or of a .pt.
-    skip: how many of every true class are left out before.
+        wrote; a .csv, .tsv or .txt table with a column "file" (names as in the dataset's train.csv) and a column of
+        class numbers or names; a .pt or .pth such as CIFAR-10N's, a dictionary of columns with one class number per
+        image.  Images that an .npz or a table does not list are left out.  The other forms hold no labels of open-set
+        images, which are left out too.
+    column: the column of labels in a table ("label" when None) or in a .pt.
+    skip: the first `skip` images of every true class are left out.
 
-    Raises DataError, which names the file and the place in it, when it is unreadable or does not fit the dataset;
-    ConfigError when it must be said which column of a .pt, or one is named in a file that has none.
+    Raises DataError, which names the file and the place in the file, when the file is unreadable or does not fit the
+    dataset; ConfigError when a .pt is given without a column, or a column with a file that has no columns.
     """
     kind = file.suffix.lower()
     if kind not in READERS:
@@ -97,7 +97,7 @@ def _pt(dataset: Dataset, file: Path, column: str | None) -> LabelView:
     if column is None:
         raise ConfigError(f"noise.column: which column of {file}? It has {_listing(columns)}")
     _require(column, columns)
-    # CIFAR-100N has the labels of the 20 coarse classes too: they must not pass for those of the first 20 fine ones.
+    # CIFAR-100N also has labels of the 20 coarse classes, which must not pass for labels of the first 20 fine classes.
     reference = "clean_coarse_label" if "coarse" in column else "clean_label"
     if reference in columns:
         clean = _whole_column(dataset, file, reference, columns[reference])
@@ -123,7 +123,10 @@ READERS: Mapping[str, Callable[[Dataset, Path, str | None], LabelView]] = {
 
 
 def _read_pt(file: Path) -> dict[str, Any]:
-    """The columns of a pickle that torch.save wrote.  Nothing but containers, numbers, tensors and arrays is made."""
+    """Read the columns of a pickle that torch.save wrote.
+
+    Only containers, numbers, tensors and arrays are made; a pickle that asks for anything else is refused.
+    """
     try:
         with safe_globals(SAFE):
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -144,7 +147,7 @@ def _whole_column(dataset: Dataset, file: Path, column: str, values: Any) -> Lab
 
 
 def _whole(dataset: Dataset, values: Any, origin: Mapping[str, Any]) -> LabelView:
-    """All images of the dataset's classes under `values`, one for each in their order."""
+    """All training images but the open-set images under `values`, one label for each image in the dataset's order."""
     given = integers("given", values)
     own = LabelView.of(dataset.labels("train"), len(dataset.classes), dataset.verified)
     if len(given) != len(own):
@@ -153,7 +156,7 @@ def _whole(dataset: Dataset, values: Any, origin: Mapping[str, Any]) -> LabelVie
 
 
 def _true(dataset: Dataset, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """The correct labels of these training images, where they are known."""
+    """The correct labels of the training images at `indices`; None where nobody has verified the dataset's labels."""
     return dataset.labels("train")[indices] if dataset.verified else None
 
 

@@ -1,4 +1,4 @@
-"""Instance-dependent label noise: which class an image is taken for depends on its pixels (Xia et al. 2020)."""
+"""Instance-dependent label noise: the wrong label of an image depends on the image's pixels (Xia et al. 2020)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.prepared.beton import Dataset
 
 SPREAD = 0.1  # standard deviation of the images' flip rates, as published
-CHUNK = 1024  # images whose pixels are held at a time
+CHUNK = 1024  # images whose pixels are in memory at a time
 
 
 def instance_view(
@@ -20,8 +20,8 @@ def instance_view(
 ) -> LabelView:
     """The first `per_class` training images of every class (all when None) after `skip`, with the noise of `instance`.
 
-    Their features are the pixels, normalised by channel.  A class with fewer images gives all it has.  Raises
-    ValueError for values outside their range, DataError where the images cannot be read.
+    The features that `instance` takes are the pixels, normalised by channel.  A class with fewer images gives all its
+    images.  Raises ValueError for values outside their range, DataError where the images cannot be read.
     """
     clean = LabelView.of(dataset.labels("train"), len(dataset.classes)).first(per_class, skip)
 
@@ -41,17 +41,17 @@ def instance(
     seed: int,
     exact: bool = True,
 ) -> Labels:
-    """A copy of `labels` (N integers in 0..num_classes-1), N int64, wrong where features say so and chance has it.
+    """A copy of `labels` (N integers in 0..num_classes-1), N int64, with instance-dependent noise.
 
-    The published recipe (Xia et al. 2020, https://arxiv.org/abs/2006.07836, algorithm 2 of the appendix): image i has a
-    flip rate q_i, normal around `rate` with standard deviation 0.1 and cut to [0, 1]; class y has a random D x C matrix
-    W_y of standard normal numbers; a label y that flips becomes class c with probability softmax(x_i W_y) over the
-    classes other than y.
+    The recipe is published (Xia et al. 2020, https://arxiv.org/abs/2006.07836, algorithm 2 of the appendix).  Image i
+    has a flip rate q_i, normal around `rate` with standard deviation 0.1 and truncated to [0, 1].  Class y has a random
+    D x C matrix W_y of standard normal numbers.  A label y that flips becomes class c with probability softmax(x_i W_y)
+    over the classes other than y, where x_i are the image's features.
 
-    features: positions of n images, n int64, -> their features x, n x D.
-    exact: flip round(rate * n_y) of the n_y labels of every class; else each label by itself with probability q_i.
-        With a uniform u_i, label i flips by itself where logit(u_i) < logit(q_i); the exact form moves this threshold,
-        for each class, to where the number is right.
+    features: a function, positions of n images (n int64) -> features of these images, n x D.
+    exact: flip round(rate * n_y) of the n_y labels of every class; else each label independently with probability q_i.
+        An independent label flips where logit(u_i) < logit(q_i), u_i uniform; the exact form shifts this threshold in
+        each class until round(rate * n_y) labels flip.
     seed: a non-negative integer.
 
     Raises ValueError for a value outside its range.
@@ -82,11 +82,11 @@ def instance(
 
 
 def uniform(drawn: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Of 64-bit words, as many numbers in (0, 1), neither end included."""
+    """Uniform numbers in (0, 1), without either end, from as many random 64-bit words."""
     return ((drawn >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 def _rates(level: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-    """Flip rates (0..1) by their place in the cut normal distribution around `rate`."""
+    """Flip rates (0..1): the quantiles at `level` of the normal distribution around `rate`, truncated to 0..1."""
     low, high = ndtr((0 - rate) / SPREAD), ndtr((1 - rate) / SPREAD)
     return np.clip(rate + SPREAD * ndtri(low + level * (high - low)), 0, 1)

@@ -1,10 +1,10 @@
-r"""Lists of images and their labels, in the forms in which collections and programs publish them.
+r"""Reads lists of images and their labels, in the forms in which data sets and programs publish such lists.
 
-    file,label                       a table with such columns, separated by commas, semicolons or tabs
-    images/0/00/1.jpg 5              Clothing1M's key and value: a file and its label, with a blank
-    class_name/key                   Food-101N's tables: apple_pie/1.jpg, whose folder is its class
+    file,label                       a table with these columns, separated by commas, semicolons or tabs
+    images/0/00/1.jpg 5              Clothing1M's key and value: a file and its label with a blank between
+    class_name/key                   Food-101N's tables: apple_pie/1.jpg, where the folder is the class
     is_label_issue,given_label,predicted_label
-                                     cleanlab's issues: a row for each image, in order, without their names
+                                     cleanlab's issues: a row for each image, in order, without the images' names
 """
 
 import re
@@ -26,18 +26,19 @@ class Entry(NamedTuple):
 
     line: int
     file: str | None
-    """None: the list does not name its images, but has a row for each"""
+    """name of the image; None where the list names no images, but has a row for each image"""
     label: str
 
 
 def read_list(path: Path, column: str = "label", where: str = "", choice: str = "") -> list[Entry]:
-    """The images of a list, in its order; names and labels as they stand there.
+    """Read the images of a list in the list's order, with names and labels as the list spells them.
 
-    column: the one that holds the labels, where the list has columns of its own choice.
-    where: to be said after "to name the images"; choice: how another column is chosen; both for the messages.
+    column: name of the column of labels, in a table with a column "file".
+    where: where the images' names are found; choice: how another column is chosen.  Both end an error's message.
 
-    cleanlab's issues have the predicted label where it takes the given one for wrong.  Raises DataError, which names
-    the file and the line, for what is no such list, and ValueError where the column is missing.
+    From cleanlab's issues an image gets its predicted label where cleanlab takes the given label for wrong, else the
+    given label.  Raises DataError, which names the file and the line, for a file in none of the forms, and ValueError
+    where a column is missing.
     """
     text = read_text(path)
     first = next((line.strip() for line in text.split("\n") if line.strip()), "")

@@ -1,4 +1,4 @@
-"""Names that look equal and are not: the same but for case, blanks, or how Unicode spells their letters."""
+"""Finds names that look equal but differ: in case, in blanks, or in how Unicode spells their letters."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ def _composed(name: str) -> str:
 
 
 def _without_blanks(name: str) -> str:
-    shown = (letter for letter in name if unicodedata.category(letter) != "Cf")  # no mark of width zero
+    shown = (letter for letter in name if unicodedata.category(letter) != "Cf")  # Cf: marks of width zero
     return " ".join("".join(shown).replace("_", " ").split())
 
 
@@ -18,7 +18,7 @@ DIFFERENCES = {
     "blanks, underscores or invisible marks": _without_blanks,
     "how Unicode spells its letters": _composed,
 }
-"""in what two names differ -> what takes this difference away"""
+"""how two names can differ -> the function that removes this difference"""
 
 
 def _plain(name: str) -> str:
@@ -28,12 +28,12 @@ def _plain(name: str) -> str:
 
 
 def look_alike(name: str, others: Iterable[str]) -> str | None:
-    """The first of `others` that looks like `name` and is not."""
+    """The first of `others` that looks like `name` but differs from it; None where there is none."""
     return next((other for other in others if other != name and _plain(other) == _plain(name)), None)
 
 
 def difference(name: str, other: str) -> str:
-    """In what two names that look alike differ."""
+    """How two names that look alike differ, in words."""
     found = []
     for words in DIFFERENCES:
         rest = [taken for said, taken in DIFFERENCES.items() if said != words]

@@ -1,10 +1,10 @@
-"""Label noise, made on purpose.
+"""Makes label noise.
 
 corrupt(labels, kind, rate, ...) -> noisy labels.  openset(labels, pool, rho1, rho2, ...) -> noisy labels, and which
 images are replaced by open-set images, which show none of the classes.
 
-Every random choice comes from the raw 64-bit words of numpy's Philox.  That stream is fixed for ever, unlike those of
-numpy's distributions: a seed gives the same labels on every platform and under every version of numpy.
+Every random choice comes from the raw 64-bit words of numpy's Philox.  numpy never changes this stream, unlike the
+streams of its distributions: a seed gives the same labels on every platform and under every version of numpy.
 """
 
 from collections.abc import Mapping
@@ -32,14 +32,17 @@ def corrupt(
 ) -> Labels:
     """A copy of `labels` (N integers in 0..num_classes-1), N int64, in which some labels are wrong.
 
-    kind: "none" leaves all labels as they are.  The others choose labels, and then give each of them
+    kind: "none" leaves all labels as they are.  The other kinds choose labels, and give each chosen label
         "symmetric": one of the other classes with equal probability ("onto the labels of the other classes", RMDNet);
-            with `include_true`, one of all classes, so that a fraction 1/num_classes of them stays right (DivideMix),
-        "asymmetric": the class to which `class_map` sends its own; classes that are not in it keep all their labels,
-        "pairflip": the next class, and the last one class 0.
+            with `include_true`, one of all classes, so that a fraction 1/num_classes of the chosen stays right
+            (DivideMix),
+        "asymmetric": the class to which `class_map` sends its class; a class that is not in `class_map` keeps all its
+            labels,
+        "pairflip": the next class; the last class becomes class 0.
     rate: the fraction of labels chosen, in [0, 1].
-    exact: choose round(rate * n_c) of the n_c labels of every class; else each label by itself with probability `rate`.
-    seed: a non-negative integer.  A higher rate under the same seed moves the same labels, and more.
+    exact: choose round(rate * n_c) of the n_c labels of every class; else each label independently with probability
+        `rate`.
+    seed: a non-negative integer.  A higher rate under the same seed chooses the same labels, and more.
 
     Raises ValueError for an unknown kind or a value outside its range.
 
@@ -76,21 +79,21 @@ def openset(
     include_true: bool = False,
     keep_label: bool = False,
 ) -> tuple[Labels, NDArray[np.int64]]:
-    """Closed-set and open-set noise at once (MODUL sec. III and V-A): (given labels, which image of the pool), N each.
+    """Closed-set and open-set noise (MODUL sec. III and V-A): (given labels, images taken from the pool), N int64 each.
 
     labels: N integers in 0..num_classes-1, the true labels of N images.
     pool: number of open-set images to draw from.
-    rho1, rho2: in [0, 1].  Of the N images, round(rho1 N) are noisy, and round(rho1 rho2 N) of these, drawn from all
-        classes alike, are replaced by images of the pool.  N - round(rho1 N) images stay clean; the rest is closed-set
-        noise.
-    seed: a non-negative integer.  A higher rho1 under the same seed keeps noisy what was noisy, and a higher rho1 rho2
-        keeps open what was open, under the same image.
-    include_true: closed-set noise draws from all classes; by default from all others than the true one.
+    rho1, rho2: in [0, 1].  Of the N images, round(rho1 N) are noisy.  Of the noisy images, round(rho1 rho2 N), drawn
+        from all classes alike, are replaced by images of the pool, and the rest get closed-set noise.  All other images
+        stay clean.
+    seed: a non-negative integer.  With a higher rho1 under the same seed, the same images are noisy, and more; with a
+        higher rho1 rho2, the same images are replaced, by the same images of the pool, and more.
+    include_true: closed-set noise draws from all classes; by default from all classes but the true class.
     keep_label: an open-set image has the label of the image that it replaces (as in MODUL's code); by default, it has
         the label of any class with equal probability.
 
-    The second array is in 0..pool-1, no image twice, and -1 where an image stays.  Raises ValueError for a value
-    outside its range, and for a pool that is too small.
+    The second array holds the number of the image in the pool, 0..pool-1, each at most once, or -1 where an image is
+    not replaced.  Raises ValueError for a value outside its range, and for a pool that is too small.
 
     >>> from dist_rmd import openset
     >>> given, taken = openset([0, 1, 2, 0, 1, 2], pool=4, rho1=0.5, rho2=0.4, num_classes=3, seed=0)
@@ -120,13 +123,13 @@ def openset(
 
 
 def transitions(true: ArrayLike, given: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """num_classes x num_classes int64: how many labels of true class (row) are given as which class (column).
+    """The transition counts, num_classes x num_classes int64: number of images by true class (row) and given (column).
 
-    If there are open-set images (true label OPEN), one more row, the last, counts them.
+    If there are open-set images (true label OPEN), a last row counts them.
     """
     rows = np.asarray(true)
     counts = np.zeros((num_classes + 1, num_classes), np.int64)
-    np.add.at(counts, (rows, np.asarray(given)), 1)  # OPEN counts from the end
+    np.add.at(counts, (rows, np.asarray(given)), 1)  # OPEN is -1, the last row
     return counts if (rows == OPEN).any() else counts[:-1]
 
 
@@ -146,7 +149,7 @@ def random_words(seed: int | tuple[int, ...], count: int) -> NDArray[np.uint64]:
 
 
 def _exactly(labels: Labels, keys: NDArray[np.uint64], rate: float, num_classes: int) -> NDArray[np.int64]:
-    """Positions of round(rate * n_c) labels of each class: those with the smallest keys."""
+    """Positions of the round(rate * n_c) labels with the smallest keys in each class."""
     sizes = np.bincount(labels, minlength=num_classes)
     shuffled = np.split(np.lexsort((keys, labels)), np.cumsum(sizes)[:-1])  # per class: its positions in random order
     return np.concatenate([members[: round(rate * len(members))] for members in shuffled])
@@ -161,7 +164,7 @@ def _uniform(labels: Labels, words: NDArray[np.uint64], num_classes: int, includ
 
 
 def _table(kind: str, class_map: Mapping[int, int] | None, num_classes: int) -> Labels:
-    """The class that each class becomes."""
+    """For each class, the class that its chosen labels become: num_classes int64."""
     table = np.arange(num_classes)
     if kind == "pairflip":
         return (table + 1) % num_classes

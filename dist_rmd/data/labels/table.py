@@ -1,4 +1,4 @@
-"""A table of image files and their labels, whoever wrote it: names or numbers of classes, rows in any order."""
+"""Reads a table of image files and labels from any source: classes by name or number, rows in any order."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ Integers = NDArray[np.int64]
 def read_label_table(
     table: Path, column: str, files: Sequence[str], classes: Sequence[str], place: object, choice: str = ""
 ) -> tuple[Integers, Integers]:
-    """(positions in `files`, rising; class of each) of the images that the table's columns file and `column` list.
+    """Read which images a table lists, and the class of each: (ascending positions in `files`, class numbers).
 
-    It may also have another of the forms of lists.py.  Of one that does not name its images, the rows are those of all
-    `files`, in their order.
-    files: the names of all images there are; where they stand, `place` says.
-    classes: the labels are these names or their numbers, from 0 on.
-    choice: how another column is chosen, for the message where there is none of that name.
+    table: a table with the columns "file" and `column`, or a list in another form of lists.py.  A list without names
+        of images has a row for each of `files`, in this order.
+    files: the names of all images.  place: where these names are found, for error messages.
+    classes: names of the classes; a label is one of these names or its number, from 0 on.
+    choice: how another column is chosen, for the error message where `column` is missing.
 
-    Names that a spreadsheet could take for formulas may have an apostrophe before them (escapes.spreadsheet).  Raises
+    A name that a spreadsheet could take for a formula may have an apostrophe before it (escapes.spreadsheet).  Raises
     ValueError, which names line and column, for an image or class that does not exist, an image that is listed twice,
-    and a table that lists none; DataError for what is no table.
+    and a table without images; DataError for a file that is no table.
     """
     images, meanings = spellings(files), _meanings(classes)
     labels: dict[int, int] = {}
@@ -63,12 +63,12 @@ def read_label_table(
 
 
 def _known(name: str, images: Mapping[str, int | None]) -> str:
-    """How `images` have a name of a list; Food-101N's lists leave out the folder images/ that theirs lie in."""
+    """The name under which `images` has an image that a list names; Food-101N's lists leave out the folder images/."""
     return name if name in images or f"images/{name}" not in images else f"images/{name}"
 
 
 def _meanings(classes: Sequence[str]) -> dict[str, int | None]:
-    """The class that a text means by name or number; None where it is the name of one and the number of another."""
+    """Text -> class that has this name or number; None where a text is one class's name and another's number."""
     meanings: dict[str, int | None] = {str(number): number for number in range(len(classes))}
     for text, number in spellings(classes).items():
         meanings[text] = number if meanings.get(text, number) == number else None
@@ -76,7 +76,7 @@ def _meanings(classes: Sequence[str]) -> dict[str, int | None]:
 
 
 def spellings(names: Iterable[str]) -> dict[str, int | None]:
-    """Place of a name by the name itself and by how a spreadsheet must see it; None where a text may be two names."""
+    """Text -> place of the name that is spelled so, plainly or for a spreadsheet; None where two names are."""
     found: dict[str, int | None] = {}
     for place, name in enumerate(names):
         for text in {name, spreadsheet(name)}:
@@ -85,7 +85,7 @@ def spellings(names: Iterable[str]) -> dict[str, int | None]:
 
 
 def _right_name(name: str, images: Mapping[str, int | None]) -> str:
-    """A hint at how `images` would name an image that they do not have under `name`."""
+    """A hint for an error message: the known name closest to the unknown `name`, or an example of a known name."""
     parts = name.replace("\\", "/").removeprefix("./").split("/")
     ends = ["/".join(parts[start:]) for start in range(len(parts))]  # the longest first
     near = next((known for end in ends for known in images if f"/{known}".endswith(f"/{end}")), None)

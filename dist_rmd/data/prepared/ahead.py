@@ -13,10 +13,10 @@ AHEAD = 4
 
 
 def ahead(work: Callable[[int], T], count: int, threads: int) -> Iterator[T]:
-    """work(0), ..., work(count - 1), in this order.
+    """Yield work(0), ..., work(count - 1) in this order, computed in `threads` threads.
 
-    A thread that hangs, in a read that never returns, keeps nobody else: waiting for its result can be interrupted by
-    a signal, and the process ends without it, which threads of an Executor do not allow.
+    A thread may hang in a read that never returns.  A signal still interrupts the wait for the thread's result, and the
+    process can end without the thread; the threads of an Executor allow neither.
     """
     tasks: queue.SimpleQueue[tuple[int, Future[T]] | None] = queue.SimpleQueue()
     waiting: deque[Future[T]] = deque()

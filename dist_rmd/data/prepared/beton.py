@@ -1,9 +1,9 @@
 """A prepared dataset: a folder with FFCV's .beton files, their labels, and a manifest with hashes of both.
 
 train.beton test.beton   fields: image (raw uint8, side x side x 3), index (the image's position in this file)
-train.csv test.csv       index,label,class,file: the original labels, and where each image came from; label -1 and
-                         no class for open-set images, from which noise.kind=openset draws
-manifest.json            written last: a folder without it is no dataset
+train.csv test.csv       index,label,class,file: the original label and the source of each image; open-set images, from
+                         which noise.kind=openset draws, have label -1 and no class
+manifest.json            written last: a folder without a manifest is no dataset
 """
 
 import contextlib
@@ -43,12 +43,12 @@ from dist_rmd.data.prepared.scratch import scratch
 from dist_rmd.errors import CannotCreate, DataError
 from dist_rmd.files import remove_leftovers, sha256, sync, write_failed, write_json
 
-FORMAT = 3  # of the folder; raise it when an older reader would misread what is written
+FORMAT = 3  # of the folder; to be raised when an older reader would misread a newer folder
 READABLE = (1, 2, FORMAT)  # 1 has neither open-set images nor unverified labels, 2 has no unverified test labels
-LEAST = 16  # side of images of which almost equal ones are looked for
+LEAST = 16  # smallest side of images among which `write` looks for near repeats
 COLUMNS = ["index", "label", "class", "file"]
 
-Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, how many there will be) -> the same items
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (items, split, number of items) -> the same items
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Dataset:
     sizes, hashes: per split, the number of images and a SHA-256 over all pixels, labels and file names.
     skipped: per split, the names of unreadable images of the source.
     verified: whether the labels of the train images are known to be right.
-    held_out: whether the test images were training images, with labels that nobody has verified.
+    held_out: whether the test images were held out of training images whose labels nobody has verified.
     open_images: number of open-set images among the train images (label OPEN).
     excluded: classes of the open-set source that were left out.
     """
@@ -80,7 +80,7 @@ class Dataset:
     _labels: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def beton(self, split: str) -> Path:
-        """FFCV's file of a split."""
+        """The path of a split's .beton file."""
         return _beton_path(self.folder, split)
 
     def labels(self, split: str) -> NDArray[np.int64]:
@@ -88,7 +88,7 @@ class Dataset:
 
         The array must not be written to.
         """
-        if split not in self._labels:  # hundreds of runs may be planned on one dataset
+        if split not in self._labels:  # read once: a sweep may resolve hundreds of runs on one dataset
             self._labels[split] = np.array([int(row["label"]) for row in self._rows(split)], np.int64)
         return self._labels[split]
 
@@ -97,7 +97,7 @@ class Dataset:
         return [row["file"] for row in self._rows(split)]
 
     def images(self, split: str, positions: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        """The pixels of a split, in the beton's order, or of these n positions in it: n x side x side x 3 (RGB)."""
+        """The pixels of all images of a split in the beton's order, or at n positions: n x side x side x 3 (RGB)."""
         return read_images(self.beton(split), np.arange(self.sizes[split]) if positions is None else positions)
 
     def _rows(self, split: str) -> list[dict[str, str]]:
@@ -105,15 +105,15 @@ class Dataset:
 
 
 def write(source: RawDataset, out: Path, skip_bad: bool = False, track: Track | None = None) -> Dataset:
-    """Write `source` into the folder `out`, and open it.
+    """Write `source` as a dataset into the folder `out`, and open the dataset.
 
     skip_bad: leave unreadable images out and list them in the manifest, instead of refusing the dataset.
-    track: is handed the images of each split as they go by, for a progress bar.
+    track: wraps the iteration over the images of each split, for a progress bar.
 
-    Until all is written, what `out` held before stays as it was; what killed calls left there goes first.  Images pass
-    through one at a time: memory does not hold more than a few.  Warns of pictures that are there twice, under two
-    labels or in train and test, and of a colour channel that is the same everywhere: its standard deviation is taken
-    as 1.  Raises DataError (an unreadable image, or a class of train whose images all are), CannotCreate, WriteFailed.
+    An earlier dataset in `out` stays until the new one is complete; leftovers of killed calls are removed first.
+    Memory holds only a few images at a time.  Warns of pictures that occur twice, under two labels or in train and
+    test, and of a colour channel that is the same everywhere, whose standard deviation is recorded as 1.  Raises
+    DataError (an unreadable image, or a class of train without a readable image), CannotCreate, WriteFailed.
     """
     with contextlib.ExitStack() as leaving:
         try:
@@ -156,7 +156,7 @@ def write(source: RawDataset, out: Path, skip_bad: bool = False, track: Track | 
 
 
 def manifest_path(folder: Path) -> Path:
-    """Where the manifest is: what makes `folder` a dataset, since it is written last."""
+    """The path of a folder's manifest, which is written last: a folder is a dataset once its manifest exists."""
     return folder / "manifest.json"
 
 
@@ -209,7 +209,7 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def _missing(folder: Path) -> str:
-    """Why there is no dataset in `folder`, and what to do."""
+    """The error message for a folder without a dataset: the reason, and what to do."""
     if folder.is_dir():
         raw = (folder / "train").is_dir()
         return "no manifest.json, so not a (finished) dataset; " + (
@@ -222,7 +222,7 @@ def _missing(folder: Path) -> str:
 
 
 class _Colours:
-    """Mean and standard deviation per channel of all pixels seen, from integer sums, hence exact."""
+    """Mean and standard deviation of each channel over all pixels added, exact since the sums are integers."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -246,16 +246,16 @@ class _Colours:
 
 @dataclass(frozen=True)
 class _Written:
-    """A split that is written."""
+    """A split that has been written."""
 
     part: dict[str, Any]
-    """of the manifest"""
+    """the split's part of the manifest"""
     kept: list[int]
-    """places of its images in the source"""
+    """places of the split's images in the source"""
     hashes: array
-    """of their pixels"""
+    """hash of each image's pixels"""
     looks: array
-    """perceptual hashes"""
+    """perceptual hash of each image"""
     colours: _Colours
 
 
@@ -316,7 +316,7 @@ def _table_path(folder: Path, split: str) -> Path:
 
 
 def _check_classes(source: RawDataset, name: str, left: NDArray[np.int64]) -> None:
-    """Refuse a class that has images to learn from, none of which can be read; warn of one that cannot be tested."""
+    """Refuse a class whose training images are all unreadable; warn of a class whose test images all are."""
     lost = sorted({*source.splits[name].labels.tolist()} - {*left.tolist()})
     if not lost:
         return
@@ -353,9 +353,10 @@ def _warn_of_repeats(source: RawDataset, written: Mapping[str, _Written]) -> Non
 
 
 def _warn_of_near_repeats(source: RawDataset, written: Mapping[str, _Written], place: Path) -> None:
-    """Of pictures that are the same but for how they were saved, in train and test or under two labels of train.
+    """Warn of pictures that were saved twice in different ways, in train and test or under two labels of train.
 
-    Smaller ones than LEAST have too few pixels to tell two pictures of a kind from one that was saved twice.
+    Pictures of a side below LEAST are not compared: with so few pixels, two different pictures of a class may look like
+    a picture that was saved twice.
     """
     if source.side < LEAST:
         return
@@ -365,7 +366,7 @@ def _warn_of_near_repeats(source: RawDataset, written: Mapping[str, _Written], p
     looks = np.concatenate([np.asarray(split.looks, np.uint64) for split in (train, test)])
     exact = np.concatenate([np.asarray(split.hashes, np.uint64) for split in (train, test)])
     pairs = near_pairs(looks, np.append(labels, np.full(len(test.kept), labels.max() + 1)))
-    pairs = pairs[exact[pairs[:, 0]] != exact[pairs[:, 1]]]  # those have been told of
+    pairs = pairs[exact[pairs[:, 0]] != exact[pairs[:, 1]]]  # _warn_of_repeats tells of exact repeats
     chunks = [pairs[start : start + 1024] for start in range(0, len(pairs), 1024)]
     found = np.concatenate([pairs[:0], *(some[_alike(place, some, count)] for some in chunks)])
     files = [*(source.splits[name].files[i] for name in ("train", "test") for i in written[name].kept)]
@@ -381,7 +382,10 @@ def _warn_of_near_repeats(source: RawDataset, written: Mapping[str, _Written], p
 
 
 def _alike(place: Path, pairs: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Which of n pairs (n x 2) are the same: of one of `count` train images and another, or a test image behind."""
+    """Which of n pairs of images (n x 2 places) show the same picture: n bool.
+
+    Places below `count` are those of train images; the test images follow.  The first of a pair is a train image.
+    """
     train, test = (_beton_path(place, name) for name in ("train", "test"))
     one, second = read_images(train, pairs[:, 0]), pairs[:, 1]
     other, tested = np.empty_like(one), second >= count
@@ -390,7 +394,7 @@ def _alike(place: Path, pairs: NDArray[np.int64], count: int) -> NDArray[np.bool
 
 
 def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
-    """All images in order, decoded by a few threads that run a little ahead."""
+    """Decode all images of a split in order, in a few threads that run slightly ahead of the consumer."""
 
     def attempt(i: int) -> NDArray[np.uint8] | UnreadableImage:
         try:
@@ -402,13 +406,13 @@ def _decoded(split: Split) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
 
 
 def _write_beton(path: Path, images: Iterable[NDArray[np.uint8]], most: int, side: int) -> None:
-    """Write `images`, `most` at most, as FFCV's DatasetWriter would with one worker, to the byte.
+    """Write at most `most` images into a .beton file, byte for byte as FFCV's DatasetWriter with one worker writes it.
 
-    DatasetWriter itself forks workers, waits for ever when one of them fails, and needs to know the number of images
-    beforehand; and preparing images needs no FFCV this way.  Images are packed into pages, which none of them crosses.
+    DatasetWriter itself needs an installed FFCV and the number of images beforehand, forks workers, and waits for ever
+    when a worker fails.  Images are packed into pages; no image crosses the border of a page.
     """
     size = side * side * 3
-    page = MIN_PAGE if side <= 64 else 4 * MIN_PAGE  # a file takes up two pages at least
+    page = MIN_PAGE if side <= 64 else 4 * MIN_PAGE  # small pages for small images: a file has two pages at least
     header = np.zeros((), HEADER)
     header["version"], header["num_fields"], header["page_size"] = 2, 2, page
     fields = np.zeros(2, FIELD)
@@ -423,7 +427,7 @@ def _write_beton(path: Path, images: Iterable[NDArray[np.uint8]], most: int, sid
             number, place = divmod(count, page // size)
             pointer = start + number * page + place * size
             samples[count] = (RAW, side, side, pointer), count
-            file.seek(pointer)  # what is left out reads as zeros
+            file.seek(pointer)  # skipped bytes read as zeros
             file.write(image.tobytes())
             count += 1
         if not count:

@@ -1,4 +1,4 @@
-"""One .beton file: its layout, and its images read without FFCV.  Needs neither FFCV nor numba."""
+"""The layout of a .beton file, and a reader of its images.  Needs neither FFCV nor numba."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from dist_rmd.errors import DataError
 
 REMEDY = "make it anew with python -m dist_rmd.prepare"
 
-# How FFCV 1.0.2 lays out a file.  Written down here because importing ffcv takes seconds, and not all machines have it.
+# The layout of FFCV 1.0.2, repeated here because importing ffcv takes seconds, and not every machine has ffcv.
 HEADER = np.dtype(
     [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("table_ptr", "<u8")]
 )
@@ -24,7 +24,7 @@ RAW = 1  # the image mode that is not JPEG
 
 
 def read_table(path: Path) -> tuple[NDArray[np.void], int]:
-    """The rows (beton.SAMPLE) of all images of a beton, and the side of the images.
+    """Read the rows (SAMPLE) of all images of a beton, and the side of the images in pixels.
 
     Raises DataError unless all images are raw, square, of one size and wholly inside the file.
     """
@@ -50,7 +50,7 @@ def read_table(path: Path) -> tuple[NDArray[np.void], int]:
 
 
 def read_images(path: Path, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The images at these n positions, n x S x S x 3, and no others: a beton may be larger than memory.
+    """Read the images at n positions, n x S x S x 3, and no other images: a beton may be larger than memory.
 
     Raises DataError as `MemoryReader` does, and for a position that the beton does not have.
     """
@@ -64,7 +64,7 @@ def read_images(path: Path, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def check_positions(path: Path, count: int, batches: Sequence[NDArray[np.int64]]) -> None:
-    """Raise DataError unless all positions are in 0..count-1: FFCV would read whatever is in memory there."""
+    """Raise DataError unless all positions are in 0..count-1: for others FFCV would read unrelated memory."""
     for batch in batches:
         if len(batch) and not 0 <= batch.min() <= batch.max() < count:
             wrong = batch.min() if batch.min() < 0 else batch.max()

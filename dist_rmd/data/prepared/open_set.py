@@ -19,17 +19,18 @@ from dist_rmd.text.reader import read_text
 
 
 def with_open_set(source: RawDataset, folder: Path, exclude: Collection[str] = ()) -> RawDataset:
-    """`source` with all images of `folder` added to the end of "train", labelled OPEN.
+    """`source` with all images of `folder` appended to "train" under the label OPEN.
 
-    folder: images in it and below, of any size and mode.  Where it has folders, each is taken for a class.
-    exclude: names of such folders that stay out, because they show what `source` has a class for, by whichever link.
-        Names that are not there are counted in a warning and do no harm, since one list serves all subsets of a large
-        dataset; but some must be there, and none may only look like a folder's name.
+    folder: holds images of any size and mode, directly or in folders.  Each folder directly in `folder` is a class.
+    exclude: names of class folders to leave out, because `source` has a class of the same objects; an excluded folder
+        stays out under any link to it, too.  Since one list serves all subsets of a large dataset, names without a
+        folder only give a warning; but at least one name must have a folder, and no name may merely look like one.
 
-    The shorter side is resized to that of `source`, each pixel the mean of those that it covers (Image.Resampling.BOX,
-    as in the 32 x 32 ImageNet of https://arxiv.org/abs/1707.08819), and the centre cropped.
+    The shorter side of an image is resized to that of `source`, where each pixel is the mean of the pixels that it
+    covers (Image.Resampling.BOX, as in the 32 x 32 ImageNet of https://arxiv.org/abs/1707.08819); then the centre is
+    cropped.
 
-    Raises DataError when no image is left, or `exclude` has no folder's name.
+    Raises DataError when no image is left, when no name in `exclude` has a folder, and when a name only looks like one.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
@@ -52,12 +53,15 @@ def with_open_set(source: RawDataset, folder: Path, exclude: Collection[str] = (
 
 
 def _excluded(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those of `names` that are folders in `folder`.  Raises DataError where none is, or one only looks like one."""
+    """The names among `names` that are folders in `folder`.
+
+    Raises DataError where no name is a folder, or a name only looks like a folder's.
+    """
     there = folder_names(folder)
     found = [name for name in names if name in there]
     missing = [name for name in names if name not in there]
     for name in missing:
-        bare = name.strip("\"',; ")  # what a table's row would have around it
+        bare = name.strip("\"',; ")  # without the marks that a row of a table puts around a name
         if other := bare if bare in there else look_alike(name, there):
             raise DataError(f"{folder}: has no {name!a} to leave out, but {other!a}: mend the list")
     if names and not found:
@@ -71,9 +75,9 @@ def _excluded(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def read_exclusions(file: Path) -> list[str]:
-    """The names that a text lists, one a line; what follows a # is a comment.
+    """Read a list of names from a text file: one name a line; a # begins a comment.
 
-    Raises DataError when it cannot be read or lists nothing.
+    Raises DataError when the file cannot be read or lists no name.
     """
     names = [name for line in read_text(file).split("\n") if (name := line.partition("#")[0].strip())]
     if not names:

@@ -9,10 +9,10 @@ from dist_rmd.errors import DataError
 
 
 def relabelled(source: RawDataset, table: Path) -> RawDataset:
-    """The training images that the table's columns file and label list, under these labels; the test images as before.
+    """`source` with only the training images that a table lists (column "file"), under the table's labels ("label").
 
-    Nobody knows whether the labels are right, so those of the result are not verified.  Raises DataError, which names
-    the table and the place in it, where it does not fit the images, or leaves none of a class.
+    The test images stay as they are.  The new labels count as not verified.  Raises DataError, which names the table
+    and the place in it, where the table does not fit the images or leaves a class without images.
     """
     train, count = source.splits["train"], len(source.classes)
     try:

@@ -1,4 +1,4 @@
-"""Finds repeated pictures: in train and test, or under two labels."""
+"""Finds repeated pictures: the same picture in train and test, or under two labels."""
 
 import hashlib
 
@@ -7,12 +7,12 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def picture_hash(image: NDArray[np.uint8]) -> int:
-    """64 bits of a hash of the pixels."""
+    """A 64-bit hash of an image's pixels."""
     return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little")
 
 
 def in_both(train: ArrayLike, test: ArrayLike) -> list[tuple[int, int]]:
-    """(place in test, place in train) of every hash of `test` that is in `train`, too."""
+    """Find the hashes of `test` that `train` has, too: (place in test, place in train) of each."""
     hashes = np.asarray(train, np.uint64)
     order = np.argsort(hashes, kind="stable")
     wanted = np.asarray(test, np.uint64)
@@ -22,7 +22,7 @@ def in_both(train: ArrayLike, test: ArrayLike) -> list[tuple[int, int]]:
 
 
 def under_two_labels(hashes: ArrayLike, labels: NDArray[np.int64]) -> list[int]:
-    """The places of all pictures that are there more than once and not always under the same label."""
+    """The places of all pictures that occur more than once and under different labels."""
     _, which = np.unique(np.asarray(hashes, np.uint64), return_inverse=True)
     least, most = np.full(len(which), np.iinfo(np.int64).max), np.full(len(which), np.iinfo(np.int64).min)
     np.minimum.at(least, which, labels)
@@ -31,16 +31,16 @@ def under_two_labels(hashes: ArrayLike, labels: NDArray[np.int64]) -> list[int]:
 
 
 BANDS = 4
-"""parts of 16 bits: pictures whose hashes differ in fewer bits than there are parts share one of them"""
+"""number of 16-bit parts of a hash: two hashes that differ in fewer bits than this have a part in common"""
 MOST = 200
-"""following pictures with the same part that one is compared with: dull pictures all share some"""
+"""a picture is compared with at most so many others of the same part, since all pictures of one colour share parts"""
 
 
 def near_pairs(hashes: ArrayLike, groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """n x 2: places of pictures of different groups whose perceptual hashes differ in 3 of 64 bits at most.
+    """Pairs of pictures from different groups whose perceptual hashes differ in at most 3 of 64 bits: n x 2 places.
 
-    groups: a number for each picture.  Time grows as N log N and with the number of pictures that look alike, of which
-    each is compared with the next MOST only.
+    groups: the number of each picture's group.  Time grows as N log N, and with the number of pictures that look alike;
+    each of these is compared with the next MOST pictures only.
     """
     bits = np.asarray(hashes, np.uint64)
     found = [np.zeros((0, 2), np.int64)]

@@ -1,4 +1,4 @@
-"""A temporary folder that is removed when the work ends, also after a crash."""
+"""Temporary folders that are removed when the work ends, also after a crash."""
 
 import contextlib
 import fcntl
@@ -11,17 +11,18 @@ from pathlib import Path
 PREFIX = ".partial-"
 LOCK = ".lock"
 YOUNG = 60.0
-"""seconds within which a folder may be without its lock, since its owner is about to take it"""
+"""seconds for which a new folder may lack its lock, until its owner has taken the lock"""
 
 
 @contextlib.contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, removed at the end.  What killed processes left there goes first.  Raises OSError.
+    """A new folder in `parent`, removed at the end of the context.  Raises OSError.
 
-    The kernel holds a lock on each such folder for as long as its owner lives.
+    Folders that killed processes left in `parent` are removed first: the operating system releases the lock on a folder
+    when its owner ends.
     """
     for old in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, or a later call tries again
+        with contextlib.suppress(OSError):  # the folder may be another user's; a later call tries again
             if _is_abandoned(old):
                 shutil.rmtree(old)
     with (
