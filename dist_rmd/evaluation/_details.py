@@ -1,4 +1,4 @@
-"""How a classifier is right and wrong: by class, by what it takes for what, and whether it knows how sure to be."""
+"""Details of a classifier's accuracy: by class, as a confusion matrix, and how well its confidence is calibrated."""
 
 from dataclasses import dataclass
 
@@ -13,37 +13,37 @@ from dist_rmd.evaluation._features import extract_all
 from dist_rmd.evaluation._splits import Splits
 
 BINS = 15
-"""of the confidence, of equal width: as Guo et al. 2017 (https://arxiv.org/abs/1706.04599) and most papers since"""
+"""bins of the confidence, of equal width, as in Guo et al. 2017 (https://arxiv.org/abs/1706.04599)"""
 
 
 @dataclass(frozen=True)
 class Details:
-    """Of N images under C classes."""
+    """The details of a classifier's predictions for N images and C classes."""
 
     confusion: NDArray[np.int64]
-    """C x C: images of the class of the row that are taken for the class of the column"""
+    """C x C: number of images by correct class (row) and predicted class (column)"""
     top5: float | None
-    """percent of the images whose class is among the five most probable ones; None for five classes or fewer"""
+    """percent of the images whose class is among the five most probable classes; None for five classes or fewer"""
     ece: float
     """percent: expected calibration error, the mean of |accuracy - confidence| over the bins, weighted by images"""
     confidence: NDArray[np.float64]
-    """N: the probability of the class that each image is taken for"""
+    """N: the probability of each image's predicted class"""
     right: NDArray[np.bool_]
-    """N: it is the correct one"""
+    """N: whether the predicted class is the correct class"""
 
     @property
     def images(self) -> NDArray[np.int64]:
-        """C: of each class."""
+        """Number of images of each class: C int64."""
         return self.confusion.sum(axis=1)
 
     @property
     def by_class(self) -> list[float | None]:
-        """C: percent of a class's images that are taken for it; None where it has no image."""
+        """Accuracy of each class in percent, C values; None for a class without images."""
         right = self.confusion.diagonal()
         return [100 * hit / count if count else None for hit, count in zip(right, self.images, strict=True)]
 
     def mistaken_for(self, label: int) -> int | None:
-        """The other class that images of class `label` are most often taken for; None where they never are."""
+        """The most frequent wrong prediction for images of class `label`; None where no prediction is wrong."""
         others = self.confusion[label].copy()
         others[label] = 0
         return int(others.argmax()) if others.any() else None
@@ -51,9 +51,9 @@ class Details:
 
 @torch.inference_mode()
 def details(net: nn.Module, splits: Splits) -> Details:
-    """Those of a classifier, images -> (logits N x C, ...), in evaluation mode, on the test images.
+    """The details of a classifier's predictions for the test images.
 
-    Every rank must call it, and gets the same.
+    net: images -> (logits N x C, ...), in evaluation mode.  Every rank must call this function, and gets the same.
     """
 
     class Probabilities(nn.Module):
@@ -65,7 +65,7 @@ def details(net: nn.Module, splits: Splits) -> Details:
 
 
 def of(probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: int) -> Details:
-    """Those of N x C probabilities and N labels."""
+    """The details of predictions given as N x C probabilities, against N correct labels."""
     known = range(classes)
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = predicted == labels
@@ -77,7 +77,7 @@ def of(probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: i
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """0..1: sum over bins of (images of the bin / N) |share of right ones - mean confidence|."""
+    """The expected calibration error, 0..1: sum over bins of (images of the bin / N) |accuracy - mean confidence|."""
     accuracy, mean = calibration_curve(right, confidence, n_bins=BINS)
-    counts = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence))  # bins as they are there
+    counts = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence))  # calibration_curve's bins
     return float((counts[counts > 0] * np.abs(accuracy - mean)).sum() / len(confidence))

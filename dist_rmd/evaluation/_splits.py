@@ -1,4 +1,4 @@
-"""The images that evaluations look at, without augmentation."""
+"""The images that evaluations use, without augmentation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,39 +14,39 @@ class Images(Protocol):
     """This rank's share of some images, in batches: a Loader."""
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Each of them once."""
+        """Yield each image of this rank's share once, in batches."""
         ...
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Makers of loaders that yield every image once over all ranks, as the test view, with its correct label.
+    """Functions that make a split's loader, which yields every image once over all ranks, unaugmented, with its label.
 
-    They are made on first use: most evaluations need only one.
+    Labels are the correct labels where known.  A loader is made when an evaluation asks for it: most need only one.
     """
 
     train: Callable[[], Images]
     test: Callable[[], Images]
     classes: int
     validation: Callable[[], Images] | None = None
-    """images held out of training, with the labels that are given to them, right or wrong"""
+    """images held out of training, with their given labels, right or wrong"""
     verified: bool = True
-    """False: nobody knows the correct labels of `train`, which comes with the given ones"""
+    """False: nobody knows the correct labels of `train`, which has the given labels instead"""
     test_verified: bool = True
-    """False: nor those of `test`, which is a part of the training images that was held out"""
+    """False: nobody knows the correct labels of `test`, which was held out of the training images"""
 
     def measured(self, name: str, train: bool = False) -> str:
-        """test/<name>, with _unverified where labels as given stand for the right ones.
+        """The name of a metric: test/<name>, or test/<name>_unverified where given labels stand for correct labels.
 
-        train: those of the training images decide, too.
+        train: whether the metric also depends on the labels of the training images.
         """
         return f"test/{name}" if self.test_verified and (self.verified or not train) else f"test/{name}_unverified"
 
 
 def splits(source: Loaders, train: LabelView, validation: LabelView | None = None) -> Splits:
-    """Those of the images behind `source`: all test images, and the training images of `train`.
+    """The splits of a run: all test images of `source`'s dataset, and the training images of `train`.
 
-    validation: images held out of training, if any, under their given labels.
+    validation: images held out of training under their given labels, if there are any.
     """
     classes = len(source.dataset.classes)
     return Splits(

@@ -11,12 +11,15 @@ __all__ = ["accuracy"]
 
 @torch.inference_mode()
 def accuracy(net: nn.Module, splits: Splits) -> dict[str, float]:
-    """How right a classifier is, images -> (logits N x C, ...), in evaluation mode; the same on every rank.
+    """The top-1 accuracy of a classifier; every rank must call this function, and gets the same metrics.
 
-    val/top1, where labels are held out: percent of these, right or wrong, that it predicts; then it is the score, since
-    test images are not to choose anything.  test/top1: percent; test/top1_unverified where the test images were held
-    out of training images whose labels nobody has verified.  test/predicted_classes: how many of the C classes any test
-    image is taken for; 1 says that the network has collapsed.
+    net: images -> (logits N x C, ...), in evaluation mode.
+
+    val/top1, where images are held out: percent of the held-out images whose given label, right or wrong, is predicted.
+    Then val/top1 is the score that chooses the best epoch, since test images must not choose.
+    test/top1: percent; test/top1_unverified where the test images were held out of training images whose labels nobody
+    has verified.
+    test/predicted_classes: number of classes predicted for any test image; 1 means that the network has collapsed.
     """
     metrics = {}
     if splits.validation:
@@ -28,7 +31,7 @@ def accuracy(net: nn.Module, splits: Splits) -> dict[str, float]:
 
 
 def predictions(net: nn.Module, loader: Images, classes: int) -> Tensor:
-    """How many of all ranks' images have their largest logit at each class, and how many of these rightly: 2 x C."""
+    """Count predictions by class over the images of all ranks: 2 x C int64, all predictions and the right ones."""
     counts = torch.zeros(2, classes, dtype=torch.int64, device=next(net.parameters()).device)
     for batch in loader.epoch(0):
         (view,) = batch.views

@@ -15,11 +15,12 @@ NEIGHBOURS, TEMPERATURE = 200, 0.1
 
 @torch.inference_mode()
 def knn(net: nn.Module, splits: Splits) -> dict[str, float]:
-    """{"test/knn_top1": percent}: test images classified by the training images next to them, on correct labels.
+    """Classify the test images by the nearest training images' correct labels: {"test/knn_top1": percent}.
 
-    Where those of the training images are not known, the given ones vote, and the name is test/knn_top1_unverified: it
-    says less of the encoder, the more of them are wrong.  `net.encoder` maps images to features N x D.  Called on every
-    rank.  200 neighbours as is usual for CIFAR, sqrt(N) for fewer than 40,000 training images.
+    Where the correct labels of the training images are unknown, their given labels vote, and the metric is named
+    test/knn_top1_unverified: the more given labels are wrong, the less the metric says about the encoder.
+    `net.encoder` maps images to features N x D.  Every rank must call this function.  The number of neighbours is 200,
+    as is usual for CIFAR, and sqrt(N) for fewer than 40,000 training images.
     """
     encoder = net.get_submodule("encoder")
     bank, labels, _ = extract_all(encoder, splits.train())
@@ -32,7 +33,10 @@ def knn(net: nn.Module, splits: Splits) -> dict[str, float]:
 
 
 def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, neighbours: int) -> Tensor:
-    """Class (n) of n unit rows by the `neighbours` nearest of the N unit rows of `bank`, weighted exp(cosine / 0.1)."""
+    """Predict the classes (n) of n unit rows by the vote of their nearest rows in `bank`, weighted exp(cosine / 0.1).
+
+    queries: n x D.  bank: N x D unit rows.  labels: N int64.  neighbours: number of rows that vote.
+    """
     predicted = []
     for chunk in queries.split(1024):  # a full n x N matrix would not fit for large sets
         similarity, nearest = (chunk @ bank.T).topk(neighbours, dim=1)

@@ -45,8 +45,9 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, float]]]] = {
         "nce+ael": {"nce": {"weight": 10}, "ael": {"weight": 0.1, "a": 1.5}},
     },
 }
-"""dataset -> name -> term -> its weight and hyper-parameters.  NCE+RCE, NCE+MAE: Ma et al. 2020 (whose MAE is half of
-ours: hence 0.5); NCE+AGCE, AUL, AEL: Zhou et al. 2021; SCE: both.  The other losses have one published default."""
+"""dataset -> name of the loss -> term -> the term's weight and hyper-parameters, as published: NCE+RCE and NCE+MAE by
+Ma et al. 2020 (whose MAE is half of this package's MAE, hence the weight 0.5); NCE+AGCE, NCE+AUL and NCE+AEL by Zhou et
+al. 2021; SCE by both.  Each of the other losses has a single published default."""
 
 
 def robust_loss(
@@ -59,11 +60,11 @@ def robust_loss(
     """A robust loss, or a weighted sum of several: (logits N x C, labels N int64) -> N values, one for each sample.
 
     name: a file of dist_rmd/losses (ce, gce, sce, nce, agce, ...), or a sum such as "nce+agce".
-    weights: of the terms of a sum, by their names; 1 where there is none.
-    options: hyper-parameters under their names in the paper, such as {"q": 0.7} of gce; of a sum by term, such as
+    weights: weights of the terms of a sum, by name; 1 for a term without a weight.
+    options: hyper-parameters under their names in the paper, such as {"q": 0.7} for gce; for a sum, by term, such as
         {"agce": {"q": 1.5}}.
     preset: take the constants published for this dataset wherever weights and options do not say otherwise.
-    Raises ConfigError for a name, term or value that there is not.
+    Raises ConfigError for an unknown name or term, and for a value outside its range.
 
     >>> import torch
     >>> from dist_rmd import robust_loss
@@ -99,5 +100,5 @@ def robust_loss(
 
 
 def configured(config: LossConfig) -> Loss:
-    """`robust_loss` of a run's section `loss`."""
+    """The robust loss that a run's section `loss` asks for."""
     return robust_loss(config.name, weights=config.weights, options=config.options, preset=config.preset)

@@ -9,7 +9,7 @@ __all__ = ["AEL"]
 
 
 class AEL:
-    """L = exp(-p_y / a), p = softmax(logits).  Its least value is exp(-1 / a), not 0.
+    """L = exp(-p_y / a), p = softmax(logits).  The least value of the loss is exp(-1 / a), not 0.
 
     a: > 0.  2.5 for CIFAR in the authors' settings.
     """

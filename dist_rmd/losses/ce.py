@@ -7,7 +7,7 @@ __all__ = ["CE"]
 
 
 class CE:
-    """L = -log p_y, p = softmax(logits).  Not robust: its gradient grows as 1 / p_y."""
+    """L = -log p_y, p = softmax(logits).  Not robust: the gradient in p_y grows as 1 / p_y."""
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits N x C (any float type), labels N int64 in [0, C) -> N losses in [0, inf), float32 or wider."""

@@ -10,9 +10,9 @@ __all__ = ["GCE"]
 class GCE:
     """L = (1 - p_y^q) / q, p = softmax(logits): cross entropy for q -> 0, 1 - p_y for q = 1.
 
-    q: in (0, 1]; the larger, the more robust and the slower to fit.  0.7 in the paper.
-    k: in [0, 1); truncated where p_y <= k: the loss is that of p_y = k and its gradient zero.  0 (never) by default,
-    0.5 in the paper, which begins with it after some tens of epochs.
+    q: in (0, 1]; a larger q is more robust to noise and slower to fit.  0.7 in the paper.
+    k: in [0, 1); where p_y <= k the loss is truncated to the constant loss of p_y = k, with gradient zero.  0 (never
+        truncated) by default; 0.5 in the paper, which starts to truncate after some tens of epochs.
     """
 
     def __init__(self, q: float = 0.7, k: float = 0.0):
@@ -26,6 +26,6 @@ class GCE:
         """logits N x C (any float type), labels N int64 in [0, C) -> N losses in [0, 1/q], float32 or wider."""
         logits = logits.float() if logits.itemsize < 4 else logits
         log_p = -F.cross_entropy(logits, labels, reduction="none")
-        # 1 - p^q from log p, without the cancellation at p ~ 1 and finite in gradient at p ~ 0
+        # 1 - p^q from log p: no cancellation at p ~ 1, and a finite gradient at p ~ 0
         loss = -torch.expm1(self.q * log_p) / self.q
         return torch.where(log_p.exp() > self.k, loss, (1 - self.k**self.q) / self.q) if self.k else loss

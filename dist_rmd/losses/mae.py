@@ -10,7 +10,7 @@ __all__ = ["MAE"]
 class MAE:
     """L = sum_k |p_k - [k = y]| = 2 (1 - p_y), p = softmax(logits).
 
-    Robust to symmetric noise, and slow to fit many classes.  Some write 1 - p_y (Ma et al. 2020): half of this.
+    Robust to symmetric noise, and slow to fit many classes.  Ma et al. 2020 define the loss as 1 - p_y, half of L.
     """
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:

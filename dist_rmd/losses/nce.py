@@ -7,9 +7,10 @@ __all__ = ["NCE"]
 
 
 class NCE:
-    """L = log p_y / sum_k log p_k, p = softmax(logits): cross entropy over the sum of it under every possible label.
+    """L = log p_y / sum_k log p_k, p = softmax(logits): cross entropy over the sum of cross entropies of all labels.
 
-    An active loss: robust, but underfits by itself; made for sums with a passive one (mae, rce, agce, aul, ael).
+    NCE is an active loss: robust, but underfitting by itself; use it in a sum with a passive loss (mae, rce, agce, aul,
+    ael).
     """
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:

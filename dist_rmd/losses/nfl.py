@@ -10,7 +10,9 @@ __all__ = ["NFL"]
 
 
 class NFL:
-    """L = f_y / sum_k f_k with f_k = -(1 - p_k)^gamma log p_k, p = softmax(logits): the focal loss over its sum.
+    """L = f_y / sum_k f_k with f_k = -(1 - p_k)^gamma log p_k, p = softmax(logits).
+
+    This is the focal loss of the label over the sum of the focal losses of all labels.
 
     gamma: >= 0; 0 is normalised cross entropy, 0.5 in the paper.
     """

@@ -8,13 +8,13 @@ from torch import Tensor
 
 __all__ = ["RCE"]
 
-LOG_ZERO = math.log(1e-4)  # what stands for log 0 of the one-hot label; the paper's A
+LOG_ZERO = math.log(1e-4)  # the paper's A, in place of log 0 for the zeros of the one-hot label
 
 
 class RCE:
     """L = -sum_k p_k log q_k = -A (1 - p_y), q the one-hot label with log 0 := A = log 1e-4, p = softmax(logits).
 
-    4.6 times the mean absolute error.
+    L is 4.6 times the mean absolute error.
     """
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["SCE"]
 
-LOG_ZERO = math.log(1e-4)  # what stands for log 0 of the one-hot label; the paper's A
+LOG_ZERO = math.log(1e-4)  # the paper's A, in place of log 0 for the zeros of the one-hot label
 
 
 class SCE:
