@@ -1,4 +1,4 @@
-"""Where a small step in an image moves what is said of it most (Miyato et al. 2017, https://arxiv.org/abs/1704.03976)."""
+"""Finds the small step in an image that changes a prediction most (Miyato et al., https://arxiv.org/abs/1704.03976)."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,9 +10,10 @@ from dist_rmd.data.augment import keyed_rng
 
 
 def random_directions(like: Tensor, sizes: Sequence[int], rank: int, seed: int, epoch: int, number: int) -> Tensor:
-    """Unit vectors of the shape of this rank's images `like`, b x ..., one for each, evenly over the sphere.
+    """Draw a unit vector for each of this rank's images, uniform over the sphere: b x ..., the shape of `like`.
 
-    sizes: the b of all ranks.  A number is a hash of (seed, epoch, number of the batch, place in the global batch).
+    sizes: the b of all ranks.  Each random number is a hash of (seed, epoch, number of the batch, place in the global
+    batch), so that the directions do not depend on the number of ranks.
     """
     numbers = like[0].numel() if len(like) else 0
     places = torch.arange(len(like) * numbers, device=like.device) + sum(sizes[:rank]) * numbers
@@ -22,16 +23,17 @@ def random_directions(like: Tensor, sizes: Sequence[int], rank: int, seed: int, 
 
 
 def unit(directions: Tensor) -> Tensor:
-    """Each of b x ... scaled to length 1, or left at zero."""
+    """Scale each of b vectors (b x ...) to length 1; a zero vector stays zero."""
     flat = directions.flatten(1)
-    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)  # squares may be 0
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)  # or squares may underflow
     return F.normalize(flat).view(directions.shape)
 
 
 def steepest(distance: Callable[[Tensor], Tensor], start: Tensor, xi: float) -> Tensor:
-    """One step of the power iteration: the direction in which `distance` grows most, from `xi` times `start` on.
+    """One step of the power iteration: the directions in which `distance` grows most, seen from xi * start.
 
-    distance: b x ... steps in the images -> 0-d.  start: b unit vectors.  -> b unit vectors, without gradient.
+    distance: a function, steps in the images (b x ...) -> 0-d.  start: b unit vectors, b x ....
+    Returns b unit vectors, without gradient.
     """
     step = (xi * start).detach().requires_grad_()
     with torch.enable_grad():

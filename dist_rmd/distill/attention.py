@@ -1,4 +1,4 @@
-"""Attention transfer (Zagoruyko & Komodakis 2017, https://arxiv.org/abs/1612.03928, eq. 2): where a network looks."""
+"""Attention transfer (Zagoruyko & Komodakis 2017, https://arxiv.org/abs/1612.03928, eq. 2) to a student from a teacher."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,14 @@ from torch import Tensor
 
 
 def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Sum over stages of the mean square difference of both networks' attention -> N values >= 0, of each image.
+    """The sum over stages of the mean square difference of two networks' attention -> N values >= 0, one per image.
 
-    The attention of a map is the mean over channels of its squares, as a vector of length 1.  No gradient reaches the
-    teacher.  student, teacher: of every stage a map, N x channels x height x width, of the same images; channels may
-    differ.  Computed in float32, or float64 if a map is.  Raises ValueError where places differ.
+    student, teacher: a map for every stage, N x channels x height x width, of the same images.  The numbers of channels
+    may differ.
+
+    The attention of a map is the mean over channels of the squared map, scaled to a vector of length 1.  No gradient
+    reaches the teacher.  The computation is in float32, or float64 if a map is.  Raises ValueError where the heights or
+    widths differ.
     """
     if [m.shape[2:] for m in student] != [m.shape[2:] for m in teacher]:
         sides = " and ".join(str([tuple(m.shape[2:]) for m in maps]) for maps in (student, teacher))
@@ -22,6 +25,6 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tens
 
 
 def _attention(maps: Tensor) -> Tensor:
-    """N x channels x height x width -> N x places, rows of length 1."""
+    """The attention of maps, N x channels x height x width -> N x (height * width), rows of length 1."""
     wide = maps.float() if maps.itemsize < 4 else maps
     return F.normalize(wide.square().mean(dim=1).flatten(1))

@@ -1,22 +1,22 @@
 """Divides a noisy set into clean, closed-set and open-set images by a teacher's losses (MODUL sec. IV-A, eq. 2-6).
 
-The subjective-logic loss of an image is small where the teacher is sure of the given label, largest where it is sure of
-another, and in between where it is sure of none: clean, closed-set and open-set noise.  A Gaussian mixture is fitted to
-the losses of the whole set; each component belongs to one of the three sets by its mean, each image to the set whose
-components it most probably comes from.
+The subjective-logic loss of an image is small where the teacher is sure of the given label (clean), largest where the
+teacher is sure of another label (closed-set noise), and in between where the teacher is sure of no label (open-set
+noise).  A Gaussian mixture is fitted to the losses of the whole set.  The mean of a component decides to which of the
+three sets the component belongs; an image belongs to the set whose components it most probably comes from.
 
-The thresholds 0.3 and 0.9 are for losses scaled to 0..1 over the set, as in the authors' code; the paper does not say
-so.  They are meant for ten classes.  Where many classes share the Dirichlet's prior, the loss hardly leaves 1: with a
-logit of 12 for one class and none for the others it is
+The thresholds 0.3 and 0.9 are for ten classes and for losses scaled to 0..1 over the set, as in the authors' code; the
+paper mentions no scaling.  Where many classes share the Dirichlet's prior, the loss hardly leaves 1.  With a logit of
+12 for one class and 0 for the others, the loss is
 
     classes    given label right    wrong    no evidence
          10                 0.21     1.30           0.98
         100                 0.80     1.01           1.00
         200                 0.89     1.00           1.00
 
-For 100 classes, closed and open differ by one percent before scaling and lie around 0.9 after it, where they hang on
-the single smallest and largest loss besides.  What helps is more evidence (`evidence="exp"`, or a `scale` above 1), and
-scaling="percentile": `quality` tells which, on images of which the truth is known.
+For 100 classes, losses of closed-set and open-set noise differ by one percent before scaling.  After scaling they lie
+around 0.9, and the single smallest and largest loss of the set decide where.  More evidence (`evidence="exp"`, or a
+`scale` above 1) and scaling="percentile" help; `quality` tells how much, on images whose true set is known.
 """
 
 import math
@@ -36,12 +36,12 @@ from dist_rmd.errors import DataError
 
 CLEAN, CLOSED, OPEN = range(3)
 SETS = ("clean", "closed", "open")
-"""names of the three sets: the given label is right; it is wrong; the image shows none of the classes"""
+"""names of the sets: the given label is right; the given label is wrong; the image shows none of the classes"""
 
 EVIDENCE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "softplus": lambda z: F.softplus(z, threshold=40),  # 20, the default, is for float32
-    "exp": lambda z: z.clamp(-10, 10).exp(),  # limits as where evidential networks are trained
+    "exp": lambda z: z.clamp(-10, 10).exp(),  # the limits used when evidential networks are trained
 }
 SCALINGS = ("minmax", "none", "percentile", "per_class")
 PERCENTILES = (0.1, 99.9)
@@ -51,16 +51,17 @@ Integers = NDArray[np.int64]
 
 
 def subjective_logic_loss(logits: Tensor, labels: Tensor, evidence: str = "relu", scale: float = 1.0) -> Tensor:
-    """Eq. 2, the expected squared error under a Dirichlet distribution (Sensoy et al. 2018, arXiv:1806.01768, eq. 5).
+    """The subjective-logic loss of MODUL (eq. 2), the expected squared error under a Dirichlet distribution.
 
-    logits N x C (any float type), labels N int64 in [0, C) -> N float64 in (0, 2), without the KL term of training.
+    logits N x C (any float type), labels N int64 in [0, C) -> N float64 in (0, 2).  The formula is eq. 5 of Sensoy et
+    al. 2018 (arXiv:1806.01768), without the KL term of training:
 
         e = evidence(scale * logits),  alpha = e + 1,  S = sum_k alpha_k,  p = alpha / S
         l = sum_k (y_k - p_k)^2 + p_k (1 - p_k) / (S + 1)
 
     evidence: "relu", as in the paper; "softplus"; or "exp", with logits clamped to -10..10.
     scale: > 0.
-    Raises ValueError for another one.
+    Raises ValueError for another evidence or scale.
 
     >>> import torch
     >>> from dist_rmd import subjective_logic_loss
@@ -80,11 +81,11 @@ def subjective_logic_loss(logits: Tensor, labels: Tensor, evidence: str = "relu"
 
 
 def evidential_loss(logits: Tensor, labels: Tensor, share: float, evidence: str = "relu") -> Tensor:
-    """The loss that evidential networks are trained by: eq. 2 and a KL term (Sensoy et al. 2018, eq. 5 and sec. 4).
+    """The training loss of evidential networks: eq. 2 and a KL term (Sensoy et al. 2018, eq. 5 and sec. 4).
 
         l = subjective_logic_loss + share * KL(Dir(alpha~) || Dir(1)),  alpha~ = y + (1 - y) alpha
 
-    alpha~ is what is left of the evidence without that for the given label: evidence for other labels costs.
+    alpha~ leaves out the evidence for the given label, so that the KL term punishes evidence for other labels.
     logits N x C, labels N int64 -> N float64.  share: 0..1, the authors' min(1, epoch / 10).
     """
     alpha = EVIDENCE[evidence](logits.double()) + 1
@@ -101,18 +102,19 @@ def evidential_loss(logits: Tensor, labels: Tensor, share: float, evidence: str 
 
 
 def refined_labels(logits: Tensor) -> Tensor:
-    """Eq. 6: the teacher's predictions, logits N x C -> N int64, as new labels of closed-set images."""
+    """The teacher's predictions as new labels of closed-set images (eq. 6): logits N x C -> N int64."""
     return logits.argmax(dim=1)
 
 
 def scaled(losses: ArrayLike, how: str = "minmax", labels: ArrayLike | None = None) -> Floats:
     """Scale N losses to the range of the thresholds: N float64 in 0..1 (unchanged for "none").
 
-    how: "minmax" over the set, of the authors' code; "percentile": the same with the percentiles 0.1 and 99.9, and what
-    lies beyond them on the border; "per_class": minmax within each of `labels` (N), the given classes, and over the set
-    where all losses of a class are equal; "none".
-    Raises ValueError for another one, and without labels where they are needed; DataError for losses that are not
-    finite, or of which there are fewer than two, or all equal so that nothing can be scaled.
+    how: "minmax", by the least and largest loss of the set, as in the authors' code; "percentile", by the percentiles
+        0.1 and 99.9, with losses beyond them clipped; "per_class", minmax within each given class, or over the set
+        where all losses of a class are equal; "none".
+    labels: N given labels, for "per_class".
+    Raises ValueError for another `how`, and for "per_class" without labels; DataError for losses that are not finite,
+    for fewer than two losses, and for losses that are all equal.
     """
     if how not in SCALINGS:
         raise ValueError(f"unknown scaling {how!r}: choose from {', '.join(SCALINGS)}")
@@ -137,21 +139,21 @@ def scaled(losses: ArrayLike, how: str = "minmax", labels: ArrayLike | None = No
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A mixture of K Gaussians over losses (eq. 3, 4), by ascending means, and the set of each."""
+    """A mixture of K Gaussians over losses, by ascending means, and the set of each component (eq. 3, 4)."""
 
     weights: Floats
-    """K, summing to 1"""
+    """weights of the components: K, summing to 1"""
     means: Floats
-    """K"""
+    """means of the components: K, ascending"""
     variances: Floats
-    """K, at least the regularisation"""
+    """variances of the components: K, at least `reg_covar`"""
     set: Integers
-    """K: CLEAN, CLOSED or OPEN"""
+    """the set of each component, K: CLEAN, CLOSED or OPEN"""
     converged: bool = True
-    """EM ended before its last iteration"""
+    """whether EM converged before its last iteration"""
 
     def assign(self, values: Floats, probability: str = "responsibilities", undecided: str = "nearest") -> "Assignment":
-        """Sets of N values by eq. 5; the options are those of `divide`."""
+        """Assign N losses to sets by eq. 5; the options are those of `divide`."""
         squares = (values[:, None] - self.means) ** 2 / self.variances
         logs = np.log(self.weights) - (np.log(2 * np.pi * self.variances) + squares) / 2  # N x K, of w_j g_j
         parts = np.full((len(values), len(SETS)), -np.inf)
@@ -169,14 +171,14 @@ class Mixture:
 
 
 class Assignment(NamedTuple):
-    """N values in three sets."""
+    """The sets of N losses."""
 
     set: Integers
     """N: CLEAN, CLOSED or OPEN"""
     probability: Floats
-    """N x 3, see Division"""
+    """N x 3, see DivisionResult"""
     tied: NDArray[np.bool_]
-    """N: the largest probability is not that of one set alone"""
+    """N: whether several sets share the largest probability"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,18 +188,18 @@ class DivisionResult:
     set: Integers
     """N: CLEAN, CLOSED or OPEN"""
     probability: Floats
-    """N x 3, of each set: rows sum to 1; with probability="density", parts of the density, which do not"""
+    """N x 3, the probability of each set; rows sum to 1, except for probability="density", parts of the density"""
     losses: Floats
-    """N, scaled"""
+    """N scaled losses"""
     mixture: Mixture
     thresholds: tuple[float, float]
-    """a component's mean is at most the first: clean; at least the second: closed"""
+    """(clean, closed): components with a mean up to `clean` are clean, from `closed` on closed, in between open"""
     undecided: int
     """number of images whose largest probability belongs to several sets (ties, and all zero)"""
     underflows: int
-    """those of them whose three probabilities are zero: none unless probability="density" """
+    """number of undecided images whose three probabilities are zero; 0 unless probability="density" """
     narrow: int
-    """components whose variance is regularisation for the greater part: they stand for (almost) equal losses"""
+    """number of components whose variance is mostly regularisation: they stand for (almost) equal losses"""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -231,23 +233,24 @@ def divide(
     """Divide N >= 2 images by their losses (N, finite) into clean, closed-set and open-set noise (eq. 3-5).
 
     labels: N given labels, for scaling="per_class".
-    scaling: see `scaled`.
+    scaling: how losses are scaled first: "minmax", "percentile", "per_class" or "none", see `scaled` in
+        dist_rmd/distill/division.py.
     clean, closed: thresholds for the mean of a component: clean up to `clean`, closed from `closed` on, else open.
-    thresholds: "fixed": these two; "valleys": the two deepest valleys of the mixture's density in their place.
+    thresholds: "fixed": `clean` and `closed`; "valleys": the two deepest valleys of the mixture's density instead.
     components: number of Gaussians; at most the number of different losses.
     reg_covar: smallest variance of a component.
-    n_init, max_iter, tol, seed: number of starts of EM, of which the best is taken; most iterations of EM; tolerance of
-        EM; seed of k-means, which gives the starting points.
+    n_init, max_iter, tol, seed: number of starts of EM, of which the best result is taken; largest number of iterations
+        of EM; tolerance of EM; seed of k-means, which gives the starting points.
     probability: "responsibilities", computed in the log domain; or "density", the sums of w_j g_j, as in the paper.
         Both give the same sets, except for images whose three densities are all zero.
-    undecided: where an image without a single most probable set goes: "nearest", to the set of the component with the
-        nearest mean (the lower one of two), or "open", to the open set.
+    undecided: the set of an image without a single most probable set: "nearest", the set of the component with the
+        nearest mean (the lower mean of two), or "open", the open set.
     force_extremes: put the smallest loss into the clean set and the largest into the closed set, as in the authors'
         code; the first image if several are equal.
 
     The mixture is fitted to the sorted losses on one thread, so the same losses, in any order and on any number of
     ranks, give the same bits on the same kind of machine.
-    Raises DataError as `scaled` does, ValueError for values outside their range.
+    Raises DataError for losses that are not finite or cannot be scaled, ValueError for values outside their range.
 
     >>> from dist_rmd import divide
     >>> division = divide([0.1, 0.12, 0.11, 1.5, 0.8])
@@ -285,18 +288,18 @@ def divide(
 
 
 class Quality(NamedTuple):
-    """A division beside the truth.  None where there is nothing to divide by."""
+    """A division compared with the true sets.  A share is None where its set is empty."""
 
     confusion: Integers
-    """3 x 3 images, true set (row) by found set (column), in the order of SETS"""
+    """3 x 3: number of images by true set (row) and found set (column), in the order of SETS"""
     precision: tuple[float | None, ...]
-    """0..1 for each set: how many of those found belong to it"""
+    """0..1 for each set: the share of the images found for the set that truly belong to the set"""
     recall: tuple[float | None, ...]
-    """0..1 for each set: how many of those that belong to it are found"""
+    """0..1 for each set: the share of the images that truly belong to the set that are found for the set"""
 
 
 def quality(found: ArrayLike, true: ArrayLike) -> Quality:
-    """Compare the sets of N images (CLEAN, CLOSED or OPEN) as found with the true ones.  Raises ValueError."""
+    """Compare the found sets of N images (CLEAN, CLOSED or OPEN) with their true sets.  Raises ValueError."""
     rows, columns = np.asarray(true), np.asarray(found)
     if rows.shape != columns.shape or not np.isin([rows, columns], range(len(SETS))).all():
         raise ValueError(f"expected as many true sets as found ones, all of them in 0..{len(SETS) - 1}")
@@ -320,7 +323,7 @@ def _fit(
     tol: float,
     seed: int,
 ) -> Mixture:
-    # Only where it is used: importing scikit-learn takes more than a second.
+    # Imported only where it is used: importing scikit-learn takes more than a second.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -329,7 +332,7 @@ def _fit(
         min(components, len(np.unique(ordered))),
         tol=tol, reg_covar=reg_covar, max_iter=max_iter, n_init=n_init, random_state=seed,
     )  # fmt: skip
-    with threadpool_limits(1), warnings.catch_warnings():  # several threads add up in any order
+    with threadpool_limits(1), warnings.catch_warnings():  # several threads would sum in varying order
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged`
         model.fit(ordered[:, None])
     order = model.means_[:, 0].argsort(kind="stable")
@@ -350,10 +353,10 @@ def _sets(means: Floats, clean: float, closed: float) -> Integers:
 def valleys(mixture: Mixture) -> tuple[float, float]:
     """The two deepest valleys of the mixture's density, ascending: thresholds that follow the losses.
 
-    Deep: by prominence, what one would have to climb out of the valley on its lower side.
-    Raises DataError where there are fewer than two.
+    The depth of a valley is its prominence: the height from its bottom to the lower of its two rims.
+    Raises DataError where the density has fewer than two valleys.
     """
-    from scipy.signal import find_peaks  # takes a second
+    from scipy.signal import find_peaks  # imported only where it is used: the import takes a second
 
     at = np.linspace(mixture.means[0], mixture.means[-1], 2001)
     squares = (at[:, None] - mixture.means) ** 2 / mixture.variances
@@ -369,7 +372,7 @@ def valleys(mixture: Mixture) -> tuple[float, float]:
 
 
 def _finite(losses: ArrayLike) -> Floats:
-    """N losses as float64.  Raises DataError for fewer than two, or one that is not finite."""
+    """N losses as float64.  Raises DataError for fewer than two losses, and for a loss that is not finite."""
     array = losses.detach().cpu().double().numpy() if isinstance(losses, torch.Tensor) else losses
     values = np.array(array, np.float64)
     if values.ndim != 1:

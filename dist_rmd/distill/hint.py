@@ -1,6 +1,6 @@
 """The mean square error between features of two networks (FitNets, Romero et al. 2015, https://arxiv.org/abs/1412.6550).
 
-MODUL eq. 20, on the features before the last layer.
+MODUL eq. 20 applies it to the features before the last layer.
 """
 
 from torch import Tensor
@@ -9,8 +9,8 @@ from torch import Tensor
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """l_i = mean over the features of (student_i - teacher_i)^2 -> b values >= 0.  No gradient reaches the teacher.
 
-    student, teacher: b x ... of one shape (any float type); all dimensions but the first are features.
-    Computed in float32, or float64 if an input is.
+    student, teacher: b x ... of the same shape (any float type); all dimensions but the first are features.
+    The computation is in float32, or float64 if an input is.
     Raises ValueError where the shapes differ.
     """
     if student.dim() < 2 or student.shape != teacher.shape:

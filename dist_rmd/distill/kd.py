@@ -1,6 +1,6 @@
 """Knowledge distillation (Hinton, Vinyals & Dean 2015, https://arxiv.org/abs/1503.02531, sec. 2).
 
-A high temperature lets the student see what the teacher thinks of the classes that it does not choose.
+A high temperature shows the student how probable the teacher finds the classes that it does not predict.
 """
 
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     student, teacher: logits s and t, N x C (any float type), of the same images.
     temperature: T > 0.  The factor T^2 keeps the size of the gradients about the same at any temperature.
-    Computed in float32, or float64 if an input is.
+    The computation is in float32, or float64 if an input is.
     Raises ValueError for a temperature out of range, and where the shapes differ.
     """
     if not temperature > 0:

@@ -8,10 +8,10 @@ from dist_rmd.data.augment import keyed_rng
 
 
 def lid(features: Tensor, k: int = 20) -> Tensor:
-    """Of each row the maximum likelihood estimate from its k nearest others: -k / sum_{j <= k} log(d_j / d_k).
+    """The dimensionality around each row, by maximum likelihood: -k / sum_{j <= k} log(d_j / d_k).
 
-    features: n x D of any float type, n > k.  -> n float64 >= 0; 0 where the k nearest are the row itself again.
-    Raises ValueError for fewer rows.
+    d_j is the distance to the j-th nearest of the other rows.  features: n x D of any float type, n > k.
+    Returns n float64 >= 0; 0 where the k nearest rows all equal the row itself.  Raises ValueError for n <= k.
     """
     if not 0 < k < len(features):
         raise ValueError(f"{k} neighbours of each of {len(features)} rows: there must be more rows than neighbours")
@@ -25,6 +25,6 @@ def lid(features: Tensor, k: int = 20) -> Tensor:
 
 
 def chosen(images: int, count: int, seed: int, epoch: int) -> np.ndarray:
-    """`count` different places among `images` (all if these are fewer), drawn anew for every epoch: int64."""
+    """Draw `count` different places among `images` (all if `images` are fewer), anew for every epoch: int64."""
     words = np.random.Philox(key=keyed_rng.key(seed, epoch, 0, "lid images")).random_raw(images)
     return np.argsort(words, kind="stable")[:count]

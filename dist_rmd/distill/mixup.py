@@ -1,7 +1,7 @@
 """Mixup over the global batch (Zhang et al. 2018, https://arxiv.org/abs/1710.09412; MODUL eq. 14).
 
-Weight and partners are hashes of (seed, epoch, number of the batch).  They are the same on all ranks without a message,
-the same after any restart, and leave the generators of torch and numpy alone.
+Weight and partners are hashes of (seed, epoch, number of the batch): they are the same on all ranks without
+communication, the same after any restart, and leave the random generators of torch and numpy untouched.
 """
 
 from collections.abc import Sequence
@@ -19,26 +19,28 @@ class Mix(NamedTuple):
     """How one global batch of B images is mixed."""
 
     weight: float
-    """of the image itself, in (0, 1) up to rounding; its partner's is 1 - weight"""
+    """weight of the image itself, in (0, 1) up to rounding; the partner's weight is 1 - weight"""
     partner: Tensor
-    """B int64, on the CPU: positions in the global batch"""
+    """place of each image's partner in the global batch: B int64, on the CPU"""
 
 
 def draw(seed: int, epoch: int, number: int, size: int, delta: float) -> Mix:
-    """The mix of batch `number` of an epoch: its weight from Beta(delta, delta), its partners all images in a circle.
+    """Draw the mix of batch `number` of an epoch: the weight from Beta(delta, delta), the partners along a circle.
 
-    size: B, the images of all ranks.  No image is its own partner, but in a batch of one.
-    delta: > 0.  8 in the authors' code, where nine weights in ten are within 0.3..0.7; 1 gives all weights alike.
+    The circle visits all images in random order, so that each is the partner of one other; only a batch of a single
+    image is its own partner.
+    size: B, the images of all ranks.
+    delta: > 0.  8 in the authors' code, where nine weights in ten are within 0.3..0.7; with 1 weights are uniform.
     Raises ValueError for a delta out of range.
     """
-    # Only where it is used: importing scipy takes half a second.
+    # Imported only where it is used: importing scipy takes half a second.
     from scipy.special import betaincinv
 
     if not 0 < delta < float("inf"):
         raise ValueError(f"mixup delta must be positive and finite, got {delta}")
-    # 52 bits and a half: in (0, 1), and exact in float64
+    # 52 random bits plus a half: inside (0, 1), and exact in float64
     uniform = ((keyed_rng.key(seed, epoch, number, "mixup weight") >> 12) + 0.5) * 2**-52
-    # Raw words, as in keyed_rng.epoch_order.  Any order makes a circle, and all circles are equally probable.
+    # Raw words for the reason given in keyed_rng.epoch_order.  Their order is a circle of all images, drawn uniformly.
     words = np.random.Philox(key=keyed_rng.key(seed, epoch, number, "mixup partner")).random_raw(size)
     circle = torch.from_numpy(np.argsort(words, kind="stable"))
     partner = torch.empty_like(circle)
@@ -47,9 +49,9 @@ def draw(seed: int, epoch: int, number: int, size: int, delta: float) -> Mix:
 
 
 def partners(rows: Tensor, mix: Mix, sizes: Sequence[int], rank: int) -> Tensor:
-    """The rows of the partners of this rank's images, in the memory format of `rows`, without gradient.
+    """Fetch the rows of the partners of this rank's images, in the memory format of `rows`, without gradient.
 
-    rows: b x ... (images, labels, anything).  sizes: the b of all ranks, in rank order; together those of the mix.
+    rows: b x ... (images, labels, ...).  sizes: the b of all ranks, in rank order, which sum to the B of the mix.
     """
     own = mix.partner.split(list(sizes))[rank]
     if rows.is_cuda:
@@ -59,5 +61,5 @@ def partners(rows: Tensor, mix: Mix, sizes: Sequence[int], rank: int) -> Tensor:
 
 
 def mixed(rows: Tensor, others: Tensor, weight: float) -> Tensor:
-    """Eq. 14: weight * rows + (1 - weight) * others, of images; of losses with either's labels, eq. 15."""
+    """Mix two tensors: weight * rows + (1 - weight) * others; images by eq. 14, losses under both labels by eq. 15."""
     return weight * rows + (1 - weight) * others

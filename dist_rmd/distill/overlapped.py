@@ -15,12 +15,12 @@ class OverlappedTeacher:
         logits, features = net(view)
         targets = teaching.result()
 
-    On a GPU the teacher has its own stream, so small kernels of teacher and student run at the same time.
-    The teacher returns a tensor or a tuple of them.
+    On a GPU the teacher has a stream of its own, so that small kernels of teacher and student run at the same time.
+    The teacher returns a tensor or a tuple of tensors.
     """
 
     def __init__(self, teacher: nn.Module, view: Tensor):
-        self._view = view  # keeps the memory from being reused by the allocator before the streams join
+        self._view = view  # or the allocator could reuse the view's memory before the streams join
         self._stream = _stream(view.device) if view.is_cuda else None
         beside: Any = contextlib.nullcontext()
         if self._stream is not None:
@@ -30,7 +30,7 @@ class OverlappedTeacher:
             self._said = teacher(view)
 
     def result(self) -> Any:
-        """What the teacher returned, for use on the current stream."""
+        """The teacher's outputs, ready for use on the current stream."""
         if self._stream is not None:
             current = torch.cuda.current_stream()
             current.wait_stream(self._stream)

@@ -1,16 +1,16 @@
-"""The relation loss of RMDNet (sec. 3.2.2 and 3.3, eq. 5-10), that of embedding graph alignment (Ma et al. 2022).
+"""The relation loss of RMDNet (sec. 3.2.2 and 3.3, eq. 5-10), also known as embedding graph alignment (Ma et al. 2022).
 
-Both networks see the same B samples.  Rows are centred over features and scaled to unit length, Z_t and Z_s (B x D),
-so that products of rows are Pearson correlations:
+Teacher and student see the same B samples.  Z_t and Z_s (B x D) are their rows of features, centred over features and
+scaled to unit length, so that products of rows are Pearson correlations:
 
     E_t = Z_t Z_t^T,  E_s = Z_s Z_s^T,  M = Z_t Z_s^T             B x B
     edge = ||E_t - E_s||_F,  node = ||M - I||_F                   neither squared nor averaged
     loss = node_weight * node + edge_weight * edge
 
-B counts the rows of all ranks.  Edge grows like B and node about like sqrt(B): weights belong to a global batch size.
-Beyond the paper, norms may be divided by B, and entries of M - I be left out; docs/relation.md says what for.
+B counts the rows of all ranks.  Edge grows like B and node about like sqrt(B): weights fit one global batch size.
+Beyond the paper, norms may be divided by B, and entries of M - I left out; docs/relation.md gives the reasons.
 
-Two forms give the same values and gradients; docs/relation.md compares their cost and accuracy.  Both find the
+Two forms give the same values and gradients; docs/relation.md compares their cost and accuracy.  Both compute the
 gradient of the local rows in the forward pass, in closed form, so that the backward pass communicates nothing.
 """
 
@@ -100,10 +100,11 @@ class RelationLoss(nn.Module):
     ) -> Relation:
         """teacher, student: this rank's rows, b_r x D (any float type; b_r may differ by rank) -> Relation.
 
-        With node = 0 the two may have different D: the value of node is 0 then.
-        Rows are float32 (float64 if an input is), whatever autocast says.  No gradient reaches the teacher.  The
-        student's gradient is scaled so that its mean over ranks, which DDP takes, is the global batch's.
-        sizes: the b_r of all ranks in rank order, if known; else they are exchanged, which is a device synchronisation.
+        With node = 0 teacher and student may have different D; the value of node is then 0.
+        The computation is in float32 (float64 if an input is), also under autocast.  No gradient reaches the teacher.
+        The student's gradient is scaled so that DDP's mean over ranks is the gradient of the global batch's loss.
+        sizes: the b_r of all ranks in rank order, if known; else the ranks exchange their sizes, which synchronises the
+            device.
         labels: b_r int64, for node_pairs="other_label".
         Raises ValueError when the shapes differ, and when labels are needed but not given.
         """
@@ -120,7 +121,7 @@ class RelationLoss(nn.Module):
         with torch.autocast(student.device.type, enabled=False), full_float32():
             z_t = _standardise(teacher.detach().to(dtype), self.eps)
             z_s = _standardise(student.to(dtype), self.eps)
-            # Zeros change no product of two rows of one network, which is all that edge matching looks at.
+            # Padding with zeros changes no product of two rows of one network, and edge depends on such products alone.
             z_t, z_s = (z if z.shape[1] == width else F.pad(z, (0, width - z.shape[1])) for z in (z_t, z_s))
             with torch.no_grad():
                 method = auto(rows, z_s.shape[1], self.node_pairs) if self.method == "auto" else self.method
@@ -133,17 +134,17 @@ class RelationLoss(nn.Module):
                 )
                 slope = gradient(to_node, to_edge).to(dtype)
                 node, edge = scale * node.to(dtype) * alike, scale * edge.to(dtype)
-            # DDP averages over ranks what must be summed over rows.
+            # The gradient must be summed over ranks, and DDP takes the mean: hence the factor.
             loss = _Known.apply(z_s, self.node * node + self.edge * edge, slope * world_size())
         return Relation(loss, node, edge)
 
     def extra_repr(self) -> str:
-        """The settings, as they stand in the repr."""
+        """The settings in the module's repr."""
         names = ("node", "edge", "method", "eps", "norm", "node_pairs")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def _left_out(self, z_s: Tensor, sizes: Sequence[int], labels: Tensor | None) -> Tensor | None:
-        """b x B, true where a pair of this rank's row and any row does not count in node; None if all pairs do."""
+        """b x B, true where node leaves out the pair of this rank's row and a row of the batch; None for no pair."""
         if self.node_pairs == "all":
             return None
         if self.node_pairs == "self":
@@ -160,15 +161,15 @@ class RelationLoss(nn.Module):
 def auto(rows: int, width: int, node_pairs: str = "all") -> str:
     """The method for a global batch of `rows` (B) and `width` features (D).
 
-    Gram's products grow like B D^2 in float64, gather's like B^2 D in float32: measured on CPUs, they cost the same
-    between B = 2 D and 3 D.  Ranks do not count, so that a run takes the same form on any number of them.
+    The cost of gram grows like B D^2 in float64, the cost of gather like B^2 D in float32; on CPUs both measured equal
+    between B = 2 D and 3 D.  The choice ignores the world size, so that a run has the same form on any number of ranks.
     """
     return "gram" if rows >= 3 * width and node_pairs == "all" else "gather"
 
 
 def _standardise(x: Tensor, eps: float) -> Tensor:
     """Centre rows over features and scale them to unit length; constant rows become zero."""
-    # Centring undoes any shift.  This one makes constant rows exactly zero, which subtracting a rounded mean does not.
+    # Centring undoes any shift.  A shift by the first feature makes constant rows exactly zero; a rounded mean may not.
     x = x - x[:, :1].detach()
     x = x - x.mean(1, keepdim=True)
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
@@ -176,7 +177,7 @@ def _standardise(x: Tensor, eps: float) -> Tensor:
 
 
 class _Known(Function):
-    """A value (0-d) of which the gradient with respect to z_s has been found already."""
+    """A value (0-d) whose gradient with respect to z_s is already known."""
 
     @staticmethod
     def forward(ctx: Any, z_s: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -191,21 +192,21 @@ class _Known(Function):
 
 
 # Each form returns the norms of the whole batch, and a function: the gradient of to_node * node^2 / 2 + to_edge *
-# edge^2 / 2 in this rank's Z_s.  As d||A||_F = <A, dA> / ||A||_F, that of a norm is this with 1 / norm as a factor.  In
-# E_s = Z_s Z_s^T, which is symmetric, a row of Z_s counts twice:
+# edge^2 / 2 in this rank's Z_s.  As d||A||_F = <A, dA> / ||A||_F, the factor 1 / norm turns this into the gradient of
+# the norm itself.  In E_s = Z_s Z_s^T, which is symmetric, a row of Z_s counts twice:
 #
 #     edge d edge / d Z_s = 2 (E_s - E_t) Z_s = 2 (Z_s G_s - Z_t C)
 #     node d node / d Z_s = (M - I)^T Z_t = Z_s G_t - Z_t
 
 Form = tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]
-"""node and edge (0-d), (to_node, to_edge) -> b x D"""
+"""node (0-d), edge (0-d), and the function (to_node, to_edge) -> gradient b x D"""
 
 
 def _gather(z_t: Tensor, z_s: Tensor, sizes: Sequence[int], left_out: Tensor | None) -> Form:
     """Each rank forms its own b x B rows of E_t - E_s and of M^T - I from the gathered B x D rows."""
     both = all_gather_rows(torch.cat([z_t, z_s], dim=1), sizes)  # B x 2D, one collective
     all_t, all_s = (part.contiguous() for part in both.chunk(2, dim=1))  # B x D each
-    # Two products of one layout, then the difference: equal features give exactly zero.
+    # Subtract two products of the same layout: equal features then give exactly zero.
     edges = z_t @ all_t.T - z_s @ all_s.T  # b x B
     nodes = z_s @ all_t.T  # b x B
     _diagonal(nodes, sizes).sub_(1)
@@ -225,11 +226,11 @@ def _gram(z_t: Tensor, z_s: Tensor, sizes: Sequence[int]) -> Form:
         G_t = Z_t^T Z_t,  G_s = Z_s^T Z_s,  C = Z_t^T Z_s
         edge^2 = ||G_t||^2 + ||G_s||^2 - 2 ||C||^2,  node^2 = <G_t, G_s> - 2 tr C + B
 
-    edge^2 is a small difference of large numbers once the student is near the teacher.  In float32 it is noise there,
-    even negative.  The products themselves must be float64; wider sums of float32 products do not help.
+    Once the student is near the teacher, edge^2 is a small difference of large numbers, in float32 mere noise or even
+    negative.  The products themselves must be float64; wider sums of float32 products do not help.
     """
     z_t, z_s = z_t.double(), z_s.double()
-    # One collective.  Products of one layout: equal features give three equal matrices, so that edge is exactly zero.
+    # A single collective.  All products have the same layout: equal features give equal matrices, and edge exactly 0.
     g_t, g_s, c = all_reduce_sum(torch.stack([z_t.T @ z_t, z_s.T @ z_s, z_t.T @ z_s])).unbind()  # D x D each
     edge = (g_t.square() + g_s.square() - 2 * c.square()).sum().clamp_min(0).sqrt()
     node = ((g_t * g_s).sum() - 2 * c.trace() + sum(sizes)).clamp_min(0).sqrt()
@@ -243,10 +244,10 @@ def _gram(z_t: Tensor, z_s: Tensor, sizes: Sequence[int]) -> Form:
 
 
 def _diagonal(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The entries of this rank's b x B rows that belong to one sample and itself, as a view."""
+    """The entries of this rank's b x B rows that pair a sample with itself, as a view."""
     return rows.diagonal(sum(sizes[: rank()]))
 
 
 def _inverse(norm: Tensor, eps: float) -> Tensor:
-    """1 / norm, and zero with gradient zero where the norm is at most eps."""
+    """1 / norm; where the norm is at most eps, zero with gradient zero."""
     return (norm > eps) / norm.clamp_min(eps)

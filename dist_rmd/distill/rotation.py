@@ -1,6 +1,6 @@
-"""Rotations to recognise, for images without a label (Gidaris et al. 2018, https://arxiv.org/abs/1803.07728).
+"""Rotated images for the task of predicting rotations (Gidaris et al. 2018, https://arxiv.org/abs/1803.07728).
 
-MODUL sec. IV-C.2, eq. 17 and 18: the open set trains the student to tell by how much each image was turned.
+The task needs no labels: in MODUL (sec. IV-C.2, eq. 17 and 18), the student predicts rotations of open-set images.
 """
 
 import torch
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def rotated(images: Tensor) -> tuple[Tensor, Tensor]:
-    """images b x C x S x S -> images 4b x C x S x S in the same memory format, and their labels 4b int64 in 0..3.
+    """Rotate images b x C x S x S -> images 4b x C x S x S in the same memory format, and labels 4b int64 in 0..3.
 
-    Row 4 i + j is image i turned by j * 90 degrees, counter-clockwise; j is its label.
+    Row 4 i + j is image i rotated counter-clockwise by j * 90 degrees, and has label j.
     Raises ValueError for images that are not square.
     """
     if images.dim() != 4 or images.shape[2] != images.shape[3]:

@@ -1,16 +1,16 @@
-"""Optimal transport with an entropy term (Cuturi 2013, https://arxiv.org/abs/1306.0895), in the log domain."""
+"""Optimal transport with an entropy term (Cuturi 2013, https://arxiv.org/abs/1306.0895), computed in the log domain."""
 
 import torch
 from torch import Tensor
 
 
 def transport_plan(log_a: Tensor, log_b: Tensor, cost: Tensor, reg: float | Tensor, iterations: int) -> Tensor:
-    """The plan P >= 0 that Sinkhorn's iterations come to for min <P, cost> - reg H(P), rows sum a, columns sum b.
+    """The transport plan P >= 0 by Sinkhorn's iterations: min <P, cost> - reg H(P) with row sums a and column sums b.
 
-    log_a: ... x m and log_b: ... x n, logarithms of two distributions.  cost: m x n, or ... x m x n.  reg > 0, a number
-    or 0-d.  iterations: pairs of updates, >= 1.  -> ... x m x n, differentiable through the iterations.
-    Rows sum to a whatever the number of iterations; columns to b where it has converged (`column_error`).
-    Computed in float32, or float64 if an input is.
+    log_a, log_b: ... x m and ... x n, logarithms of two distributions.  cost: m x n, or ... x m x n.
+    reg: > 0, a number or 0-d.  iterations: number of pairs of updates, >= 1.
+    Returns ... x m x n, differentiable through the iterations.  Rows sum to a after any number of iterations, columns
+    to b once the iterations have converged (`column_error`).  The computation is in float32, or float64 if an input is.
     """
     log_a, log_b, cost = (x.float() if x.itemsize < 4 else x for x in (log_a, log_b, cost))
     scores = -cost / reg
@@ -23,11 +23,11 @@ def transport_plan(log_a: Tensor, log_b: Tensor, cost: Tensor, reg: float | Tens
 
 
 def transport_cost(log_a: Tensor, log_b: Tensor, cost: Tensor, reg: float, iterations: int) -> Tensor:
-    """<P, cost> of `transport_plan`, without the entropy -> ... values >= 0."""
+    """The cost <P, cost> of the plan of `transport_plan`, without the entropy term -> ... values >= 0."""
     return (transport_plan(log_a, log_b, cost, reg, iterations) * cost).sum(dim=(-2, -1))
 
 
 def column_error(plan: Tensor, log_b: Tensor) -> Tensor:
-    """By how much each column of a plan m x n misses its share b_j, in shares: |sum_i P_ij - b_j| / b_j -> n values."""
+    """The relative error of each column sum of a plan m x n: |sum_i P_ij - b_j| / b_j -> n values."""
     b = log_b.exp()
     return (plan.sum(dim=-2) - b).abs() / b
