@@ -25,7 +25,7 @@ def random_directions(like: Tensor, sizes: Sequence[int], rank: int, seed: int, 
 def unit(directions: Tensor) -> Tensor:
     """Scale each of b vectors (b x ...) to length 1; a zero vector stays zero."""
     flat = directions.flatten(1)
-    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)  # or squares may underflow
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)  # squares may be 0
     return F.normalize(flat).view(directions.shape)
 
 

@@ -1,4 +1,4 @@
-"""Attention transfer (Zagoruyko & Komodakis 2017, https://arxiv.org/abs/1612.03928, eq. 2) to a student from a teacher."""
+"""Attention transfer (Zagoruyko & Komodakis 2017, https://arxiv.org/abs/1612.03928, eq. 2) from teacher to student."""
 
 from collections.abc import Sequence
 
