@@ -1,4 +1,4 @@
-"""What a classifier takes for what, and how sure it is of it when it is right: a picture for `dist-rmd evaluate`."""
+"""Draws a classifier's confusion matrix and the calibration of its confidence, for `dist-rmd evaluate`."""
 
 import functools
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from dist_rmd.run.finished import FinishedRun
 from dist_rmd.text.escapes import prepare_drawing, visible
 
 NAMED = 25
-"""classes up to which the confusion has names, and numbers in its cells"""
+"""largest number of classes for which the confusion matrix has names, and numbers in its cells"""
 LONGEST = 16
-"""letters of a class"""
+"""most letters of a class's name"""
 
 
 def draw(run: FinishedRun, stage: str, when: str, classes: Sequence[str], found: Details) -> Path:
-    """Draw into the run's figures, and TensorBoard's; returns the path.  Raises CannotCreate."""
+    """Draw the picture into the run's figures and into TensorBoard; returns its path.  Raises CannotCreate."""
     names = [visible(name)[:LONGEST] for name in classes]
     prepare_drawing(names)
     top1 = 100 * float(found.right.mean())

@@ -1,4 +1,4 @@
-"""Tables of text as Markdown and as LaTeX."""
+"""Typesets tables of text as Markdown and as LaTeX."""
 
 import re
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ class Table:
     """Cells of text under headings."""
 
     stub: tuple[str, ...]
-    """headings of the columns on the left, which say what a row is"""
+    """headings of the columns on the left, which name the rows"""
     columns: tuple[tuple[str, ...], ...]
-    """headings of the others, from the general to the particular: ("symmetric", "0.1")"""
+    """headings of the other columns, from the general to the particular: ("symmetric", "0.1")"""
     groups: tuple[tuple[tuple[str, ...], ...], ...]
-    """groups of rows; a row holds as many texts as there are columns"""
+    """groups of rows; a row holds a text for each column"""
 
 
 def markdown(table: Table) -> str:
-    """The table with columns padded to equal width, to be read as it is."""
+    """The table as Markdown that is legible as plain text: all cells of a column are padded to equal width."""
     lines = [[*table.stub, *(" ".join(heading) for heading in table.columns)]]
     lines += [list(row) for group in table.groups for row in group]
     lines = [[escapes.markdown(text) for text in line] for line in lines]
@@ -46,7 +46,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table, caption: str, notes: Sequence[str] = ()) -> str:
-    """The same as a float of LaTeX, at most as wide as the text.  Needs the packages booktabs and graphicx."""
+    """The table as a LaTeX float, at most as wide as the text.  LaTeX needs the packages booktabs and graphicx."""
     left = len(table.stub)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}"]
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
@@ -60,7 +60,7 @@ def latex(table: Table, caption: str, notes: Sequence[str] = ()) -> str:
 
 
 def _headings(table: Table) -> list[str]:
-    """One line for each level of the columns' headings, columns of one heading under one rule."""
+    """LaTeX of the columns' headings: a line for each level, with a rule under each heading of several columns."""
     left, lines = len(table.stub), []
     levels = len(table.columns[0])
     for level in range(levels - 1):
@@ -75,7 +75,7 @@ def _headings(table: Table) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """`text` with what LaTeX would take for a command, or a font may lack, in its own terms."""
+    """`text` in LaTeX: characters that would be commands are escaped, characters that fonts may lack spelled out."""
     words = re.split(r"(->|(?<!\S)[-+](?=\d))", escapes.visible(text))  # arrows, and signs of numbers
     signs = {"->": r"$\to$", "-": "$-$", "+": "$+$"}
     plain = ["".join(SYMBOLS.get(letter, letter) for letter in word) for word in words[::2]]

@@ -1,4 +1,4 @@
-"""Curves of memorisation over the epochs: test accuracy, and the shares of wrong and right training labels fitted."""
+"""Curves of memorisation over the epochs: test accuracy, and the fitted shares of wrong and right training labels."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ TITLES = {
     WRONG: "Wrong training labels fitted (%)",
     RIGHT: "Right training labels fitted (%)",
 }
-# Okabe and Ito's colours, which colour-blind readers can tell apart; a line's style tells it apart without colour.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; styles tell lines apart without any colour.
 COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
@@ -46,10 +46,10 @@ Curve = Mapping[int, float]
 
 
 class Line(NamedTuple):
-    """What the seeds of one method share."""
+    """A line of the picture: the seeds of one method on the same data and noise."""
 
     group: str
-    """the data and noise: methods on the same have their lines in the same panels"""
+    """data and noise: lines of the same group are in the same panels"""
     method: str
 
 
@@ -58,7 +58,7 @@ class Seed(NamedTuple):
 
     run: Path
     curves: Mapping[str, Curve]
-    """by tag; those of `fitted` are missing where the labels' truth is unknown, or another run trained the network"""
+    """tag -> curve; without fitted labels where the true labels are unknown or another run trained the network"""
 
 
 def curves(runs: Sequence[Path]) -> str:
@@ -90,7 +90,7 @@ def curves(runs: Sequence[Path]) -> str:
 
 
 def _of_sweep(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
-    """The last stages of a sweep's runs, as far as they are, by the names that the grid has for methods."""
+    """The curves of the last stages of a sweep's runs, finished or not, by the grid's names of methods."""
     sweep = read(folders)
     results, lines = Comparison(sweep), defaultdict(list)
     for cell in sweep.cells.values():
@@ -104,7 +104,7 @@ def _of_sweep(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
 
 
 def _of_runs(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
-    """The stages of these runs; those of one recipe are seeds of one line."""
+    """The curves of the runs' stages; stages of the same recipe are the seeds of a line."""
     by_row = defaultdict(list)
     for network in measured(folders):
         if seed := _seed(network.run.path, network.stage):
@@ -117,7 +117,7 @@ def _of_runs(folders: Sequence[Path]) -> dict[Line, list[Seed]]:
 
 
 def _seed(folder: Path, stage: str | None = None) -> Seed | None:
-    """The curves of a run's stage, the last one unless it is named; None where its accuracy was not measured."""
+    """The curves of a stage of a run (None: the last stage); None where the stage's accuracy was not measured."""
     run = FinishedRun(folder)
     stage = stage or run.config.stages[-1]
     scores = run.scores(stage)
@@ -135,9 +135,10 @@ def _seed(folder: Path, stage: str | None = None) -> Seed | None:
 
 
 def _by_epoch(points: Sequence[tuple[int, float]], steps: int) -> Curve:
-    """Percent by epoch, of (step, mean share over the steps since the point before); `steps` make an epoch.
+    """Average shares over epochs, in percent.
 
-    A point counts for the epoch that it lies in, by the number of its steps.
+    points: (step, mean share over the steps since the point before).  steps: number of steps of an epoch.  A point
+    counts for the epoch that contains its step, weighted by the number of steps that it covers.
     """
     sums: dict[int, float] = defaultdict(float)
     weights: dict[int, int] = defaultdict(int)
@@ -151,7 +152,7 @@ def _by_epoch(points: Sequence[tuple[int, float]], steps: int) -> Curve:
 
 
 def _common(seeds: Sequence[Seed], tag: str) -> dict[int, list[float]]:
-    """epoch -> the value of every seed, where all seeds that have the tag at all have one."""
+    """epoch -> the values of all seeds that have the tag, for the epochs at which each of these seeds has a value."""
     found = [seed.curves[tag] for seed in seeds if tag in seed.curves]
     epochs = sorted(set.intersection(*(set(curve) for curve in found))) if found else []
     return {epoch: [curve[epoch] for curve in found] for epoch in epochs}
@@ -161,7 +162,7 @@ def _common(seeds: Sequence[Seed], tag: str) -> dict[int, list[float]]:
 
 
 def draw(lines: Mapping[Line, Sequence[Seed]]) -> Figure:
-    """A row of panels for each group, a panel for each thing measured."""
+    """Draw the curves: a row of panels for each group, a panel for each measured quantity."""
     tags = [tag for tag in TITLES if any(tag in seed.curves for seeds in lines.values() for seed in seeds)]
     groups, methods = (list(dict.fromkeys(names)) for names in zip(*lines, strict=True))
     prepare_drawing([*groups, *methods])
@@ -207,7 +208,7 @@ def _dress(axis: Axes, title: str) -> None:
 
 
 def _table(lines: Mapping[Line, Sequence[Seed]]) -> str:
-    """Markdown: a row for each line, accuracy after the last epoch and at its best, and what was fitted in the last."""
+    """Markdown table, a row for each line: accuracy in the last and the best epoch, labels fitted in the last epoch."""
     rows = []
     for line, seeds in lines.items():
         accuracy = [seed.curves[ACCURACY] for seed in seeds]
@@ -227,7 +228,7 @@ def _fitted(seeds: Sequence[Seed]) -> list[list[Curve]]:
 
 
 def _csv(lines: Mapping[Line, Sequence[Seed]]) -> str:
-    """A row for each epoch of each run in which something was measured."""
+    """CSV text: a row for each run and each epoch with a measurement."""
     text = io.StringIO()
     table = csv.DictWriter(text, ("on", "method", "run", "epoch", *TITLES), lineterminator="\n")
     table.writeheader()

@@ -1,4 +1,4 @@
-"""The division of a noisy set into clean, closed-set and open-set images, beside the truth (MODUL figs. 3 and 5)."""
+"""Compares a division into clean, closed-set and open-set images with the truth (MODUL figs. 3 and 5)."""
 
 import itertools
 from bisect import bisect
@@ -34,9 +34,9 @@ __all__ = ["division"]
 NAMES = ("clean", "closed set", "open set")
 # Paul Tol's high contrast: three colours that stay apart for colour-blind readers and in grey.
 COLOURS, UNKNOWN = ("#004488", "#BB5566", "#DDAA33"), "#777777"
-EXAMPLES = 0x6578616D  # keeps their draw apart from others, such as that of the noise, which may have the same seed
-COLUMNS = 10  # of examples
-CELL, IMAGE, LINE, MARGIN, HEAD = 1.25, 1.0, 0.14, 0.75, 0.5  # inches, of the picture of examples
+EXAMPLES = 0x6578616D  # keeps the draw of examples apart from other draws of the same seed, such as the label noise
+COLUMNS = 10  # examples in a row
+CELL, IMAGE, LINE, MARGIN, HEAD = 1.25, 1.0, 0.14, 0.75, 0.5  # inches in the picture of examples
 SMALL = 7.5  # points
 DPI = 150
 
@@ -46,33 +46,33 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Divided:
-    """The division of N images that a run came to, and what is known of the truth."""
+    """A run's division of N images, and the true labels and types where these are known."""
 
     run: FinishedRun
     classes: tuple[str, ...]
     artefact: dict[str, Any]
-    """what stage `division` says besides the values of each image"""
+    """the artefact of stage `division`"""
     indices: Integers
     """N positions in the beton"""
     given: Integers
     predicted: Integers
-    """N: what the teacher would label them"""
+    """N labels predicted by the teacher"""
     labels: Integers
-    """N: what they are trained on; that of open ones is not used"""
+    """N labels for training; those of images found open-set are not used"""
     sets: Integers
-    """N: CLEAN, CLOSED or OPEN, as found"""
+    """N found sets: CLEAN, CLOSED or OPEN"""
     losses: Floats
-    """N, before scaling"""
+    """N losses before scaling"""
     scaled: Floats
     mixture: Mixture
     true: Integers | None
     """N true labels, OPEN (-1) for open-set images; None if unknown"""
     types: Integers | None
-    """N: CLEAN, CLOSED or OPEN, in truth"""
+    """N true sets: CLEAN, CLOSED or OPEN; None if unknown"""
 
     @classmethod
     def of(cls, folder: Path) -> "Divided":
-        """Read a run's division.  Raises DataError where it has none, or one of other labels than it has now."""
+        """Read a run's division.  Raises DataError where the run has none, or where its labels have changed since."""
         run = FinishedRun(folder)
         path = run.folder.artefact("division")
         if "division" not in run.config.stages:
@@ -109,13 +109,13 @@ class Divided:
 
     @property
     def evidence(self) -> str:
-        """What was evidence, in a few words."""
+        """How logits become evidence, in a few words."""
         scale = self.run.config.section(DivisionConfig).logit_scale
         return self.artefact["evidence"] + (f" of {scale:g} x logits" if scale != 1 else "")
 
 
 def division(runs: Sequence[Path], *, examples: int = 10) -> str:
-    """How well images were divided into clean, closed-set and open-set ones, with pictures of losses and examples.
+    """How well images were divided into clean, closed-set and open-set images, with pictures of losses and examples.
 
     runs: run folders whose stage division is finished.
     examples: how many images of each set the second picture shows at most, drawn at random, always the same.
@@ -143,9 +143,9 @@ def division(runs: Sequence[Path], *, examples: int = 10) -> str:
 
 
 def _table(divided: Divided) -> str:
-    """Markdown: a row for each set found, its columns by truth; before it how the division was made, after it labels.
+    """Markdown: how the division was made, a table of found sets (rows) by true sets (columns), and the right labels.
 
-    Where the truth is not known, counts alone.
+    Where the truth is unknown, the table has counts of the found sets alone.
     """
     found = np.bincount(divided.sets, minlength=len(SETS))
     if divided.types is None:
@@ -178,7 +178,7 @@ def _origin(divided: Divided) -> str:
 
 
 def _notes(divided: Divided) -> list[str]:
-    """One line of what went less smoothly than it should, if anything did."""
+    """A line that lists the difficulties of the division; no line where there were none."""
     artefact = divided.artefact
     counted = {
         "undecided": "images undecided between sets",
@@ -191,7 +191,7 @@ def _notes(divided: Divided) -> list[str]:
 
 
 def _labels(divided: Divided) -> str:
-    """How many labels are right: those that the teacher gave to the closed set, and those that are trained on."""
+    """A line with the numbers of right labels: refined in the closed set, used for training, and given."""
     closed, used = divided.sets == CLOSED, divided.sets != SETS.index("open")
 
     def right(labels: Integers, rows: NDArray[np.bool_]) -> str:
@@ -224,7 +224,7 @@ def draw(divided: Divided) -> Figure:
         _thresholds(axis, divided.artefact["thresholds"])
         axis.set_ylabel("images")
         axis.margins(x=0.01)
-    # A spike of clean losses may be a thousand times as high as what lies between the sets.
+    # A spike of clean losses may be a thousand times as high as the histogram between the sets.
     top = np.histogram(divided.scaled, edges)[0].max()
     upper.set_yscale("log")
     upper.set_ylim(0.5, 2 * top)
@@ -258,7 +258,7 @@ def _histogram(axis: Axes, divided: Divided, edges: list[float]) -> None:
 
 
 def _mixture(axis: Axes, divided: Divided, edges: list[float]) -> None:
-    """Each set's part of the mixture's density, as images per bin of the histogram, which is drawn in grey."""
+    """Draw each set's part of the mixture's density in images per bin, over the histogram of the losses in grey."""
     axis.hist(divided.scaled, edges, histtype="stepfilled", color="0.88")
     places = np.linspace(edges[0], edges[-1], 2000)
     density = divided.mixture.assign(places, probability="density").probability  # 2000 x 3
@@ -273,7 +273,7 @@ def _mixture(axis: Axes, divided: Divided, edges: list[float]) -> None:
 
 
 def _head(axis: Axes, title: str) -> None:
-    """Title and legend above the panel, where they hide nothing."""
+    """Put title and legend above the panel, where neither hides a curve."""
     axis.set_title(title, pad=28)
     axis.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(NAMES), frameon=False, columnspacing=1.2, fontsize=9
@@ -289,9 +289,9 @@ def _thresholds(axis: Axes, thresholds: Sequence[float]) -> None:
 
 
 def draw_examples(divided: Divided, most: int) -> Figure:
-    """Fig. 5: at most `most` images of each set as found, with their labels; wrong findings are framed and crossed.
+    """Fig. 5: at most `most` images of each found set with their labels; images of another set are framed and crossed.
 
-    The frame has the colour of what the image truly is; dashed where the set is right but the refined label is not.
+    A frame has the colour of the image's true set; it is dashed where the set is right but the refined label is wrong.
     """
     prepare_drawing(divided.classes)
     drawn = [_drawn(divided, which, most) for which in range(len(SETS))]
@@ -314,14 +314,14 @@ def draw_examples(divided: Divided, most: int) -> Figure:
 
 
 def _drawn(divided: Divided, which: int, most: int) -> Integers:
-    """Rows of at most `most` images of a set, each as likely as another; the same at every call."""
+    """Draw at most `most` images of a found set at random, the same at every call: their rows, ascending."""
     rows = np.flatnonzero(divided.sets == which)
     chosen = np.random.default_rng([which, EXAMPLES]).choice(rows, min(most, len(rows)), replace=False)
     return np.sort(chosen)
 
 
 def _captions(divided: Divided, which: int) -> dict[str, Integers]:
-    """What stands below the images of a set, line by line: a word for the line, and all labels."""
+    """The lines of labels below the images of a found set: name of the line -> labels of all N images."""
     lines = {"given": divided.given}
     if which == CLOSED:
         lines["refined"] = divided.predicted
@@ -331,7 +331,7 @@ def _captions(divided: Divided, which: int) -> dict[str, Integers]:
 
 
 def _height(divided: Divided, which: int, count: int) -> float:
-    """Inches of a set's block."""
+    """Height of the block of a found set with `count` images, in inches."""
     return HEAD + -(-count // COLUMNS) * _row_height(divided, which)
 
 
@@ -340,7 +340,7 @@ def _row_height(divided: Divided, which: int) -> float:
 
 
 def _block(axis: Axes, divided: Divided, which: int, images: dict[int, NDArray[np.uint8]], top: float) -> None:
-    """These images, by row, all found to be of one set, below `top`."""
+    """Draw the block of a found set from `top` downwards: its title and its images (row -> pixels)."""
     found = int((divided.sets == which).sum())
     title = f"found {NAMES[which]}: {f'{len(images):,} of {found:,} images' if found else 'no image'}"
     axis.add_patch(Rectangle((0.12, top + 0.2), 0.15, 0.15, color=COLOURS[which]))
@@ -357,7 +357,7 @@ def _block(axis: Axes, divided: Divided, which: int, images: dict[int, NDArray[n
 def _example(
     axis: Axes, divided: Divided, which: int, row: int, image: NDArray[np.uint8], left: float, top: float
 ) -> None:
-    """One image, found to be of set `which`, with its labels below it."""
+    """Draw an image of the found set `which` with its labels below."""
     enlarged_without_blur = "nearest" if len(image) <= IMAGE * DPI else "antialiased"
     place = (left, left + IMAGE, top + IMAGE, top)
     axis.imshow(image, extent=place, interpolation=enlarged_without_blur, aspect="auto")
@@ -374,12 +374,12 @@ def _example(
 
 
 def _lines(top: float) -> Iterator[float]:
-    """Where the lines below an image are that begins at `top`."""
+    """The places of the lines of labels below an image whose upper edge is at `top`."""
     return itertools.count(top + IMAGE + 0.8 * LINE, LINE)
 
 
 def _wrong(divided: Divided, which: int, row: int) -> dict[str, Any]:
-    """How an image that was wrongly found to be of set `which` is framed, or one with a wrong refined label."""
+    """The style of the frame around an image of the found set `which`: empty unless the set or the label is wrong."""
     if divided.types is None or divided.true is None:
         return {}
     if divided.types[row] != which:
@@ -400,7 +400,7 @@ def _footer(axis: Axes, divided: Divided, top: float) -> None:
 
 
 def _fitting(name: str, width: float) -> str:
-    """As much of a class's name as `width` inches have room for."""
+    """A class's name, cut to fit into `width` inches."""
     font = FontProperties(size=SMALL, weight="bold")
 
     def is_wide(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Images that a run has made where it has none to learn from: a picture of them, or a dataset of them all."""
+"""Pictures of the images that a run generated in place of training images, or a dataset of all these images."""
 
 import functools
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ __all__ = ["generated"]
 
 COLUMNS = 8
 ENLARGED = 64
-"""side of an image in the picture, at least"""
+"""smallest side of an image in the picture, in pixels"""
 
 
 def generated(runs: Sequence[Path], *, dataset: str | None = None) -> str:
-    """Picture of the images that a stage without images has made: dafl, dfad, zskt, inversion.
+    """Picture of the images that a stage without training images has made: dafl, dfad, zskt, inversion.
 
     runs: run folders with such a stage.
-    dataset: folder for all images of stage inversion of the one run, prepared for `train`, under the classes sought.
+    dataset: folder for a dataset of all images of stage inversion, labelled with the classes sought (one run only).
 
     Writes <run>/figures/generated-<stage>.png and the same to TensorBoard; returns the paths.
     """
@@ -56,7 +56,7 @@ def generated(runs: Sequence[Path], *, dataset: str | None = None) -> str:
 
 
 def draw(artefact: dict[str, Any]) -> NDArray[np.uint8]:
-    """Its images, eight in a row, enlarged and framed: H x W x 3."""
+    """The picture of an artefact's images, eight in a row, enlarged and framed: H x W x 3 uint8."""
     mean, std = (torch.tensor(artefact[what]).view(3, 1, 1) for what in ("mean", "std"))
     pixels = ((artefact["generated"].float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
     zoom = max(1, ENLARGED // artefact["side"])
@@ -67,7 +67,7 @@ def draw(artefact: dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def _prepared(run: FinishedRun, made: dict[str, dict[str, Any]], out: Path) -> str:
-    """Write all that stage inversion has made as a dataset, with the test images of the run's own."""
+    """Write all images of stage inversion as a dataset, with the test images of the run's own dataset."""
     if "inversion" not in made:
         raise ConfigError(f"dataset={out}: only stage inversion keeps all its images, and {run.folder} has none")
     images, labels = (made["inversion"][what].numpy() for what in ("images", "labels"))

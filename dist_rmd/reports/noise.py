@@ -25,13 +25,13 @@ from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 __all__ = ["noise"]
 
 OPEN_SET = "open set"  # the row of open-set images
-MOST_NUMBERS = 20  # classes up to which there is room for a number in every cell
-MOST_NAMES = 100  # classes up to which there is room for every name; the picture of more is not larger
-LONGEST = 30  # letters of a name
+MOST_NUMBERS = 20  # most classes for which every cell has room for a number
+MOST_NAMES = 100  # most classes for which every name has room; with more classes the picture does not grow
+LONGEST = 30  # most letters of a name
 
 
 def noise(runs: Sequence[Path]) -> str:
-    """Realised noise rates per class, and a picture of how often each true class is given as which.
+    """Realised noise rates per class, and a picture of the transition matrix from true to given labels.
 
     Writes <run>/figures/noise.png and the same to TensorBoard; returns tables and paths.
     """
@@ -43,7 +43,7 @@ def noise(runs: Sequence[Path]) -> str:
             raise DataError(f"{folder}: the true labels are not known, so neither are the noise rates")
         path = run.figures / "noise.png"
         figure = draw(run.labels, classes)
-        write_atomically(path, functools.partial(figure.savefig, format="png"))  # drawn once, which takes seconds
+        write_atomically(path, functools.partial(figure.savefig, format="png"))  # once: drawing takes seconds
         with SummaryWriter(str(run.folder.board("figures"))) as board, Image.open(path) as picture:
             board.add_image("figures/noise", np.asarray(picture.convert("RGB")), dataformats="HWC")
         pages.append(f"{_table(folder, run.labels, classes)}\n{path}")
@@ -51,10 +51,9 @@ def noise(runs: Sequence[Path]) -> str:
 
 
 def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
-    """The transition matrix: per row, how many percent of a true class are given as which class.
+    """Draw the transition matrix: a row for each true class, with the percentages of its given labels by class.
 
-    Where there are images of none of the classes, a last row is theirs.  Of more than MOST_NAMES classes every second
-    or third or so is named.
+    Open-set images have a last row.  Of more than MOST_NAMES classes, every second or third or so is named.
     """
     percent = _percent(labels)
     count = len(classes)
@@ -63,7 +62,7 @@ def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
     has_numbers = count <= MOST_NUMBERS
     side = max(5.0, 3.0 + 0.36 * count) if has_numbers else 3.0 + 0.12 * min(count, MOST_NAMES)
     figure, axis = plt.subplots(figsize=(side + 0.8, side), dpi=150)
-    # Spread over many classes, a percent or less falls to each: the root makes it visible beside the diagonal.
+    # Noise over many classes puts a percent or less into a cell: the square root makes such cells visible.
     image = axis.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
     size = 9 if has_numbers else 6
     every = -(-count // MOST_NAMES)
@@ -77,7 +76,7 @@ def draw(labels: LabelView, classes: Sequence[str]) -> Figure:
             colour = "white" if value > 45 else "black"
             axis.text(column, row, _number(value), ha="center", va="center", fontsize=8, color=colour)
     else:
-        for edge in range(10 * every, count, 10 * every):  # to find one's way from a name to a cell
+        for edge in range(10 * every, count, 10 * every):  # lines that lead the eye from a name to a cell
             axis.axhline(edge - 0.5, color="0.8", linewidth=0.5)
             axis.axvline(edge - 0.5, color="0.8", linewidth=0.5)
     if len(rows) > count:
@@ -111,7 +110,7 @@ def _table(folder: Path, labels: LabelView, classes: Sequence[str]) -> str:
 
 
 def _rows(labels: LabelView, classes: Sequence[str]) -> tuple[str, ...]:
-    """What the rows of the transition matrix are called."""
+    """The names of the rows of the transition matrix."""
     counts = labels.counts
     assert counts is not None  # the true labels are known
     return (*classes, OPEN_SET) if counts["open"] else tuple(classes)
@@ -133,12 +132,12 @@ def _percent(labels: LabelView) -> NDArray[np.float64]:
 
 
 def _number(percent: float) -> str:
-    """As short as a cell asks for: nothing for nothing, no fraction from 10 on."""
+    """The text of a cell, kept short: empty for 0, without a fraction from 10 on."""
     return "" if percent == 0 else f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}"
 
 
 def _origin(origin: Mapping[str, Any]) -> str:
-    """How the labels came about, in a few words."""
+    """How the labels were made, in a few words."""
     if not origin:
         return "labels of unrecorded origin"
     if origin["kind"] == "file":

@@ -17,30 +17,30 @@ __all__ = ["summary"]
 
 
 class Row(NamedTuple):
-    """One line of the table: what was trained on what, the same but for the seeds."""
+    """A row of the table: method, data and noise that runs share which differ in their seeds alone."""
 
     method: str
     data: str
     noise: str
     metric: str
     settings: str
-    """all that makes the recipe: runs that differ in it are no seeds of one another"""
+    """the whole recipe as text: runs with different settings are not seeds of the same row"""
 
 
 class Measured(NamedTuple):
-    """One network whose accuracy was measured as it trained."""
+    """A network whose accuracy was measured in training."""
 
     row: Row
     run: FinishedRun
     stage: str
     scores: list[dict[str, Any]]
-    """what each evaluation has measured, row.metric (percent) among it"""
+    """the metrics of each evaluation, among them row.metric (percent)"""
     copies: list[Path]
     """other folders of the same run"""
 
     @property
     def last(self) -> float:
-        """After the last epoch so far."""
+        """The accuracy after the last epoch so far."""
         return self.scores[-1][self.row.metric]
 
     @property
@@ -52,8 +52,8 @@ class Measured(NamedTuple):
 def summary(runs: Sequence[Path]) -> str:
     """Markdown table of test accuracy: one row per method and noise, over the seeds among the given runs.
 
-    `last` is the last epoch; `best` is chosen by looking at the test images, so it flatters, and is named as such.
-    A network that several runs share, such as the teacher, counts once.
+    Column `last` is the accuracy after the last epoch; column `best` chooses the epoch by the test images, and
+    therefore flatters.  A network that several runs share, such as the teacher, counts once.
     """
     rows: dict[Row, list[Measured]] = defaultdict(list)
     begun, waiting = measurable(runs)
@@ -79,7 +79,7 @@ def summary(runs: Sequence[Path]) -> str:
 
 
 def measurable(runs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The runs that have measured something, and those that have not yet.  Raises DataError where none has."""
+    """The runs with a measured accuracy, and the runs without.  Raises DataError where no run has any."""
     found = {folder: bool(_measured(folder)) for folder in runs}
     if not any(found.values()):
         raise DataError(f"{runs[0]}: the run has not measured anything yet")
@@ -87,14 +87,15 @@ def measurable(runs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def not_measured(runs: Sequence[Path]) -> str:
-    """A line for runs that no table has."""
+    """A line that names the runs left out of a table."""
     return f"Left out, since nothing is measured yet: {', '.join(map(str, runs))}."
 
 
 def measured(runs: Sequence[Path]) -> list[Measured]:
-    """The networks of these runs whose accuracy has been measured, each once.
+    """The networks of the runs whose accuracy has been measured, each once.
 
-    Runs of one recipe and equal seeds, such as a copy, or a folder by two paths, are one run: `copies` of the first.
+    Runs of the same recipe and seeds, such as a copy of a run, or a folder under two paths, count once: the later
+    folders become `copies` of the first.
     """
     found: dict[str, Measured] = {}
     by_seeds: dict[tuple[Row, str], Measured] = {}
@@ -120,7 +121,7 @@ def _measured(folder: Path) -> list[Measured]:
         if lookup("stages", stage).evaluation is None:
             continue
         scores = run.scores(stage)
-        # An evaluation gives what it is for first; test images do not choose where labels are held out: val/ is before.
+        # The first test/ metric is the evaluation's main one.  A val/ metric, which chooses epochs, may stand before.
         tag = next((tag for record in scores for tag in record if tag.startswith("test/")), None)
         records = [record for record in scores if tag in record]
         if tag and records:
@@ -156,7 +157,7 @@ def _noise(run: FinishedRun, config: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation over seeds; of a single seed its value."""
+    """Mean ± sample standard deviation over seeds; for a single seed its value."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"

@@ -36,12 +36,12 @@ from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 __all__ = ["suspects"]
 
 UNTOUCHED = ("simsiam", "teacher")
-"""stages whose features the run's given labels have no share in, the best first"""
-COLUMNS, ROWS = 10, 4  # of the picture
-LONGEST = 16  # letters of a class in the picture
+"""stages whose features do not depend on the run's given labels, the best first"""
+COLUMNS, ROWS = 10, 4  # images in the picture
+LONGEST = 16  # most letters of a class's name in the picture
 SETS = ("clean", "closed", "open")
 PARTS = 5
-"""into which the Gaussians divide the images"""
+"""number of parts (folds) of the images; Gaussians fitted to the other parts judge a part"""
 MOST_FOLDS = 5
 
 Integers = NDArray[np.int64]
@@ -59,11 +59,11 @@ def suspects(
     """Which labels are probably wrong, the most suspect first: a table, a page to decide on, and a picture.
 
     runs: run folders with a finished stage, such as simsiam alone; their true labels need not be known.
-    stage: whose features judge the labels (simsiam where the run has it; such that no given label has touched).
+    stage: the stage whose features judge the labels (default: simsiam, else teacher, else the last with features).
     folds: classifiers to train, 2 to 5, each of which judges the part of the images it has not seen (0: none).
     images: how many of the most suspect images the page shows at most; the tables list all of them.
     data: where the prepared images are now, if not where the run was trained.
-    truth: a table with the columns file and label that says how right the ranking is (default: where the run knows).
+    truth: a table with the columns file and label, the true labels that measure the ranking (default: the run's own).
 
     Writes <run>/suspects.csv, cleaned.csv, suspects.html and figures/suspects.png, the latter also to TensorBoard;
     returns numbers, paths and the commands that come next.  docs/suspects.md says what the columns mean.
@@ -129,7 +129,7 @@ def _write(text: str, file: BinaryIO) -> None:
 
 
 def _stage(run: FinishedRun, wanted: str | None) -> str:
-    """The stage whose features are taken.  Raises ConfigError or DataError where there is none."""
+    """The stage whose features judge the labels.  Raises ConfigError or DataError where no stage has features."""
     there = [name for name in (*run.config.inputs, *run.stages) if "encoder" in artefacts.load(run.artefact(name))]
     if wanted is not None:
         if wanted not in there:
@@ -141,16 +141,16 @@ def _stage(run: FinishedRun, wanted: str | None) -> str:
 
 
 def _features(run: FinishedRun, stage: str, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """(features N x D, given labels N) of the run's images, in the order of its labels."""
+    """Features N x D and given labels N of the run's images, in the order of the run's labels."""
     world, labels = detect("auto"), run.labels
     encoder = run.network(stage, dataset, world.device).get_submodule("encoder")
     features, given, _ = extract_all(encoder, run.source(dataset, world).evaluation("train", labels))
-    places = torch.from_numpy(np.argsort(np.argsort(labels.indices))).to(world.device)  # from the beton's order
+    places = torch.from_numpy(np.argsort(np.argsort(labels.indices))).to(world.device)  # in the beton's order
     return features[places], given[places]
 
 
 def _truth(table: Path, dataset: Dataset, indices: Integers) -> Integers:
-    """The right labels of the images at these positions.  Raises DataError where the table lacks one."""
+    """The right labels of the images at `indices`, from a table.  Raises DataError where the table lacks an image."""
     try:
         positions, labels = read_label_table(table, "label", dataset.files("train"), dataset.classes, dataset.folder)
     except ValueError as error:
@@ -163,7 +163,7 @@ def _truth(table: Path, dataset: Dataset, indices: Integers) -> Integers:
 
 
 def _ranked(run: FinishedRun, dataset: Dataset, found: Suspicion) -> tuple[Ranking, Integers]:
-    """All images by falling suspicion, and their rows in the run's labels."""
+    """Rank all images, the most suspect first: the ranking, and the images' rows in the run's labels."""
     labels, right = run.labels, found.right.cpu().numpy().astype(np.float64)
     order = np.argsort(right, kind="stable")
     twins = disagreeing_twins(
@@ -193,7 +193,7 @@ def _ranked(run: FinishedRun, dataset: Dataset, found: Suspicion) -> tuple[Ranki
 
 
 def _sets(run: FinishedRun) -> dict[int, str]:
-    """What a division of the run has found each image to be, by position in the beton."""
+    """The set that the run's stage division found for each image: position in the beton -> name of the set."""
     if "division" not in (*run.config.inputs, *run.stages):
         return {}
     artefact = artefacts.load(run.artefact("division"))
@@ -221,7 +221,7 @@ def _head(run: FinishedRun, stage: str, found: Suspicion, folds: int) -> Iterato
 
 
 def _table(ranking: Ranking, found: Suspicion) -> Iterator[str]:
-    """Markdown: a row for each given class, how many of its labels are expected to be wrong, and what most would be."""
+    """Markdown table: for each given class the expected number of wrong labels, and the class most often proposed."""
     yield "| given | images | expected wrong | most often proposed |"
     yield "|---|---|---|---|"
     images = np.bincount(ranking.given, minlength=len(ranking.classes))
@@ -235,7 +235,7 @@ def _table(ranking: Ranking, found: Suspicion) -> Iterator[str]:
 
 
 def _judged(ranking: Ranking, true: Integers) -> str:
-    """How right the ranking is, where the truth is known."""
+    """How well the ranking finds the wrong labels, where the truth is known."""
     wrong = ranking.given != true
     count = int(wrong.sum())
     if count in (0, len(wrong)):
@@ -264,7 +264,7 @@ def _twins(ranking: Ranking) -> Iterator[str]:
 
 
 def draw(ranking: Ranking, pictures: Callable[[Integers], NDArray[np.uint8]]) -> Figure:
-    """The most suspect images with their given labels and, below, the proposed ones."""
+    """Draw the most suspect images with their given and, below, their proposed labels."""
     prepare_drawing(ranking.classes)
     count = min(COLUMNS * ROWS, len(ranking))
     figure, axes = plt.subplots(

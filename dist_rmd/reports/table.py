@@ -1,4 +1,4 @@
-"""The results of a sweep as tables, over seeds, beside the published numbers; missing results are marked."""
+"""Tables of a sweep's results over seeds beside the published numbers; missing results are marked."""
 
 import csv
 import io
@@ -41,8 +41,8 @@ def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...
     grid: expected name of the grid, such as table1; another grid is an error.
     only: some cells, such as method=CE,CE+RMDNet; once for each axis.
 
-    Last and best epoch are two tables; cells without a result are marked, and left so.  Writes table.md, table.csv
-    (a line for each cell), table.tex and figures/table.png into the first sweep folder; returns Markdown and paths.
+    Last and best epoch have a table each; cells without a result are marked.  Writes table.md, table.csv (a line for
+    each cell), table.tex and figures/table.png into the first sweep folder; returns Markdown and paths.
     """
     sweep = read(runs)
     folder = sweep.folders[0]
@@ -86,7 +86,7 @@ def _latex(results: Comparison) -> str:
 
 
 def _header(results: Comparison) -> list[str]:
-    """What the numbers are, how many of them there are, and what was not done as the grid says."""
+    """Lines above the tables: what the numbers are, how many runs are finished, and departures from the grid."""
     sweep = results.sweep
     counts = Counter(outcome.status for outcome in sweep.outcomes)
     missing = [f"{counts[status]} {status}" for status in STATUSES[1:] if counts[status]]
@@ -103,7 +103,7 @@ def _header(results: Comparison) -> list[str]:
 
 
 def _changes(results: Comparison) -> list[str]:
-    """What differs from the grid's own recipe: for all cells, then for those that have more."""
+    """Lines on departures from the grid's recipe: first those of all cells, then the further ones of single cells."""
     cells = list(results.sweep.cells.values())
     if not any(cell.changed for cell in cells):
         return ["Recipe: the grid's own, unchanged."]
@@ -123,7 +123,7 @@ def _changes(results: Comparison) -> list[str]:
 
 
 def _where(results: Comparison, group: Sequence[Cell]) -> str:
-    """The cells in as few words as their values allow; table.csv has them one by one."""
+    """Names a group of cells in few words, by the values they share; table.csv lists every cell."""
     axes = results.sweep.axes
     taken = {axis: {results.values(cell)[axis] for cell in group} for axis in axes}
     such = [
@@ -141,7 +141,7 @@ def _where(results: Comparison, group: Sequence[Cell]) -> str:
 
 
 def _claim(results: Comparison) -> list[str]:
-    """In how many cells a method is ahead of its baseline, ours and published."""
+    """A line on how many cells a method gains over its baseline in, in this sweep and as published."""
     pairs = [
         (statistics.mean(gains), results.published_gain(cell))
         for cell in results.sweep.cells.values()
@@ -189,7 +189,11 @@ def _table(
     rows: Callable[[str], list[tuple[str, Callable[[Cell], str]]]],
     is_plain: bool,
 ) -> _typeset.Table:
-    """rows(label) gives what is shown of a method, line by line; is_plain: a single thing, which needs no name."""
+    """A table of a block's cells.
+
+    rows: label of a row -> the kinds of its lines, each with the function that makes a cell's text.
+    is_plain: each row has a single line, whose kind is not named.
+    """
     groups = []
     for label in block.rows:
         lines: list[tuple[str, ...]] = []
@@ -203,7 +207,7 @@ def _table(
 
 
 def _ours(cell: Cell, which: str) -> str:
-    """Mean ± std of the finished seeds and what there is to say of the others, or why there is none."""
+    """A cell's text: mean ± std over finished seeds and the fate of the others, or why no seed is finished."""
     finished, planned = cell.finished.values(), len(cell.outcomes)
     counts = Counter(outcome.status for outcome in cell.outcomes.values())
     if not finished:
@@ -227,7 +231,7 @@ def _printed(results: Comparison, cell: Cell) -> str:
 
 
 def _spread(values: Sequence[float], form: str = ".2f") -> str:
-    """Mean ± standard deviation, the mean alone of one value, nothing of none."""
+    """Mean ± standard deviation; of a single value the mean alone; of no value the empty text."""
     if not values:
         return ""
     mean = f"{statistics.mean(values):{form}}"
@@ -239,7 +243,7 @@ def _signed(value: float | None) -> str:
 
 
 def _legend(results: Comparison) -> list[str]:
-    """What the marks mean that the tables hold."""
+    """The meanings of the marks that occur in the tables."""
     outcomes = results.sweep.outcomes
     texts = [_ours(cell, "last") for cell in results.sweep.cells.values()]
     legend = [
@@ -253,7 +257,7 @@ def _legend(results: Comparison) -> list[str]:
 
 
 def _troubles(sweep: Sweep) -> list[str]:
-    """The runs that began and have no result, or an odd one."""
+    """A line for each run that failed, diverged or has a doubtful result."""
 
     def line(outcome: Outcome) -> str | None:
         if outcome.status in ("diverged", "failed"):
@@ -269,7 +273,7 @@ def _troubles(sweep: Sweep) -> list[str]:
 
 
 def _csv(results: Comparison) -> str:
-    """A line for each cell, in points of accuracy to four decimals."""
+    """CSV text: a line for each cell; accuracies in percent with four decimals."""
     columns = (
         *results.sweep.axes, "published", "last_mean", "last_std", "difference", "best_mean", "best_std",
         "gain", "gain_std", "published_gain", "n", "seeds", "planned", "status", "changed", "note",
@@ -320,7 +324,7 @@ def draw(results: Comparison) -> Figure:
     """Accuracy after the last epoch over the table's columns, a panel for each block; published numbers are hollow."""
     prepare_drawing([results.sweep.title, *(name for values in results.sweep.axes.values() for name in values)])
     blocks, compare = results.blocks, results.sweep.compare
-    families: dict[str, list[str]] = {}  # a baseline and what is compared with it: one colour, marker by marker
+    families: dict[str, list[str]] = {}  # a baseline and methods compared with it share a colour
     for row in results.sweep.axes[results.row_axis]:
         families.setdefault(compare.get(row, row), []).append(row)
     colours = plt.get_cmap("tab10" if len(families) <= 10 else "tab20")

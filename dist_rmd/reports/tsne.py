@@ -35,32 +35,32 @@ from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 
 __all__ = ["tsne"]
 
-ORDER = ("simsiam", "classifier", "rgrl")  # of the panels, as figures 5, 6 and 7
+ORDER = ("simsiam", "classifier", "rgrl")  # stages in the order of figures 5, 6 and 7
 COLUMNS = 3
-# Cool and round is clean, warm and crossed is wrong; dark and light are the two classes.  Colours of Okabe and Ito:
-# they stay apart for colour-blind readers, as the paper's red and green do not.
+# Clean points are dots in cool colours, mislabelled points crosses in warm colours; dark and light tell the two classes
+# apart.  The colours are Okabe and Ito's: colour-blind readers can tell them apart, unlike the paper's red and green.
 CLEAN, MISLABELLED = ("#0072B2", "#56B4E9"), ("#D55E00", "#E69F00")
-LONGEST = 20  # letters of a class in the legend, which has room for two such beside each other
-FEWEST = 4  # points of which t-SNE can make anything
+LONGEST = 20  # most letters of a class's name: the legend has room for two such names side by side
+FEWEST = 4  # least number of points that t-SNE can lay out
 
 Network = tuple[FinishedRun, str]  # a stage of a run
 
 
 class Panel(NamedTuple):
-    """What one network makes of the images."""
+    """A network's panel of the picture."""
 
     places: NDArray[np.float32]
-    """N x 2, t-SNE of the N images drawn"""
+    """N x 2, t-SNE of the features of the N images drawn"""
     numbers: Separation
-    """of all images"""
+    """how well the features of all images separate wrong labels"""
 
 
 def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000) -> str:
     """Picture of two classes' representations in every network, clean and mislabelled told apart, with numbers.
 
     runs: run folders on the same images and labels; a network that several of them share is drawn once.
-    classes: two given labels by name or number, such as ship,truck (the data set's last two if not said).
-    points: how many points of each class at most, evenly spaced over it.
+    classes: two given labels by name or number, such as ship,truck (default: the last two of the data set).
+    points: how many images of each class are drawn at most, evenly spaced over all images of the class.
 
     The numbers are over all images of the runs' labels and in the features' full dimension (evaluation/_separation.py).
     Writes figures/tsne.png and figures/tsne.csv in the first run's folder, and both to its TensorBoard; returns
@@ -94,7 +94,7 @@ def tsne(runs: Sequence[Path], *, classes: str | None = None, points: int = 1000
 
 
 def _check_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Raises DataError for runs on other images or labels than the first one's, or of unknown true labels."""
+    """Raise DataError unless all runs have the first run's images and labels, with known true labels."""
     first, images = runs[0], runs[0].dataset().hashes["train"]
     for run in runs:
         if run.dataset().hashes["train"] != images:
@@ -112,13 +112,13 @@ def _check_comparable(runs: Sequence[FinishedRun]) -> None:
 
 
 def _described(labels: LabelView) -> str:
-    """What tells labels apart, as far as a few words can."""
+    """A short description of labels for an error message: number, origin and digest."""
     words = [f"{name}={labels.origin[name]}" for name in ("kind", "file", "rate", "seed") if name in labels.origin]
     return ", ".join([f"{len(labels)} images", *words, f"digest {labels.digest[:8]}"])
 
 
 def _networks(runs: Sequence[FinishedRun]) -> dict[str, Network]:
-    """Every finished network of the runs under its title, each once, in the order of the figures."""
+    """The finished networks of the runs, each once, in the order of the figures: title -> network."""
     distinct: dict[str, Network] = {}
     for run in runs:
         for stage in run.stages:
@@ -134,7 +134,7 @@ def _networks(runs: Sequence[FinishedRun]) -> dict[str, Network]:
 
 
 def _unfinished(runs: Sequence[FinishedRun]) -> list[str]:
-    """What the picture lacks, a line for each stage."""
+    """A line for each stage that is not drawn because it is not finished."""
     return [
         f"Not drawn: {stage} of {run.folder} is not finished."
         for run in runs
@@ -154,7 +154,7 @@ def _title(run: FinishedRun, stage: str) -> str:
 
 
 def _pair(text: str | None, classes: Sequence[str]) -> tuple[int, int]:
-    """The two classes meant by `text`, which names or numbers them."""
+    """The numbers of the two classes that `text` gives by name or number."""
     words = [word.strip() for word in text.split(",")] if text is not None else classes[-2:]
     numbers = [_number(word, classes) for word in words]
     if len(numbers) != 2 or numbers[0] == numbers[1]:
@@ -176,7 +176,8 @@ def _number(word: str, classes: Sequence[str]) -> int:
 def _drawn(labels: LabelView, pair: Sequence[int], points: int) -> LabelView:
     """At most `points` images of each given label of `pair`, in the beton's order.
 
-    They are evenly spaced over those there are: where images are sorted by class, the first would all be wrong.
+    They are evenly spaced over all images of the label: where images are sorted by true class, the first images with a
+    given label would all be mislabelled.
     """
     chosen = []
     for label in pair:
@@ -190,7 +191,7 @@ def _drawn(labels: LabelView, pair: Sequence[int], points: int) -> LabelView:
 
 
 def _panels(networks: Mapping[str, Network], drawn: LabelView) -> dict[str, Panel]:
-    """Each network's features of all images measured, and those of the `drawn` ones laid out."""
+    """The panel of each network: measures the features of all images, and lays out those of the images `drawn`."""
     run = next(iter(networks.values()))[0]
     world, dataset, labels = detect("auto"), run.dataset(), run.labels
     by_index = np.argsort(labels.indices)  # the order of extract_all
@@ -207,14 +208,14 @@ def _panels(networks: Mapping[str, Network], drawn: LabelView) -> dict[str, Pane
 
 
 def _places(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """t-SNE of N x D features: N x 2, the same at every call; one point where a collapsed network has only one."""
-    if (features == features[0]).all():  # scikit-learn 1.9 crashes on them
+    """t-SNE of N x D features: N x 2, the same at every call; zeros where a collapsed network's features are equal."""
+    if (features == features[0]).all():  # scikit-learn 1.9 crashes on equal features
         return np.zeros((len(features), 2), np.float32)
     return TSNE(init="pca", random_state=0, perplexity=min(30, (len(features) - 1) / 3)).fit_transform(features)
 
 
 def draw(panels: Mapping[str, Panel], drawn: LabelView, pair: Sequence[int], classes: Sequence[str]) -> Figure:
-    """The picture of these panels, by title, whose places are those of the images `drawn`."""
+    """Draw the panels (title -> panel), whose places are those of the images `drawn`."""
     classes = [visible(name) for name in classes]
     prepare_drawing([*panels, *(classes[label] for label in pair)])
     columns = min(COLUMNS, len(panels))
@@ -228,7 +229,7 @@ def draw(panels: Mapping[str, Panel], drawn: LabelView, pair: Sequence[int], cla
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     handles, names = axes[0][0].get_legend_handles_labels()
-    beside = min(2, columns)  # a row for each class
+    beside = min(2, columns)  # in the legend, a row for each class
     figure.legend(handles, names, loc="outside lower center", ncols=beside, markerscale=1.6, frameon=False)
     numbers = next(iter(panels.values())).numbers
     measured = (
@@ -255,7 +256,7 @@ def _scatter(
 
 
 def _head(axis: Axes, title: str, numbers: Separation) -> None:
-    """The panel's title, with its numbers below in small type."""
+    """Write the panel's title, and its numbers below in small type."""
     auroc = "none, see table" if numbers.auroc is None else f"{numbers.auroc:.3f}"
     lines = [
         f"AUROC of “wrong” by distance to the class: {auroc}",
@@ -272,7 +273,7 @@ def _head(axis: Axes, title: str, numbers: Separation) -> None:
 
 
 def _table(networks: Mapping[str, Network], panels: Mapping[str, Panel]) -> str:
-    """Markdown: one row per network, and one line before that says what it is measured on."""
+    """Markdown: a line on the images measured, then a table with a row for each network."""
     some = next(iter(panels.values())).numbers
     lines = [
         f"{some.images} training images, {some.mislabelled} of them mislabelled; {some.neighbours} nearest neighbours",
@@ -292,7 +293,7 @@ def _table(networks: Mapping[str, Network], panels: Mapping[str, Panel]) -> str:
 
 
 def _csv(networks: Mapping[str, Network], panels: Mapping[str, Panel]) -> str:
-    """A row per network: its title, run and stage, and the fields of Separation, empty where None."""
+    """CSV text, a row for each network: title, run, stage and the fields of Separation, empty where None."""
     rows = [
         {"network": title, "run": str(networks[title][0].folder), "stage": networks[title][1], **asdict(numbers)}
         for title, (_, numbers) in panels.items()
