@@ -46,10 +46,10 @@ class TaskConfig(LabelledOptimization):
     kd: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
     """weight of the distance to the features of stage `teacher` (MODUL eq. 20); the method's loss has weight 1 - kd"""
     relabel: bool = leaf(False, Role.RESULT, added=True)
-    """learn the labels of stage `relabel`, the loss of each weighted by how probable it is"""
+    """learn the labels of stage `relabel`, with each image's loss weighted by the probability of its label"""
     average: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
-    """what stays, from one step to the next, of a moving average of the network, which is evaluated in its place; 0:
-    there is none"""
+    """what stays, from one step to the next, of a moving average of the network; the average is evaluated in place of
+    the network.  0: no average"""
 
     def __post_init__(self) -> None:
         if self.divided and self.relabel:
@@ -64,13 +64,16 @@ class Seen(NamedTuple):
     features: Tensor
     """b x D"""
     hint: Any = None
-    """b x D of the teacher, if there is a teacher"""
+    """b x D, the features mapped to the width D of the teacher's features, if there is a teacher"""
     others: Any = None
-    """b x C: logits of the other images that were shown"""
+    """b x C: logits of the other images, if the network sees other images"""
 
 
 class TaskNetwork(ImageClassifier):
-    """A classifier that is compared with a teacher's features, or sees other images beside a batch: one forward."""
+    """A classifier whose features are compared with a teacher's, or that sees other images beside a batch.
+
+    One forward pass computes all outputs, as DDP needs.
+    """
 
     def __init__(self, body: Encoder, classes: int, taught: int | None):
         super().__init__(body, classes)
@@ -80,7 +83,10 @@ class TaskNetwork(ImageClassifier):
             self.hint = nn.Linear(width, taught) if width != taught else nn.Identity()
 
     def forward(self, images: Tensor, others: Tensor | None = None) -> Seen:  # type: ignore[override]
-        """images, others: b x 3 x S x S.  The latter leave no trace in the running statistics."""
+        """Outputs for images b x 3 x S x S, and logits for others b x 3 x S x S.
+
+        The images `others` do not change the running statistics of batch normalisation.
+        """
         logits, features = super().forward(images)
         hint = None if self.hint is None else self.hint(features)
         if others is None:
@@ -91,10 +97,10 @@ class TaskNetwork(ImageClassifier):
 
 
 class TaskStage(ClassifierStage):
-    """A method that learns the given labels: `terms` gives the losses of each image under a label.
+    """Base of the methods that learn the given labels: `terms` gives the losses of each image under a label.
 
-    L = (1 - kd) sum_k weight_k mean(term_k) + kd MSE(features, teacher's features); without a teacher kd is 0.  Under
-    the labels of stage `relabel` each image's terms have its weight, scaled to a mean of 1 over all images.
+    L = (1 - kd) sum_k weight_k mean(term_k) + kd MSE(features, teacher's features); without a teacher kd is 0.  With
+    the labels of stage `relabel` each image's terms are multiplied by its weight, whose mean over all images is 1.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig}

@@ -24,7 +24,7 @@ class DFADConfig(Optimization):
     epochs: PositiveInt = 500
     """times `rounds` rounds"""
     rounds: PositiveInt = 50
-    """rounds in an epoch: `student_steps` steps of the student and one of the generator"""
+    """rounds in an epoch: `student_steps` steps of the student and one step of the generator"""
     student_steps: PositiveInt = 5
     """k, steps of the student to one of the generator"""
     batch_size: PositiveInt = 256

@@ -26,7 +26,7 @@ class DivisionConfig:
     """Stage `division`: by the teacher's subjective-logic loss of every given label (docs/modul.md)."""
 
     seed: NonNegativeInt | None = leaf(None, Role.SEED)
-    """seed of the mixture's starts, where it is not the run's (null)"""
+    """seed of the mixture's starts (null: the run's seed)"""
     evidence: Literal["relu", "softplus", "exp"] = "relu"
     """what turns the teacher's logits into evidence"""
     logit_scale: PositiveFloat = 1.0
@@ -37,7 +37,7 @@ class DivisionConfig:
     clean: float = 0.3
     """components of the mixture with a mean of at most this are clean"""
     closed: float = 0.9
-    """components with a mean of at least this are closed-set noise; those between the two are open-set noise"""
+    """components with a mean of at least this are closed-set noise; components between are open-set noise"""
     thresholds: Literal["fixed", "valleys"] = leaf("fixed", Role.RESULT, added=True)
     """fixed: `clean` and `closed`; valleys: the two deepest valleys of the mixture's density, whatever they are"""
     components: PositiveInt = 20
@@ -53,7 +53,7 @@ class DivisionConfig:
     probability: Literal["responsibilities", "density"] = "responsibilities"
     """of the three sets: shares of the mixture's density, or its parts as the paper prints them, which may all be 0"""
     undecided: Literal["nearest", "open"] = "nearest"
-    """an image with no single most probable set: to that of the nearest component, or to the open set"""
+    """an image with no single most probable set goes to the set of the nearest component, or to the open set"""
     force_extremes: bool = False
     """the least loss is clean and the largest closed, whatever the mixture says"""
 

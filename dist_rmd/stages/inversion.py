@@ -45,7 +45,7 @@ class InversionConfig(Optimization):
     schedule: Schedule = "constant"
     """of both learning rates over all epochs; the authors' code keeps the learning rate of images constant"""
     feature: NonNegativeFloat = 10.0
-    """alpha_f, weight of the distance of the teacher's batch statistics to its running ones"""
+    """alpha_f, weight of the distance of the teacher's batch statistics to its running statistics"""
     tv: NonNegativeFloat = 2.5e-5
     """alpha_tv, weight of the total variation"""
     l2: NonNegativeFloat = 0.0

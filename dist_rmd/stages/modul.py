@@ -262,7 +262,7 @@ class Modul(TrainingStage):
         with torch.no_grad():
             z = F.normalize(self.net.teacher_embedding(self._features))
             sums, counts = class_sums(z[self._chosen], self._targets[self._chosen], self.classes)
-            # The prototype of a class without labelled images is made of the images that the teacher predicts as it.
+            # The prototype of a class without labelled images comes from the images that the teacher predicts as it.
             sums_seen, counts_seen = class_sums(z, self._predicted, self.classes)
             missing = counts == 0
             fresh = prototypes(
