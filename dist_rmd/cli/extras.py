@@ -8,11 +8,13 @@ from dist_rmd.errors import ConfigError
 EXTRAS = {
     "ffcv": "ffcv",
     "matplotlib": "plots",
+    "mlflow": "mlflow",
     "onnx": "export",
     "onnxscript": "export",
     "safetensors": "export",
     "submitit": "slurm",
     "timm": "timm",
+    "wandb": "wandb",
 }
 """what is imported -> the extra"""
 

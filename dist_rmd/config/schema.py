@@ -159,12 +159,15 @@ class Speed:
 
 @dataclass(frozen=True)
 class Log:
-    """How often curves and progress are written."""
+    """How often curves and progress are written, and where to."""
 
     every: PositiveInt = leaf(50, Role.EXECUTION)
     """optimizer steps between two points of the training curves"""
     console_every: PositiveInt = leaf(30, Role.EXECUTION)
     """seconds between two lines of progress when the output is not a terminal"""
+    also: tuple[str, ...] = leaf((), Role.EXECUTION)
+    """trackers that curves and configuration go to as well: wandb, mlflow, or any file of dist_rmd/trackers
+    (docs/runs.md)"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writers of curves and pictures: metrics.jsonl and TensorBoard.  Only rank 0 writes."""
+"""Writers of curves and pictures: metrics.jsonl, TensorBoard and trackers.  Only rank 0 writes."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dist_rmd.engine.board import Board
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.tracking import Tracking
 from dist_rmd.errors import CannotCreate, WriteFailed
 from dist_rmd.files import write_text
 from dist_rmd.run.folder import RunFolder
@@ -19,11 +20,11 @@ from dist_rmd.run.folder import RunFolder
 class Writers:
     """Scalars and pictures of one stage: lines of <folder>/metrics.jsonl and the TensorBoard run <folder>/tb/<stage>.
 
-    `open` comes first, `close` last.
+    `open` comes first, `close` last.  tracking: the run's trackers, which get the scalars as well.
     """
 
-    def __init__(self, folder: RunFolder, stage: str, rank: int):
-        self.folder, self.stage = folder, stage
+    def __init__(self, folder: RunFolder, stage: str, rank: int, tracking: Tracking | None = None):
+        self.folder, self.stage, self.tracking = folder, stage, tracking
         self.active = rank == 0
         self.path = folder.metrics
 
@@ -48,6 +49,8 @@ class Writers:
             self.file.write(json.dumps(record) + "\n")
         self._step = clock.step
         self.board.scalars(record)
+        if self.tracking:
+            self.tracking.scalars(self.stage, clock.step, values)
 
     def images(self, clock: Clock, tag: str, pixels: Tensor) -> None:
         """Write n pictures as one, eight in a row: n x 3 x H x W in [0, 1]."""

@@ -19,6 +19,7 @@ from dist_rmd.engine.metric_logger import MetricLogger
 from dist_rmd.engine.score import Score
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.engine.step_check import StepCheck
+from dist_rmd.engine.tracking import Tracking
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError, Stopped, UserError
 from dist_rmd.evaluation._splits import splits
@@ -43,11 +44,12 @@ class RecordedSession(StageSession):
         peers: RankGroup,
         request: StopRequest,
         console: Console,
+        tracking: Tracking,
     ):
         super().__init__(plan, stage, source)
         config, rank, recipe = plan.config, plan.world.rank, stage.optimization
         self.peers, self.console, self.save_every = peers, console, config.checkpoint.every
-        self.writers = Writers(plan.folder, stage.name, rank)
+        self.writers = Writers(plan.folder, stage.name, rank, tracking)
         self.observer = MetricLogger(
             stage.name, self.writers, console, config.log.every, recipe.batch_size, self.updater.readings, stage.warning
         )
@@ -143,7 +145,13 @@ def measured_anew(plan: ResolvedRun, name: str, artefact: dict[str, Any], source
 
 
 def compute(
-    plan: ResolvedRun, stage: ComputationStage, source: Loaders, request: StopRequest, console: Console, key: str
+    plan: ResolvedRun,
+    stage: ComputationStage,
+    source: Loaders,
+    request: StopRequest,
+    console: Console,
+    tracking: Tracking,
+    key: str,
 ) -> dict[str, Any]:
     """Carry out a computation stage that has been placed.  Returns its artefact."""
     labels = plan.training(type(stage))
@@ -153,7 +161,7 @@ def compute(
             raise Stopped(f"{stage.name}: stopped by {signal.Signals(request.signal).name}, to be begun anew")
         console.step(Clock(step=round(PERCENT * share)))
 
-    writers = Writers(plan.folder, stage.name, plan.world.rank)
+    writers = Writers(plan.folder, stage.name, plan.world.rank, tracking)
     writers.open(resumed_at=Clock())
     console.start(stage.name, done=0, steps=PERCENT)
     with contextlib.ExitStack() as leaving:

@@ -30,6 +30,7 @@ from dist_rmd.registry import lookup
 from dist_rmd.run import artefacts, foreign, start
 from dist_rmd.run.folder import RunFolder
 from dist_rmd.stages.base import DataInfo, Stage, TrainingStage
+from dist_rmd.trackers.base import Tracker
 
 METHODS_VERSION = "0.2.0"
 """part of every artefact's key; raised when the same configuration gives other results than before, not at releases"""
@@ -76,6 +77,11 @@ class ResolvedRun:
         images = self.dataset.sizes["train"] - self.dataset.open_images
         trained_on = self._split[0] if self.config.data.holdout else self.labels
         return notes(self.config, self.dataset.classes, images, self.labels, trained_on)
+
+    @cached_property
+    def trackers(self) -> dict[str, type[Tracker]]:
+        """Classes of the trackers that the run's curves go to, by name."""
+        return _trackers(self.config)
 
     def training(self, stage: type[Stage]) -> LabelView:
         """Images and labels that a stage trains on.
@@ -209,6 +215,7 @@ def check(
     stages: dict[str, type[Stage]] = {name: lookup("stages", name) for name in names}
     if not stages or len(stages) < len(names):
         raise ConfigError(f"stages={list(names)}: name at least one stage, and each one once")
+    _trackers(config)
     for position, (name, stage) in enumerate(stages.items()):
         there = (*names[:position], *config.inputs)
         if missing := [needed for needed in stage.needs(stage.scope(config)) if needed not in there]:
@@ -259,6 +266,10 @@ def check(
                 f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s){most}"
             )
     return plan
+
+
+def _trackers(config: Config) -> dict[str, type[Tracker]]:
+    return {name: lookup("trackers", name) for name in config.log.also}
 
 
 def _digest(key: str, path: Path) -> str:

@@ -5,6 +5,7 @@ writes files, and the others learn the outcome through `RankGroup.gather`.
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.console import Console, duration
 from dist_rmd.engine.logs import logger, rank_log
 from dist_rmd.engine.signals import StopRequest
+from dist_rmd.engine.tracking import Tracking
 from dist_rmd.errors import CannotCreate, UserError
 from dist_rmd.files import check_writable
 from dist_rmd.pipeline import outcome
@@ -44,7 +46,9 @@ class Position:
     clock: Clock = field(default_factory=Clock)
 
 
-def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, position: Position) -> dict[str, str]:
+def _train_stages(
+    plan: ResolvedRun, peers: RankGroup, request: StopRequest, tracking: Tracking, position: Position
+) -> dict[str, str]:
     """Train every stage, or reuse its artefact where an earlier run has finished it.  Returns stage -> artefact key.
 
     position: updated as training proceeds.
@@ -89,10 +93,10 @@ def _train_stages(plan: ResolvedRun, peers: RankGroup, request: StopRequest, pos
             needs = [needed for needed in stage_class.needs(stage_class.scope(config)) if needed in keys]
             stage = placed(plan, name, {needed: artefacts.load(plan.folder.artefact(needed)) for needed in needs})
             if isinstance(stage, ComputationStage):
-                artefact = compute(plan, stage, source, request, console, keys[name])
+                artefact = compute(plan, stage, source, request, console, tracking, keys[name])
             else:
                 assert isinstance(stage, TrainingStage)
-                session = RecordedSession(plan, stage, source, peers, request, console)
+                session = RecordedSession(plan, stage, source, peers, request, console, tracking)
                 position.clock = session.clock
                 artefact = session.train(keys[name])
             keys[name] = artefact["key"]
@@ -175,8 +179,8 @@ def run(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None:
     request: notes signals; must stay active until all ranks have left the process group.
     Raises UserError.
     """
-    with _claimed(plan, peers), rank_log(plan.folder, plan.world.rank):
-        _recorded(plan, peers, request)
+    with _claimed(plan, peers), rank_log(plan.folder, plan.world.rank), _tracked(plan) as tracking:
+        _recorded(plan, peers, request, tracking)
 
 
 @contextlib.contextmanager
@@ -185,6 +189,24 @@ def _claimed(plan: ResolvedRun, peers: RankGroup) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         _led(plan, peers, lambda: stack.enter_context(run_lock(plan.folder)))
         yield
+
+
+@contextlib.contextmanager
+def _tracked(plan: ResolvedRun) -> Iterator[Tracking]:
+    """The trackers of the run, on rank 0.  They are told last how it ended, which they may be slow to take in."""
+
+    def warn(line: str) -> None:
+        logger.warning(line)
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    trackers = {name: kind() for name, kind in plan.trackers.items()} if plan.world.leads else {}
+    tracking = Tracking(plan.folder, trackers, warn)
+    tracking.begin(plan.config.name, configuration.to_dict(plan.config))
+    try:
+        yield tracking
+    finally:
+        ended = plan.folder.read_exit()
+        tracking.end(ended.status if ended else "failed")
 
 
 def _led(plan: ResolvedRun, peers: RankGroup, work: Callable[[], object]) -> None:
@@ -199,7 +221,7 @@ def _led(plan: ResolvedRun, peers: RankGroup, work: Callable[[], object]) -> Non
         raise CannotCreate(refusal, agreed=True)
 
 
-def _recorded(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None:
+def _recorded(plan: ResolvedRun, peers: RankGroup, request: StopRequest, tracking: Tracking) -> None:
     """Train, and write the outcome to exit.json and the log.  Raises the UserError on which the ranks agree.
 
     After a failure the ranks compare their errors: when one rank dies, the others raise LostPeer, which names it.
@@ -207,7 +229,7 @@ def _recorded(plan: ResolvedRun, peers: RankGroup, request: StopRequest) -> None
     position = Position()
     try:
         try:
-            keys = _train_stages(plan, peers, request, position)
+            keys = _train_stages(plan, peers, request, tracking, position)
         except (SystemExit, KeyboardInterrupt) as left:  # raised by a library: signals do not raise here
             raise RuntimeError(f"{left!r} was to end the process") from left
     except Exception as raised:

@@ -5,6 +5,7 @@
     status.json exit.json    how far training is, and how the last start ended
     labels.npz               the training labels
     metrics.jsonl tb/<stage> curves, for programs and for TensorBoard
+    trackers/<tracker>.id    the run's id in Weights & Biases or MLflow (log.also), beside what these keep there
     logs/rank<N>.log         everything that each rank printed, warned of and died of
     <stage>/checkpoints      from which a stopped stage resumes
     <stage>/artefact.pt      the result of a finished stage
@@ -30,7 +31,7 @@ from typing import Any, Literal, TypeVar
 
 from dist_rmd.config import Config
 from dist_rmd.errors import NonFiniteLoss, Stopped, UserError
-from dist_rmd.files import write_json
+from dist_rmd.files import write_json, write_text
 
 Content = TypeVar("Content")
 
@@ -160,6 +161,11 @@ class RunFolder:
         return self.boards / name
 
     @property
+    def trackers(self) -> Path:
+        """The folder of what the trackers of `log.also` keep here."""
+        return self.path / "trackers"
+
+    @property
     def figures(self) -> Path:
         """The folder of pictures of reports."""
         return picture_path(self.path, "").parent
@@ -235,6 +241,20 @@ class RunFolder:
     def write_status(self, status: Status) -> None:
         """Write status.json, for programs that watch many runs."""
         write_json(self.status, dataclasses.asdict(status))
+
+    def read_tracker_id(self, tracker: str) -> str | None:
+        """The id that the tracker gave this run; None when there is none yet."""
+        try:
+            return self._tracker_id(tracker).read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def write_tracker_id(self, tracker: str, identity: str) -> None:
+        """Keep the tracker's id of this run: a later start goes on under it."""
+        write_text(self._tracker_id(tracker), f"{identity}\n")
+
+    def _tracker_id(self, tracker: str) -> Path:
+        return self.trackers / f"{tracker}.id"
 
     def read_environment(self) -> dict[str, Any]:
         """Read env.json; empty when there is no readable file."""

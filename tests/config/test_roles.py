@@ -8,7 +8,7 @@ import typing
 import numpy as np
 import pytest
 import torch
-from support import small
+from support import small, trackers
 
 from dist_rmd.config import Config, Role, determinants, differences, leaves, sections, stated
 from dist_rmd.config.key_types import EncoderName
@@ -50,6 +50,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "relabel.student": (("stages=[simsiam,classifier,elr,relabel]",), "relabel.student=elr"),
     "weights.mean": ((), "weights.mean=[0.5,0.5,0.5]"),
     "weights.std": ((), "weights.std=[0.5,0.5,0.5]"),
+    "log.also": ((), "log.also=[notepad]"),
     "weights.side": ((), "weights.side=64"),
     "teacher.per_class": ((), "teacher.per_class=20"),
 }
@@ -128,7 +129,8 @@ def place(tmp_path_factory):
     for file in ("labels.csv", "vectors.npy"):
         shutil.copy(folder / file, folder / "moved")
     shutil.copytree(folder / "digits", folder / "moved" / "digits")
-    return folder
+    with trackers.known():
+        yield folder
 
 
 @functools.cache
