@@ -1,6 +1,6 @@
 """The mean square error between features of two networks (FitNets, Romero et al. 2015, https://arxiv.org/abs/1412.6550).
 
-MODUL eq. 20 applies it to the features before the last layer.
+MODUL (eq. 20) takes this error on the features before the last layer.
 """
 
 from torch import Tensor

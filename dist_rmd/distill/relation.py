@@ -47,7 +47,7 @@ class Relation(NamedTuple):
 
 
 class RelationLoss(nn.Module):
-    """loss = node * ||M - I|| + edge * ||E_t - E_s|| over the global batch.  It has no parameters.
+    """loss = node * ||M - I|| + edge * ||E_t - E_s|| over the global batch.  The module has no parameters.
 
     node, edge: weights >= 0; 0.8 and 0.35 in the paper (sec. 4.3; its text under eq. 10 swaps their names).
     method: which form to compute.  "gather" exchanges the B x D rows; each rank forms its own rows of the B x B

@@ -1,4 +1,4 @@
-"""The base class of all encoders, and `encoder`, which makes one by the name in `model.name` of a configuration."""
+"""The base class of all encoders, and a function that makes an encoder by name (`model.name` in a configuration)."""
 
 import inspect
 
@@ -24,7 +24,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
-        """The maps at the end of each stage, N x C_i x S_i x S_i; the last stage's are those of `maps`."""
+        """The maps at the end of each stage, N x C_i x S_i x S_i; the last stage's maps are the result of `maps`."""
         raise ConfigError(f"{type(self).__name__} has no maps of stages: choose a ResNet or a VGG of this package")
 
     def pool(self, maps: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def statistics_kept(net: nn.Module) -> Iterator[None]:
     """Within this context, a forward pass of `net` in training mode leaves all running statistics as they are.
 
-    It serves images unlike those of the evaluation, such as mixed or rotated images.
+    Images unlike those of the evaluation, such as mixed or rotated images, should not enter the running statistics.
     """
     tracking = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for module in tracking:

@@ -86,7 +86,7 @@ def curves(runs: Sequence[Path]) -> str:
     return "\n\n".join([_table(lines), *left_out, f"{path}\n{path.with_suffix('.csv')}"])
 
 
-# What was measured
+# The curves
 
 
 def _of_sweep(folders: Sequence[Path]) -> dict[Line, list[Seed]]:

@@ -125,7 +125,7 @@ def _write(text: str, file: BinaryIO) -> None:
     file.write(text.encode("utf-8", "surrogateescape"))
 
 
-# What judges
+# Judging the labels
 
 
 def _stage(run: FinishedRun, wanted: str | None) -> str:

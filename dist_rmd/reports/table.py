@@ -141,7 +141,7 @@ def _where(results: Comparison, group: Sequence[Cell]) -> str:
 
 
 def _claim(results: Comparison) -> list[str]:
-    """A line on how many cells a method gains over its baseline in, in this sweep and as published."""
+    """A line with the number of cells in which a method gains over its baseline, in this sweep and as published."""
     pairs = [
         (statistics.mean(gains), results.published_gain(cell))
         for cell in results.sweep.cells.values()

@@ -150,7 +150,7 @@ def _title(run: FinishedRun, stage: str) -> str:
     return titles.get(stage, stage) + (", forced" if stage in run.forced else "")
 
 
-# What is drawn
+# The points of the picture
 
 
 def _pair(text: str | None, classes: Sequence[str]) -> tuple[int, int]:

@@ -51,8 +51,8 @@ def _pool(kernel: Callable[..., None], threads: int, process: int) -> ThreadPool
 def uncompiled() -> Iterator[None]:
     """Within this context numba compiles nothing: functions and dictionaries stay Python's.
 
-    Importing FFCV needs it: FFCV keeps two constants of its JPEG decoder in a numba dictionary, which takes seconds to
-    compile.
+    FFCV is imported within this context: it keeps two constants of its JPEG decoder in a numba dictionary, which would
+    take seconds to compile.
     """
     before = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
     numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]

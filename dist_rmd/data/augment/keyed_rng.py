@@ -32,7 +32,7 @@ def shard(size: int, rank: int, world: int) -> slice:
 
 
 def key(seed: int, epoch: int, view: int, what: str) -> int:
-    """The 64-bit key of the draw named `what`; it serves as the draw itself where a whole batch shares one."""
+    """The 64-bit key of the draw named `what`; the key is the draw itself where a whole batch shares a draw."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{view}/{what}".encode(), digest_size=8).digest(), "little")
 
 

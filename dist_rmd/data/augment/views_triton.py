@@ -2,9 +2,9 @@
 
 In torch, a view takes some 300 kernels, which the host launches one by one: longer than a small batch takes to train.
 This kernel draws as draws.py does, crops by the two nonzero entries in each row of geometry.py's matrices (the taps),
-and changes the colours as colour.py does.  It follows them operation by operation and rounding by rounding: divisions
-and square roots are IEEE's, and no multiplication is fused with an addition.  The bits are therefore those of
-pixels_torch.py.  The first call compiles (seconds); Triton caches the kernel on disk.
+and changes the colours as colour.py does.  Every operation rounds as in these files: divisions and square roots are
+IEEE's, and no multiplication is fused with an addition.  The bits are therefore those of pixels_torch.py.  The first
+call compiles (seconds); Triton caches the kernel on disk.
 """
 
 from subprocess import CalledProcessError

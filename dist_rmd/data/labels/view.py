@@ -235,7 +235,7 @@ def noisy_view(
 ) -> LabelView:
     """The first `per_class` images of every class (all when None) after `skip`, under labels of `noise.corrupt`.
 
-    A class with fewer images gives all it has.  Raises ValueError for values outside their range.
+    A class with fewer images gives all its images.  Raises ValueError for values outside their range.
     """
     clean = LabelView.of(true_labels, num_classes).first(per_class, skip)
     origin = {
@@ -263,8 +263,8 @@ def openset_view(
 ) -> LabelView:
     """The first `per_class` images of every class (all when None) after `skip`, with the noise of `noise.openset`.
 
-    The view has as many images as these, in their order: where one gives way to an image labelled OPEN, the latter has
-    its place.  Raises ValueError for values outside their range, and where there are too few images labelled OPEN.
+    An open-set image (label OPEN) takes the place of the image that it replaces, so that the number of images stays the
+    same.  Raises ValueError for values outside their range, and where there are too few open-set images.
     """
     labels = np.asarray(true_labels)
     clean = LabelView.of(labels, num_classes).first(per_class, skip)

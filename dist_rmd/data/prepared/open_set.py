@@ -1,4 +1,4 @@
-"""Adds open-set images, which show none of a dataset's classes, to its training images, for noise.kind=openset."""
+"""Adds open-set images, which show none of a dataset's classes, to a dataset, for noise.kind=openset."""
 
 import warnings
 from collections.abc import Collection, Sequence
