@@ -1,4 +1,4 @@
-"""A part of the training images in place of test images that there are not."""
+"""Holds out a part of the training images as test images, for a dataset without test images."""
 
 from dataclasses import replace
 
@@ -11,9 +11,9 @@ FRACTION = 0.1
 
 
 def with_held_out(source: RawDataset) -> RawDataset:
-    """A tenth of every class of "train", one image at least, as "test"; always the same one.
+    """Move a tenth of every class of "train", at least one image, to "test"; always the same images.
 
-    Nobody knows whether its labels are right, nor those of the others.  Raises DataError for a class of one image.
+    The labels of both splits count as not verified.  Raises DataError for a class of a single image.
     """
     train = source.splits["train"]
     rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
-"""What a dataset is to `prepare`: two splits of labelled images, read one by one.
+"""The form in which `prepare` takes a dataset: two splits of labelled images, read one by one.
 
-Its function is (origin, side) -> Source; keyword-only parameters, where it has any, become options of `prepare`.
+A dataset is a function (origin, side) -> RawDataset, whose keyword-only parameters become options of `prepare`.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ class Split:
 class RawDataset:
     """A dataset as its publisher or owner gives it: square RGB images of one side, in the splits "train" and "test".
 
-    verified: the labels of "train" are right; otherwise nobody knows.
-    held_out: there were no test images, and "test" is a part of the training images: nobody knows of either's labels.
-        Otherwise those of "test" are right.
-    excluded: the classes of other images that were left out when open-set images were added to "train".
+    verified: whether the labels of "train" are known to be right.
+    held_out: whether "test" was held out of the training images, for lack of test images.  If so, nobody has verified
+        the labels of "test"; otherwise these are right.
+    excluded: the classes of the open-set source that were left out when open-set images were added to "train".
     """
 
     name: str
@@ -47,7 +47,7 @@ class RawDataset:
 
 
 def needs_folder(name: str, origin: Path | None) -> Path:
-    """`origin`, where a dataset must be read from.  Raises ConfigError without one, DataError if it is no folder."""
+    """`origin`, for a dataset that is read from a folder.  Raises ConfigError if it is None, DataError if no folder."""
     if origin is None:
         raise ConfigError(f"{name} is read from your disk: say where with --from DIR")
     if not origin.is_dir():

@@ -1,6 +1,6 @@
 """CIFAR-10 as its authors publish it (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html).
 
-`read` serves cifar100.py too: the two archives differ only in what torchvision's classes say about them.
+`read` serves cifar100.py, too: the archives differ only in names and checksums, which torchvision's classes know.
 """
 
 import os
@@ -23,8 +23,8 @@ __all__ = ["cifar10"]
 def cifar10(origin: Path | None, side: int | None) -> RawDataset:
     """50,000 training and 10,000 test images of 10 classes.  `side` is 32 by default, the published pixels.
 
-    origin: a folder with cifar-10-python.tar.gz or with cifar-10-batches-py, or that folder itself.  Without one the
-    archive is downloaded once, to ~/.cache/dist_rmd (or below XDG_CACHE_HOME).
+    origin: a folder with cifar-10-python.tar.gz or cifar-10-batches-py, or the folder cifar-10-batches-py itself.
+    Without an origin the archive is downloaded once, to ~/.cache/dist_rmd (or below XDG_CACHE_HOME).
 
     Raises DataError when the files are not there, are not the published ones (MD5), or cannot be downloaded.
     """
@@ -32,7 +32,7 @@ def cifar10(origin: Path | None, side: int | None) -> RawDataset:
 
 
 def read(name: str, kind: type[CIFAR10], origin: Path | None, side: int | None) -> RawDataset:
-    """The dataset that torchvision's `kind` reads."""
+    """The dataset that torchvision's class `kind` reads; `origin` and `side` as for `cifar10`."""
     train, test = _download(kind) if origin is None else _open(kind, needs_folder(name, origin))
     side = side or train.data.shape[1]
     splits = {"train": _split("train", train, side), "test": _split("test", test, side)}

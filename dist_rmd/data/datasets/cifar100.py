@@ -11,5 +11,5 @@ __all__ = ["cifar100"]
 
 
 def cifar100(origin: Path | None, side: int | None) -> RawDataset:
-    """50,000 training and 10,000 test images.  As `cifar10`; the files are cifar-100-python(.tar.gz)."""
+    """50,000 training and 10,000 test images of 100 classes, read as by cifar10 from cifar-100-python(.tar.gz)."""
     return cifar10.read("cifar100", CIFAR100, origin, side)

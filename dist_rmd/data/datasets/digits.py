@@ -17,7 +17,7 @@ from dist_rmd.errors import ConfigError
 
 __all__ = ["digits"]
 
-SPLIT_SEED = 20260  # the publisher's split is by writer, which scikit-learn's copy does not tell
+SPLIT_SEED = 20260  # for a split of our own: scikit-learn's copy lacks the writers, by whom the publisher splits
 
 
 def digits(origin: Path | None, side: int | None, *, open_classes: str = "") -> RawDataset:
@@ -25,7 +25,7 @@ def digits(origin: Path | None, side: int | None, *, open_classes: str = "") -> 
 
     open_classes: digits to take out of the classes, such as 7,8,9; their training images are the open set.
 
-    Greys 0..16 become 0..255 in all three channels.  Raises ConfigError for an `origin`: nothing is read from a folder.
+    Greys 0..16 become 0..255 in all three channels.  Raises ConfigError for an `origin`, since no folder is read.
     """
     if origin is not None:
         raise ConfigError("digits come with scikit-learn: leave out --from")
@@ -52,7 +52,7 @@ def digits(origin: Path | None, side: int | None, *, open_classes: str = "") -> 
 
 
 def _opened(text: str) -> set[int]:
-    """The digits in "7,8,9".  Raises ConfigError unless they are digits, and leave two classes."""
+    """The digits in a text such as "7,8,9".  Raises ConfigError for other text, and unless two classes are left."""
     words = [word.strip() for word in text.split(",")] if text else []
     if not all(word in tuple("0123456789") for word in words) or len({*words}) > 8:
         raise ConfigError(f"--open-classes {text}: expected up to eight digits, such as 7,8,9")

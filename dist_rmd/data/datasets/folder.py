@@ -23,18 +23,18 @@ from dist_rmd.errors import ConfigError, DataError
 __all__ = ["folder"]
 
 TESTS = ("test", "val", "valid", "validation")
-"""folders of test images, the first that is there"""
+"""names of a folder of test images; the first that exists is read"""
 SPLITS = ("train", "training", *TESTS, "testing")
-"""what is a split of a dataset rather than a class"""
+"""names of folders that are splits of a dataset rather than classes"""
 
 
 def folder(origin: Path | None, side: int | None, *, train: str = "", test: str = "") -> RawDataset:
     """PNG, JPEG, WebP, BMP, GIF, TIFF and PPM images of any size and mode, also deeper below <class>.
 
     DIR holds train/<class>/*, and test/, val/, valid/ or validation/ likewise, or <class>/* alone.  Where there are no
-    test images, a tenth of every class is held out, always the same one; nobody knows of its labels more than of the
-    others.  `side` is 32 by default.  The classes are the folders of train/, in alphabetical order.  A class may lack
-    test images; a warning says so, and what lies where nothing reads it.
+    test images, a tenth of every class is held out, always the same one, whose labels are no better verified than the
+    others.  `side` is 32 by default.  The classes are the folders of train/, in alphabetical order.  A warning names
+    classes without test images, and images in places where none are read.
 
     train: the folder of DIR with the training images, where it is not called train.
     test: the folder of DIR with the test images, where it is called neither test nor val.
@@ -115,13 +115,13 @@ def _split(root: Path, name: str, classes: list[str], side: int) -> Split:
 
 
 def _flat(place: Path) -> str:
-    """What to say of a split whose images lie beside each other."""
+    """The error message for a split whose images lie beside each other, without folders for the classes."""
     count = len(images_beside(place))
     return f"; {count} images lie in it directly, whose classes no folder tells" if count else ""
 
 
 def _meant(name: str, classes: Sequence[str], tested: Sequence[str]) -> str:
-    """What to do about a test class that is unknown."""
+    """The advice in an error message on a test class that train/ does not have."""
     other = look_alike(name, [known for known in classes if known not in tested])
     if other is None:
         return "; rename it or take it out"

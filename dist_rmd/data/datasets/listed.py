@@ -1,4 +1,4 @@
-"""Images that lists name, wherever they lie in DIR, as Clothing1M and many other collections are published."""
+"""Images anywhere in DIR, named by lists, as Clothing1M and many other collections are published."""
 
 import warnings
 from pathlib import Path
@@ -20,10 +20,10 @@ __all__ = ["listed"]
 def listed(origin: Path | None, side: int | None, *, train: str = "train.csv", test: str = "") -> RawDataset:
     """A list for each split: a table with the columns file and label, or another of the forms of labels/lists.py.
 
-    Files are relative to DIR.  Labels are names or numbers of classes, which are in the order of their names, or of
-    their numbers where all are such.  `side` is 32 by default.  In place of a list there may be a folder of images
-    whose names begin with their labels, as in ANIMAL-10N: 5_1234.jpg.  Where there are no test images, a tenth of every
-    class is held out.
+    Files are relative to DIR.  Labels are names or numbers of classes.  Classes are in the order of their numbers where
+    all labels are numbers, else of their names.  `side` is 32 by default.  A folder can take the place of a list, with
+    images whose names begin with their labels, as in ANIMAL-10N: 5_1234.jpg.  Where there are no test images, a tenth
+    of every class is held out.
 
     train: the list of training images, below DIR, such as noisy_train_kv.txt.
     test: the list of test images, below DIR (default: test.csv, if it is there).
@@ -49,7 +49,7 @@ def listed(origin: Path | None, side: int | None, *, train: str = "train.csv", t
 
 
 def _read(root: Path, path: Path) -> dict[str, str]:
-    """File -> label, in the list's order."""
+    """Read the images of a list: file -> label, in the list's order."""
     found: dict[str, str] = {}
     repeated = 0
     for line, file, label in _entries(root, path):
@@ -69,7 +69,7 @@ def _read(root: Path, path: Path) -> dict[str, str]:
 
 
 def _entries(root: Path, path: Path) -> list[Entry]:
-    """Of a list, or of a folder of images that are named by their labels."""
+    """The entries of a list, or of a folder of images whose names begin with their labels."""
     if path.is_dir():
         names = [image.relative_to(root).as_posix() for image in image_files(path)]
         return [Entry(place, name, _prefix(path, name)) for place, name in enumerate(names, 1)]
@@ -90,7 +90,7 @@ def _prefix(folder: Path, name: str) -> str:
 
 
 def _place(root: Path, name: str) -> str:
-    """Where an image is below `root`; Food-101N's lists leave out the folder images/ that theirs lie in."""
+    """The path of an image below `root`; Food-101N's lists leave out the folder images/, which holds its images."""
     return name if (root / name).exists() or not (root / "images" / name).exists() else f"images/{name}"
 
 

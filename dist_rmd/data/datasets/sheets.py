@@ -1,6 +1,6 @@
 """Images tiled into a few large pictures: DIR/train/index.csv and DIR/train/<sheet>.webp, and the same in DIR/test.
 
-Some tens of files in place of 60,000: a data set that is carried from machine to machine travels best this way.
+A data set of some tens of files is easier to copy from machine to machine than one of 60,000.
 """
 
 import threading
@@ -30,11 +30,11 @@ def sheets(origin: Path | None, side: int | None) -> RawDataset:
     """Sheets of tiles of 32 x 32 pixels, row by row.  `side` is 32 by default, the pixels as they are.
 
     index.csv names each image's sheet (a file without its suffix, .webp or .png), cell (0 is the tile at the top left,
-    1 the one to its right), class and file.  Sheets of train/ that are not there are left out, and so are the test
-    images of classes that have no training image then; warnings say so.
+    1 the tile to its right), class and file.  Missing sheets of train/ are left out, and so are the test images of
+    classes that therefore have no training image; warnings say so.
 
-    Raises DataError when an index.csv is missing or has no such columns, no sheet is there, or fewer than two classes
-    are; ConfigError without `origin`.
+    Raises DataError when an index.csv is missing or lacks these columns, when no sheet exists, and for fewer than two
+    classes; ConfigError without `origin`.
     """
     root = needs_folder("sheets", origin)
     side = side or TILE
@@ -53,7 +53,7 @@ def sheets(origin: Path | None, side: int | None) -> RawDataset:
 
 
 def _rows(place: Path) -> list[Row]:
-    """The rows of index.csv whose sheets are there."""
+    """The rows of index.csv whose sheets exist."""
     table = read_table(place / "index.csv", needed=COLUMNS)
     for number, row in table.rows:
         if not (row["class"] and row["file"] and row["cell"].isdecimal()):
@@ -73,7 +73,7 @@ def _picture(place: Path, sheet: str) -> Path | None:
 
 
 def _split(place: Path, rows: list[Row], classes: list[str], side: int) -> Split:
-    lock = threading.Lock()  # the threads that read ask for tiles of the same sheet at once: it is decoded once
+    lock = threading.Lock()  # many threads ask for tiles of the same sheet at once; one decodes the sheet
 
     @lru_cache(maxsize=2)
     def tiles(sheet: str) -> NDArray[np.uint8]:

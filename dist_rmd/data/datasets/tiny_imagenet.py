@@ -19,13 +19,13 @@ __all__ = ["tiny_imagenet"]
 def tiny_imagenet(origin: Path | None, side: int | None) -> RawDataset:
     """train/<wnid>/images/* to learn from, val/ to test on (test/ has no labels).  `side` is 64 by default.
 
-    origin: the folder that holds wnids.txt, words.txt, train/ and val/ with val_annotations.txt, or where people have
-        sorted it with a folder for each class; it may hold fewer than the 200 classes.
+    origin: the folder that holds wnids.txt, words.txt, train/ and val/.  val/ has val_annotations.txt, or a folder for
+        each class where people have sorted the images.  There may be fewer than 200 classes.
 
-    Classes are in the order of their wnids.  A class is called by its first name in words.txt; where two classes share
-    it, or there is none, the wnid tells them apart.
+    Classes are in the order of their wnids.  A class has its first name in words.txt, with the wnid where two classes
+    share the name, or the wnid alone where words.txt has no name.
 
-    Raises DataError when one of these is missing or contradicts another; ConfigError without `origin`.
+    Raises DataError when one of these files is missing or contradicts another; ConfigError without `origin`.
     """
     root = needs_folder("tiny_imagenet", origin)
     side = side or 64
@@ -36,7 +36,7 @@ def tiny_imagenet(origin: Path | None, side: int | None) -> RawDataset:
     for wnid in wnids:
         place = root / "train" / wnid / "images"
         if not place.is_dir() and place.parent.is_dir():
-            place = place.parent  # where people have moved them
+            place = place.parent  # people may have moved the images out of images/
         found = list(image_files(place))
         if not found:
             raise DataError(f"{place}: no images of a class that wnids.txt lists")
@@ -54,7 +54,7 @@ def tiny_imagenet(origin: Path | None, side: int | None) -> RawDataset:
 
 
 def _validation(root: Path, number: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The images of val/ and their classes, which val_annotations.txt tells, or folders where people have sorted it."""
+    """The images of val/ and their classes, by val_annotations.txt, or by folders where people have sorted val/."""
     annotations = root / "val" / "val_annotations.txt"
     if not annotations.exists():
         sorted_in = [wnid for wnid in number if (root / "val" / wnid).is_dir()]
@@ -81,7 +81,7 @@ def _split(root: Path, images: list[tuple[str, int]], side: int) -> Split:
 
 
 def names(wnids: list[str], words: str) -> tuple[str, ...]:
-    """What classes are called; `words` has lines "n02124075<tab>Egyptian cat, other name"."""
+    """The names of classes; `words` has lines "n02124075<tab>Egyptian cat, other name"."""
     synonyms = dict(line.split("\t", 1) for line in words.split("\n") if "\t" in line)
     first = [synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     uses = Counter(first)
@@ -89,7 +89,7 @@ def names(wnids: list[str], words: str) -> tuple[str, ...]:
 
 
 def text(path: Path) -> str:
-    """The content of a file of the layout.  Raises DataError."""
+    """The text of a file of Tiny ImageNet's layout.  Raises DataError."""
     try:
         return read_text(path)
     except DataError as error:

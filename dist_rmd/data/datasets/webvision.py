@@ -1,4 +1,4 @@
-"""WebVision 1.0 in its own layout: what search engines find for the names of ImageNet's classes (arXiv:1708.02862)."""
+"""WebVision 1.0 in its own layout: images that search engines find for ImageNet's class names (arXiv:1708.02862)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from dist_rmd.errors import ConfigError, DataError
 
 __all__ = ["webvision"]
 
-VALIDATION = ("val_images_256", "val_images")  # of the resized archives; of those with the images as they were found
+VALIDATION = ("val_images_256", "val_images")  # in the archives of resized images, and of original images
 
 
 def webvision(
@@ -22,7 +22,7 @@ def webvision(
     test: Path | None = None,
     engines: str = "google,flickr",
 ) -> RawDataset:
-    """Images labelled by the class they were searched for, right or not: never verified.  `side` is 64 by default.
+    """Images labelled by the class they were searched for, right or wrong: never verified.  `side` is 64 by default.
 
     origin: the folder that holds info/ (synsets.txt, train_filelist_google.txt, train_filelist_flickr.txt,
         val_filelist.txt), google/, flickr/ and val_images_256/.
@@ -30,7 +30,7 @@ def webvision(
     test: folder of Tiny ImageNet's layout, whose validation images and classes are taken instead of WebVision's own.
     engines: which search engines' images: google, flickr, or both with a comma.
 
-    Classes are in the order of their WordNet ids, and called as those of tiny_imagenet.
+    Classes are in the order of their WordNet ids, and have names like those of tiny_imagenet.
 
     Raises DataError when a part is missing or contradicts another; ConfigError without `origin` and for an unknown
     engine.
@@ -40,7 +40,7 @@ def webvision(
     known = [line.partition(" ")[::2] for line in text(root / "info" / "synsets.txt").split("\n") if line.strip()]
     wanted = _wanted(root, [wnid for wnid, _ in known], synsets, test)
     number = {wnid: label for label, wnid in enumerate(wanted)}
-    labels = [number.get(wnid) for wnid, _ in known]  # by the number that the lists of files use
+    labels = [number.get(wnid) for wnid, _ in known]  # known class number, as the lists of files have it -> label
 
     train: list[tuple[str, int]] = []
     for engine in engines.split(","):
@@ -77,7 +77,7 @@ def _wanted(root: Path, known: list[str], synsets: Path | None, test: Path | Non
 
 
 def _listed(root: Path, file: str, prefix: str, labels: list[int | None]) -> list[tuple[str, int]]:
-    """The images of the classes taken in a list of lines "google/q0001/name.jpg 0": (path below `root`, label)."""
+    """Read a list of lines "google/q0001/name.jpg 0": (path below `root`, label) of images of the classes taken."""
     path = root / "info" / file
     found = []
     for number, line in enumerate(text(path).split("\n"), 1):

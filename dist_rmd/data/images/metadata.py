@@ -1,21 +1,21 @@
-"""What image files say besides their pixels, taken out: a broken tag must not lose a good picture."""
+"""Removes metadata from image files, since a broken tag must not make a good picture unreadable."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
 KEPT_BY_PNG = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-KEPT_BY_JPEG = (0xE0, 0xEE)  # JFIF; Adobe's, which says how colours are coded
+KEPT_BY_JPEG = (0xE0, 0xEE)  # JFIF, and Adobe's segment, which says how colours are coded
 START_OF_SCAN, COMMENT = 0xDA, 0xFE
 
 
 def without_metadata(content: bytes) -> bytes | None:
-    """A PNG's or JPEG's file without text, times, profiles and EXIF; None of another format, or a broken structure."""
+    """A PNG or JPEG file without text, times, profiles and EXIF; None for another format or a broken structure."""
     if content.startswith(PNG):
         return _png(content)
     return _jpeg(content) if content.startswith(JPEG) else None
 
 
 def _png(content: bytes) -> bytes | None:
-    """Chunks are: length, kind, data, checksum."""
+    """A PNG without metadata.  A chunk of the file is: length, kind, data, checksum."""
     kept, place = [PNG], len(PNG)
     while place + 12 <= len(content):
         end = place + 12 + int.from_bytes(content[place : place + 4])
@@ -26,7 +26,7 @@ def _png(content: bytes) -> bytes | None:
 
 
 def _jpeg(content: bytes) -> bytes | None:
-    """Segments are: 0xFF, kind, length of what follows it and itself, data.  Pixels come after the last of them."""
+    """A JPEG without metadata.  A segment of the file is: 0xFF, kind, length (with itself), data; pixels come last."""
     kept, place = [JPEG], len(JPEG)
     while content[place : place + 1] == b"\xff" and place + 4 <= len(content):
         kind = content[place + 1]

@@ -1,4 +1,4 @@
-"""How an image file becomes pixels."""
+"""Decodes image files to pixels."""
 
 import io
 from pathlib import Path
@@ -19,7 +19,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF's orientation -> what turns the picture upright"""
+"""EXIF's orientation -> the transposition that turns the picture upright"""
 MILLION = 10**6
 
 
@@ -28,16 +28,16 @@ class UnreadableImage(DataError):
 
 
 def allow_pixels(megapixels: float) -> None:
-    """Read images of up to so many million pixels.  Pillow refuses those above twice its limit (179 million)."""
+    """Allow images of up to `megapixels` million pixels.  Pillow's default allows 179 million, twice its own limit."""
     Image.MAX_IMAGE_PIXELS = int(megapixels * MILLION / 2)
 
 
 def fit(image: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> NDArray[np.uint8]:
     """Resize the shorter side to `side` (antialiased), crop the centre: side x side x 3 uint8 RGB.
 
-    An image of that size keeps its pixels.  Transparent parts show white, the page that such pictures are drawn for.
+    An image of this size keeps its pixels.  Transparent parts become white, the usual background.
 
-    Raises ValueError for pixels of which nobody says what is white: floating-point ones, and those of over 16 bits.
+    Raises ValueError for floating-point pixels and pixels of more than 16 bits, since their level of white is unknown.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels, of which nobody says what is white: save it with 8 or 16 bits")
@@ -55,9 +55,9 @@ def fit(image: Image.Image, side: int, resampling: Image.Resampling = Image.Resa
 def read_image(path: Path, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> NDArray[np.uint8]:
     """Decode an image file (the first frame of an animation), turned upright as its EXIF says, and `fit` it.
 
-    Metadata that cannot be read are passed over.  Raises UnreadableImage.
+    Unreadable metadata are ignored.  Raises UnreadableImage.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise UnreadableImage(f"{path}: unreadable image (it is no file)")
     try:
         return _decoded(path, side, resampling)
@@ -81,5 +81,5 @@ def _decoded(file: Path | io.BytesIO, side: int, resampling: Image.Resampling) -
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of all metadata this one number is wanted; a broken tag beside it raises some ten kinds
+    except Exception:  # a broken tag anywhere in the metadata raises one of some ten kinds
         return 1

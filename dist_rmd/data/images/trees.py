@@ -1,4 +1,4 @@
-"""Which images a folder holds.  Links are followed, but no folder is read twice, and none that holds it itself."""
+"""Finds the images in a folder tree.  Links are followed, but no folder is read twice, nor a folder above the tree."""
 
 import os
 import warnings
@@ -13,16 +13,16 @@ SUFFIXES = (
 )  # fmt: skip
 
 Identity = tuple[int, int]
-"""device and inode: what a folder is, by whichever path"""
+"""device and inode, which identify a folder under any path"""
 
 
 def image_files(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
     """All images in `folder` and below, in the order of their names.  Hidden files and folders do not count.
 
-    without: folders that are left out, wherever a link to them stands.
+    without: folders that are left out under any path, also where a link leads to them.
 
-    Warns of files that are no images, and of links that are not followed: those to a folder above, which would lead
-    back here, and those to a folder that is read already.  Raises DataError when a folder cannot be listed.
+    Warns of files that are no images, and of links that are not followed: links to a folder above, which would lead
+    back here, and links to a folder that was read before.  Raises DataError when a folder cannot be listed.
     """
     above, left_out = _above(folder), {_identity(path) for path in without}
     places: dict[Identity, Path] = {}
@@ -36,7 +36,7 @@ def image_files(folder: Path, without: Collection[Path] = ()) -> Iterator[Path]:
         elif found in places:
             again.append((place, places[found]))
         elif found not in left_out:
-            if found[1]:  # some network file systems number nothing
+            if found[1]:  # 0 where a network file system has no inodes
                 places[found] = place
             folders, files = _listed(place)
             todo += reversed(folders)
@@ -88,7 +88,7 @@ def images_beside(place: Path) -> list[Path]:
 
 
 def holds_images(folder: Path) -> bool:
-    """There is an image in `folder` or below."""
+    """Whether there is an image in `folder` or below."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return bool([*islice(image_files(folder), 1)])
@@ -115,8 +115,8 @@ def _identity(folder: Path) -> Identity:
 
 
 def _above(folder: Path) -> set[Identity]:
-    """All folders that hold `folder`, by the path given and by where links lead."""
-    _identity(folder)  # a folder that is not there is to be named itself
+    """All folders above `folder`, along the given path and along the path with links resolved."""
+    _identity(folder)  # raises an error that names a missing `folder` rather than one of its parents
     return {_identity(parent) for path in (folder.absolute(), folder.resolve()) for parent in path.parents}
 
 
