@@ -1,16 +1,16 @@
-"""Class probabilities of images by a Gaussian for each class, fitted to images of other folds (cross-validated LDA)."""
+"""Class probabilities of images by a Gaussian per class, fitted to images of other folds (cross-validated LDA)."""
 
 import torch
 from torch import Tensor
 
-SHRINKAGE = 0.1  # of the covariance towards a multiple of the identity
-CHUNK = 4096  # images whose numbers are held in double precision
+SHRINKAGE = 0.1  # share of a multiple of the identity in the covariance
+CHUNK = 4096  # images whose points are in memory in double precision at a time
 
 
 class Gaussians:
-    """Of N x D points (float32), with one covariance for all classes.
+    """Gaussians for classes of N x D points (float32), with one covariance for all classes.
 
-    `fold` (N int64, 0..folds-1) says in which of `folds` parts each is: it is judged by Gaussians of the other parts.
+    fold: N int64 in 0..folds-1, the fold of each point.  Gaussians fitted to the other folds judge a point.
     """
 
     def __init__(self, points: Tensor, fold: Tensor, folds: int):
@@ -29,14 +29,17 @@ class Gaussians:
         return sums
 
     def probabilities(self, classes: Tensor) -> Tensor:
-        """Of each class (N x C float32, rows sum to 1), where `classes`, N x C float32, says how far each is which."""
+        """Probabilities of the classes for each point: N x C float32, rows sum to 1.
+
+        classes: N x C float32, the weight of each point in the Gaussian of each class.
+        """
         sums = self._sums(classes)  # folds x C x D
         of_fold = torch.zeros(self.folds, classes.shape[1], dtype=torch.float64, device=classes.device)
         of_fold.index_add_(0, self.fold, classes.double())
         result = torch.empty_like(classes)
         for number in range(self.folds):
             others = torch.arange(self.folds, device=classes.device) != number
-            weight = of_fold[others].sum(0) + 1e-9  # C; nobody may be left of a class
+            weight = of_fold[others].sum(0) + 1e-9  # C; a class may have no point in the other folds
             mean = sums[others].sum(0) / weight[:, None]
             covariance = (self.squares[others].sum(0) - (mean * weight[:, None]).T @ mean) / weight.sum()
             width = covariance.trace() / len(covariance) + 1e-12  # the others may all be one point

@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TEMPERATURE = 0.3  # a neighbour weighs exp(cosine / TEMPERATURE)
-ROWS, COLUMNS = 1024, 2**14  # images whose cosines to how many others are held at a time: 64 MiB
-GATHERED = 2**24  # numbers of neighbours' classes that are held at a time: 64 MiB
+ROWS, COLUMNS = 1024, 2**14  # cosines in memory at a time, between ROWS and COLUMNS images: 64 MiB
+GATHERED = 2**24  # numbers in memory at a time for the neighbours' classes: 64 MiB
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest others of each of N images.
+    """The k nearest neighbours of each of N images.
 
-    nearest: N x k int64, by falling cosine.
-    cosine: N x k float32.
+    nearest: N x k int64, numbers of the neighbours by falling cosine.
+    cosine: N x k float32, the neighbours' cosines.
     """
 
     nearest: Tensor
@@ -24,14 +24,14 @@ class Neighbours:
 
     @classmethod
     def of(cls, points: Tensor, k: int) -> "Neighbours":
-        """By the cosines of N x D points (float32); 1 <= k < N.  No image is its own neighbour."""
+        """Find the neighbours by the cosines of N x D points (float32); 1 <= k < N.  No image is its own neighbour."""
         unit = F.normalize(points)
         found = [_nearest(unit, start, k) for start in range(0, len(unit), ROWS)]
         nearest, cosine = (torch.cat(column) for column in zip(*found, strict=True))
         return cls(nearest, cosine)
 
     def shares(self, classes: Tensor) -> Tensor:
-        """Weighted mean (N x C) of the neighbours' rows of `classes` (N x C float32); rows sum to 1 if these do."""
+        """Weighted mean of the neighbours' rows of `classes` (N x C float32): N x C, with rows of the same sum."""
         weights = (self.cosine / TEMPERATURE).softmax(dim=1)
         size = max(1, GATHERED // (weights.shape[1] * classes.shape[1]))
         parts = zip(self.nearest.split(size), weights.split(size), strict=True)
@@ -47,7 +47,7 @@ def _nearest(unit: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
     for first in range(0, len(unit), COLUMNS):
         cosine = rows @ unit[first : first + COLUMNS].T
         here = (own >= first) & (own < first + COLUMNS)
-        cosine[here, own[here] - first] = -torch.inf  # not one's own neighbour
+        cosine[here, own[here] - first] = -torch.inf  # no image is its own neighbour
         values, columns = cosine.topk(min(k, cosine.shape[1]))
         cosines, order = torch.cat([cosines, values], 1).sort(dim=1, descending=True, stable=True)
         positions = torch.cat([positions, columns + first], 1).gather(1, order)[:, :k]

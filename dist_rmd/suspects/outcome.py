@@ -42,7 +42,7 @@ UNVERIFIED = " The accuracies are of labels held out as they were given, some of
 
 @dataclass(frozen=True)
 class Trained:
-    """How good a classifier is: percent of the test images, at its last epoch and at its best."""
+    """The test accuracy of a classifier in percent, after its last and its best epoch."""
 
     last: float
     best: float
@@ -50,11 +50,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What there is to say.
+    """The content of the page.
 
-    title: of the folder.  tag: the metric's name, such as test/top1.  name: of the labels trained on in the end.
-    images: with labels as given.  left: trained on in the end.  changed: of these, under another label.
-    commands: the steps, a line each.
+    title: name of the folder.  tag: the metric, such as test/top1.  name: name of the labels of the last training.
+    images: number of images under given labels.  left: number of images in the last training.  changed: number of
+    these under another label.  commands: the commands of the steps, a line each.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Outcome:
 
 
 def outcome(content: Outcome, picture: bytes, decide: str) -> str:
-    """The page, in which no script runs.  picture: a PNG of suspects.  decide: the address of the page to decide on."""
+    """The page as HTML without scripts.  picture: a PNG of suspects.  decide: address of the page to decide on."""
     numbers = {
         "before": content.before.last, "best_before": content.before.best,
         "after": content.after.last, "best_after": content.after.best,

@@ -19,10 +19,10 @@ from PIL import Image
 
 from dist_rmd.suspects.ranking import Ranking
 
-ACROSS = 16  # pictures in a row of a sheet, and rows of it
+ACROSS = 16  # pictures in a row of a sheet, and rows in a sheet
 LARGEST = 64  # side of a picture on the page
-QUALITY = 85  # of WebP
-SMALL = 32  # side below which pictures would blur into each other, and are kept to the bit
+QUALITY = 85  # of the WebP encoder
+SMALL = 32  # pictures below this side are saved without loss: neighbours in a sheet would blur into each other
 
 Integers = NDArray[np.int64]
 
@@ -59,9 +59,10 @@ undecided again<br><kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> m
 
 
 def page(ranking: Ranking, title: str, about: str, most: int, pictures: Callable[[Integers], NDArray[np.uint8]]) -> str:
-    """The whole page, with pictures of the `most` most suspect images.
+    """The whole page as HTML, with pictures of the `most` most suspect images.
 
-    The table it saves lists the others, too.  pictures: places in the ranking, n int64 -> n x S x S x 3 uint8.
+    The table that the page saves lists the other images, too.  pictures: a function, places in the ranking (n int64) ->
+    pixels n x S x S x 3 uint8.
     """
     script, style = (resources(__package__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("js", "css"))
     policy = f"default-src 'none'; img-src blob:; script-src {_hash(script)}; style-src {_hash(style)}"
@@ -82,7 +83,7 @@ def page(ranking: Ranking, title: str, about: str, most: int, pictures: Callable
 
 
 def _content(ranking: Ranking, shown: int) -> dict[str, Any]:
-    """What the script knows."""
+    """The data that the page's script works on."""
     columns: dict[str, Any] = {
         name: getattr(ranking, name)[:shown].tolist() for name in ("given", "proposed", "probable", "twins")
     }
@@ -106,7 +107,7 @@ def _content(ranking: Ranking, shown: int) -> dict[str, Any]:
 
 
 def _inert(content: Any) -> str:
-    """JSON that cannot end the element it stands in."""
+    """`content` as JSON that cannot end the HTML element around it."""
     return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
 
 

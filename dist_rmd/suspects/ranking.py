@@ -17,14 +17,14 @@ COLUMNS = ("file", "given", "proposed", "score", "p_given", "neighbours", "label
 class Ranking:
     """M images by falling suspicion; every column has M entries.
 
-    classes: C names; given, proposed, probable are their numbers, int64.
+    classes: names of the C classes; given, proposed and probable are class numbers, int64.
     files: names of the images in the prepared dataset.
-    given: the labels.  proposed: for each the most probable other class.  probable: the most probable class of all.
-    sure: the most probable class is the given one, or more probable than all others together.
-    score: 0..1, how suspect the given label is.  p_given: 0..1, its out-of-sample probability.
-    neighbours: 0..1, share of the nearest neighbours that have it.
-    sets: clean, closed or open, as a division found; empty where there was none.
-    twins: number of a group of pictures that are almost the same and carry different labels, or -1.
+    given: the given labels.  proposed: the most probable class but the given.  probable: the most probable class.
+    sure: whether the most probable class is the given label, or more probable than all other classes together.
+    score: 0..1, how suspect the given label is.  p_given: 0..1, the given label's out-of-sample probability.
+    neighbours: 0..1, share of the nearest neighbours that have the given label.
+    sets: clean, closed or open, as a division found; empty without a division.
+    twins: number of the image's group of pictures that are almost the same and have different labels, or -1.
     """
 
     classes: Sequence[str]
@@ -59,7 +59,7 @@ class Ranking:
         return text.getvalue()
 
     def cleaned(self) -> str:
-        """A table like that of `csv`, with the columns file and label, of the images about whose class one is sure."""
+        """A table like that of `csv`, with the columns file and label, of the images whose class is `sure`."""
         names = [spreadsheet(name) for name in self.classes]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")

@@ -23,30 +23,30 @@ from torch import Tensor
 from dist_rmd.suspects.gaussians import Gaussians
 from dist_rmd.suspects.neighbours import Neighbours
 
-# Chosen on other images than those of docs/suspects.md's comparison, which says how.
+# The constants were chosen on other images than those of the comparison in docs/suspects.md, which tells how.
 WHITENING = 0.1  # added to the variances, in units of their mean
-NEIGHBOURS = 160  # at most; half the mean size of a class in small sets
-SYMMETRIC = 2.0  # weight of symmetric noise beside what is counted
-STEPS = 30  # of expectation-maximisation
-ROUNDS = 4  # more, where the features tell the classes apart
-AGREED = 2.0  # they do, where two ways to count the wrong labels differ by less than this factor
+NEIGHBOURS = 160  # largest number of neighbours; in small sets half the mean size of a class
+SYMMETRIC = 2.0  # weight of symmetric noise beside the counted noise
+STEPS = 30  # steps of expectation-maximisation
+ROUNDS = 4  # further rounds, where the features tell the classes apart
+AGREED = 2.0  # features tell classes apart where two counts of the wrong labels differ by less than this factor
 
 
 @dataclass(frozen=True)
 class Suspicion:
     """Scores of N labels in C classes; all tensors are on the features' device.
 
-    right: N float32, 0..1, how probable it is that the given label is right, as far as features tell classes apart: the
-        least are the most suspect.
-    probable: N int64, the most probable class, which is the given one for most images.
+    right: N float32, 0..1, the probability that the given label is right, as far as features tell classes apart; the
+        least probable labels are the most suspect.
+    probable: N int64, the most probable class, which is the given label for most images.
     proposed: N int64, the most probable of the other classes.
-    given: N float32, 0..1, the probability of the given label by classifiers that have not seen the image, or where
-        there are none under the Gaussians of the other folds.
+    given: N float32, 0..1, the probability of the given label by classifiers that have not seen the image; without
+        classifiers, by the Gaussians of the other folds.
     share: N float32, 0..1, weighted share of the nearest neighbours that have the given label.
     least, most: C float64, how many labels of each given class are wrong, by the most likely matrix and by the joint of
-        confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).  The true number is between the
-        two as a rule; they are far apart where the features are poor.
-    near: the nearest others.
+        confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).  As a rule the true number lies
+        between `least` and `most`, which are far apart where the features are poor.
+    near: the nearest neighbours.
     posterior: N x C float32, rows of sum 1: the probability of each class, the largest that of `probable`.
     """
 
@@ -67,11 +67,11 @@ def suspicion(
 ) -> Suspicion:
     """Judge N labels (int64, 0..classes-1) by N x D features (floating, same device) that have not been fitted to them.
 
-    folds: 2 or more, into how many parts the Gaussians divide the images; always the same ones.
+    folds: 2 or more, number of folds of the images for the Gaussians; always the same folds.
     networks: N x C float32, probabilities of the classes by classifiers that learned the labels of other images alone.
 
-    Time grows with N squared, memory with N (k + D + 4 C).  Raises ValueError where nothing can be said: fewer than
-    four images, fewer than two classes, or features that are all the same.
+    Time grows with N squared, memory with N (k + D + 4 C).  Raises ValueError for fewer than four images, fewer than
+    two classes, and features that are all the same.
     """
     count = len(features)
     if count < 4 or classes < 2:
@@ -102,7 +102,7 @@ def suspicion(
         opinion = _heard(features_say, networks)
     if tells_apart:
         right = (right + _of(given, posterior)) / 2
-    elif networks is not None:  # whose word is enough to take another class
+    elif networks is not None:  # the networks' word is enough to take another class
         posterior = ranked
     probable = posterior.argmax(dim=1)
     proposed = posterior.scatter(1, given[:, None], -1).argmax(dim=1)
@@ -111,17 +111,17 @@ def suspicion(
 
 
 def parts(count: int, folds: int) -> NDArray[np.int64]:
-    """In which of the folds, 0..folds-1, each of `count` images is: always the same, and of equal sizes."""
+    """The fold of each of `count` images, 0..folds-1: always the same; folds are of equal sizes."""
     return np.random.default_rng(0).permutation(count) % folds
 
 
 def neighbours(count: int, classes: int) -> int:
-    """How many neighbours have a voice among `count` images."""
+    """The number of neighbours that vote among `count` images."""
     return max(1, min(NEIGHBOURS, count // (2 * classes), count - 1))
 
 
 def whitened(features: Tensor) -> Tensor:
-    """N x D float32: directions of the features, turned and scaled to variances that are (almost) equal.
+    """Whiten the directions of features N x D: rotate and scale them to (almost) equal variances, float32.
 
     Raises ValueError where the features are all the same.
     """
@@ -130,20 +130,23 @@ def whitened(features: Tensor) -> Tensor:
     squares = sum((rows.double().T @ rows.double() for rows in unit.split(4096)), torch.zeros(()).to(mean))
     variances, axes = torch.linalg.eigh(squares / len(unit) - mean.outer(mean))
     level = variances.clamp(min=0)
-    if not level.mean() > 1e-12:  # of unit vectors: rounding
+    if not level.mean() > 1e-12:  # for unit vectors so small a variance is rounding
         raise ValueError("the features of all images are the same: the network has collapsed")
     scaled = axes / (level + WHITENING * level.mean()).sqrt()
     return torch.cat([((rows - mean) @ scaled).float() for rows in unit.split(4096)])
 
 
 def judged(opinion: Tensor, given: Tensor, given_as: Tensor) -> Tensor:
-    """Probabilities of the classes, N x C, from those without the given label and those of labels by class, C x C."""
+    """Posterior probabilities of the classes, N x C, given the labels.
+
+    opinion: N x C, the probabilities without the given label.  given_as: C x C, probabilities of labels by class.
+    """
     posterior = opinion * given_as.to(opinion.dtype).T[given]
     return posterior / posterior.sum(dim=1, keepdim=True)
 
 
 def joint(classes: Tensor, given: Tensor) -> Tensor:
-    """C x C float64: how many images, by what `classes` (N x C) says, are of each class (row) and given as each."""
+    """Count images by class (row, by their probabilities `classes`, N x C) and given label (column): C x C float64."""
     counts = torch.zeros(classes.shape[1], classes.shape[1], dtype=torch.float64, device=classes.device)
     for rows, labels in zip(classes.split(4096), given.split(4096), strict=True):
         counts.index_add_(0, labels, rows.double())
@@ -151,9 +154,9 @@ def joint(classes: Tensor, given: Tensor) -> Tensor:
 
 
 def mixed(counts: Tensor) -> Tensor:
-    """C x C: probabilities of labels (columns) by class (rows), from counts of both and symmetric noise as frequent.
+    """Probabilities of labels (columns) by class (rows), C x C: counts mixed with symmetric noise of the same rate.
 
-    One more of each is counted, so that nothing is impossible.
+    One is added to each count, so that no label is impossible.
     """
     seen = counts + 1
     wrong = float(1 - seen.trace() / seen.sum())
@@ -162,9 +165,9 @@ def mixed(counts: Tensor) -> Tensor:
 
 
 def likeliest(opinion: Tensor, given: Tensor) -> Tensor:
-    """C x C: the probabilities of labels by class that make the labels most likely, by expectation-maximisation.
+    """The most likely probabilities of labels by class, C x C, by expectation-maximisation.
 
-    A tenth of an image of each class and label is counted beside the N, so that nothing is impossible.
+    A tenth of an image is added for each class and label, so that no label is impossible.
     """
     classes = opinion.shape[1]
     start = 0.3 / (classes - 1)
@@ -176,10 +179,10 @@ def likeliest(opinion: Tensor, given: Tensor) -> Tensor:
 
 
 def confidently_wrong(opinion: Tensor, given: Tensor) -> Tensor:
-    """C float64: labels of each given class that are wrong by the confident joint, scaled to all labels of the class.
+    """The number of wrong labels of each given class by the confident joint, scaled to the class: C float64.
 
-    An image counts as of the class whose probability is the largest of those that are at least as large as is usual for
-    images given as that class.
+    An image counts for its most probable class among the classes that are at least as probable for it as they are on
+    average for the images given as this class.
     """
     classes = opinion.shape[1]
     images = given.bincount(minlength=classes).double()
@@ -193,16 +196,16 @@ def confidently_wrong(opinion: Tensor, given: Tensor) -> Tensor:
 
 
 def _together(shares: Tensor, fitted: Tensor, classes: Tensor, near: Neighbours) -> Tensor:
-    """Mean of both opinions, N x C.  The mean of `classes` over all images has the voice of one more neighbour."""
+    """The mean of both opinions, N x C.  The mean of `classes` over all images votes as one more neighbour."""
     voices = near.nearest.shape[1]
     return ((shares * voices + classes.mean(dim=0)) / (voices + 1) + fitted) / 2
 
 
 def _heard(opinion: Tensor, networks: Tensor | None) -> Tensor:
-    """The features' opinion, N x C, and that of the networks, if there are any, to equal parts."""
+    """The features' opinion, N x C, averaged with the networks' opinion where there are networks."""
     return opinion if networks is None else (opinion + networks) / 2
 
 
 def _of(given: Tensor, values: Tensor) -> Tensor:
-    """The N values (of N x C) at the given labels."""
+    """The values (N of N x C) at the given labels."""
     return values.gather(1, given[:, None])[:, 0]

@@ -9,8 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from dist_rmd.data.images.alike import alike
 
-CANDIDATES = 5  # nearest neighbours among which a twin is looked for
-CHUNK = 2048  # pairs whose pixels are held at a time
+CANDIDATES = 5  # nearest neighbours among which an image's twins are sought
+CHUNK = 2048  # pairs whose pixels are in memory at a time
 
 Integers = NDArray[np.int64]
 
@@ -18,11 +18,11 @@ Integers = NDArray[np.int64]
 def disagreeing_twins(
     nearest: Integers, given: Integers, pictures: Callable[[Integers], NDArray[np.uint8]]
 ) -> Integers:
-    """For each of N images the number of its group of twins, from 0 on, or -1.
+    """The number of each image's group of twins under different labels, from 0 on, or -1 without a group: N int64.
 
-    nearest: N x k, the nearest neighbours of each image by some features, the nearest first: twins are looked for among
-        them alone.
-    given: N labels.  A group whose labels are all the same is none.
+    nearest: N x k, the nearest neighbours of each image by some features, the nearest first; twins are sought among
+        these alone.
+    given: N labels.  Twins whose labels are all the same make no group.
     pictures: positions of n images, n int64 -> their pixels, n x S x S x 3 uint8.
     """
     count = len(given)

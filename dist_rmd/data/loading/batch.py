@@ -1,4 +1,4 @@
-"""A batch: the images and labels that a stage sees in one step."""
+"""A batch: the images and labels of one training step on one rank."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,22 @@ class Batch:
     """One rank's part of a global batch: b samples, all tensors on the training device."""
 
     views: tuple[Tensor, ...]
-    """each b x 3 x S x S, normalised, in channels_last memory format; or b x D, noise that a stage makes images of"""
+    """each b x 3 x S x S, normalised, in channels_last memory format; or b x D, the input noise of a generator"""
     labels: Tensor
-    """b int64: the given labels, which may be wrong; -1 where there are none"""
+    """b int64: the given labels, which may be wrong; -1 for images without a label"""
     indices: Tensor
     """b int64: positions in the beton"""
     rows: Tensor
-    """b int64: the images' numbers among all N that the stage works on, in 0..N-1, for memory of every image"""
+    """b int64: the images' numbers in 0..N-1 among the stage's N images, for stages that keep a value of each image"""
     sizes: tuple[int, ...]
     """the b of every rank, in rank order"""
     epoch: int = 0
     number: int = 0
-    """which global batch of its epoch this is part of: what all its samples share is drawn from the two"""
+    """number of the global batch in its epoch; with the epoch it keys the draws that all samples of the batch share"""
     right: Tensor | None = None
-    """b bool: the given label is the correct one; None where nobody knows the correct ones.  For measurements alone"""
+    """b bool: whether the given label is correct; None where nobody knows.  For measurements alone"""
     extra: "Batch | None" = None
-    """other images that come along, where a stage asks for them (data/loading/paired.py)"""
+    """a batch of other images beside this batch, where a stage asks for one (data/loading/paired.py)"""
 
     @property
     def share(self) -> float:

@@ -1,4 +1,4 @@
-"""Reads images of a .beton file through FFCV, in a given order.  FFCV draws nothing at random here."""
+"""Reads images of a .beton file through FFCV, in a given order: FFCV itself draws nothing at random."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,7 +19,7 @@ from dist_rmd.errors import ConfigError, DataError
 
 @contextlib.contextmanager
 def _torch_threads_kept() -> Iterator[None]:
-    """FFCV sets torch's number of threads to its own wherever it touches numba's, even when it is imported."""
+    """Within this context, torch keeps its number of threads, which FFCV otherwise overwrites, even when imported."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -35,12 +35,12 @@ with _torch_threads_kept(), uncompiled():
     from ffcv.pipeline.compiler import Compiler
     from ffcv.transforms import ToTensor
 
-# FFCV would compile anew in every process, for seconds: our decoders bring what numba has kept.
+# FFCV would compile for seconds in every process; the decoders below use code that numba has cached on disk.
 Compiler.set_enabled(False)
 
 
 def most_workers() -> int:
-    """How many threads numba, which reads, allows: the machine's cores, or what NUMBA_NUM_THREADS says."""
+    """The largest number of reading threads, which are numba's: the machine's cores, or NUMBA_NUM_THREADS."""
     return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
@@ -62,10 +62,10 @@ class BetonReader:
             self._loader = Loader(str(path), 1, num_workers=workers, os_cache=True, seed=0, pipelines=pipelines)
 
     def read(self, batches: Sequence[NDArray[np.int64]]) -> Generator[tuple[Tensor, Tensor]]:
-        """For each batch of b positions in the beton: b x S x S x 3 uint8 and the positions, b int64, on the device.
+        """Yield for each batch of b positions in the beton: images b x S x S x 3 uint8 and positions b int64.
 
-        Close the iterator (or exhaust it) to end the reading thread.  Raises DataError for a position that the beton
-        does not have, and where reading fails.
+        Both are on the device.  Close the iterator (or exhaust it) to end the reading thread.  Raises DataError for a
+        position that the beton does not have, and where reading fails.
         """
         check_positions(self.path, self._count, batches)
         if self.path.stat().st_size != self._bytes:
@@ -78,7 +78,7 @@ class BetonReader:
             epoch = _Epoch(self._loader, batches)
         try:
             for images, indices in epoch:
-                # FFCV writes a later batch into the same memory.
+                # Copy, since FFCV writes a later batch into the same memory.
                 yield send(images, self.device), send(indices[:, 0], self.device)
             if epoch.failure:
                 reason = f"{type(epoch.failure).__name__}: {epoch.failure}".partition("\n")[0]
@@ -88,7 +88,7 @@ class BetonReader:
 
 
 class _Images(SimpleRGBImageDecoder):
-    """FFCV's decoder of images of one size, for raw ones."""
+    """FFCV's decoder of images of one size, for raw images."""
 
     def __init__(self, workers: int):
         super().__init__()
@@ -107,7 +107,7 @@ class _Images(SimpleRGBImageDecoder):
 def _copy(starts, images, content):
     for i in range(len(starts)):
         image = content[starts[i] :]
-        for k in range(np.uint64(images.shape[1])):  # unsigned: numba need not look for negative indices
+        for k in range(np.uint64(images.shape[1])):  # unsigned, so that numba checks for no negative indices
             images[i, k] = image[k]
 
 
@@ -121,12 +121,12 @@ class _Indices(IntDecoder):
 
 
 class _Epoch(EpochIterator):
-    """FFCV's reading thread with our batches (of any sizes) and an end on every path: done, failed or closed early."""
+    """FFCV's reading thread for given batches of any sizes; the thread ends when done, failed or closed early."""
 
     def __init__(self, loader: Loader, batches: Sequence[NDArray[np.int64]]):
         self.failure: BaseException | None = None
         self._batches, self._torch_threads = batches, torch.get_num_threads()
-        loader.batch_size = max(map(len, batches))  # of the buffers
+        loader.batch_size = max(map(len, batches))  # the size of FFCV's buffers
         super().__init__(loader, np.concatenate(batches))
 
     def start(self) -> None:
@@ -149,6 +149,6 @@ class _Epoch(EpochIterator):
 
     def close(self) -> None:
         super().close()
-        while self.is_alive():  # it may be waiting for room in the queue
+        while self.is_alive():  # the thread may be waiting for room in the queue
             with contextlib.suppress(Empty):
                 self.output_queue.get(timeout=0.01)

@@ -12,10 +12,10 @@ from dist_rmd.data.loading.batch import Batch
 class Latents:
     """Epochs of `steps` global batches of `batch_size` vectors in `dims` dimensions, of independent standard normals.
 
-    Rank `rank` of `world` takes its slice of each.  A number is a hash of (seed, step, place in the global batch,
-    dimension), so a training that goes on within an epoch needs nothing but its step.  views: one, b x dims of `dtype`;
-    labels: -1; indices and rows: the places in the global batch.
-    repeat: so many batches one after another are the same; `steps` is a multiple of it.
+    Rank `rank` of `world` takes its slice of each batch.  Each number is a hash of (seed, step, place in the global
+    batch, dimension), so that a training resumed within an epoch needs only its step.  A batch has a single view,
+    b x dims of `dtype`; its labels are -1, its indices and rows the places in the global batch.
+    repeat: number of consecutive batches that are the same; `steps` is a multiple of it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Latents:
         none = torch.full_like(places, -1)
         for number in range(start, self._steps):
             if number == start or number % self._repeat == 0:
-                # All ranks make all of it: vectorised functions may round a number by its place in the tensor.
+                # Every rank makes the whole global batch: a vectorised function may round by a number's place in it.
                 step = (epoch * self._steps + number) // self._repeat
                 whole = normal(self._seed, step, (self._batch_size, self._dims), self._device)
                 noise = whole[part].to(self._dtype)
@@ -53,6 +53,6 @@ class Latents:
 
 
 def normal(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Standard normals of this shape, float64, each by inversion of the distribution function at its keyed draw."""
+    """Standard normals of this shape, float64: the normal quantile function at keyed uniform draws."""
     bits = keyed_rng.bits(seed, step, 0, "latent", torch.arange(shape[0] * shape[1], device=device))
     return torch.special.ndtri((bits + 0.5) * 2**-32).view(shape)

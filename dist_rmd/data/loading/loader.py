@@ -1,7 +1,7 @@
-"""Epochs of batches: one permutation per (seed, epoch), cut into global batches, of which every rank takes its slice.
+"""Epochs of batches: a permutation per (seed, epoch) is cut into global batches, of which every rank takes its slice.
 
-So step k of epoch e sees the same samples and pixels on any number of ranks and workers, after any restart, and whether
-FFCV or memory serves them.
+Step k of epoch e therefore has the same samples and pixels on any number of ranks and workers, after any restart, and
+with any reader (FFCV or memory).
 """
 
 from collections.abc import Generator, Sequence
@@ -33,12 +33,13 @@ class Loader:
     """Batches of views and labels for rank `rank` of `world`; `batch_size` counts the samples of all ranks.
 
     shuffle: a new order every epoch; otherwise the order of the label view.  drop_last: leave out the last, smaller
-    batch.  With neither, every sample is served exactly once over all ranks: for evaluation.  Then a rank may find
-    nothing left for it in the last batch, and yields one batch less.  With shuffle all ranks take part in every batch.
-    aligned: the parts of a batch are batch_size / world samples each, as far as these go, in place of equal ones: where
-    batch_size grows with the ranks, a network sees the same samples together on any number of them, so that its outputs
-    are the same to the bit.
-    Raises ConfigError where that is impossible, or no batch is full.
+    batch.  For evaluation, with neither, every sample is served exactly once over all ranks; a rank without a sample in
+    the last batch yields one batch less.  With shuffle, all ranks have samples in every batch.
+    aligned: cut a batch into parts of batch_size / world samples, the last of which may be smaller or empty, rather
+    than into equal parts.  Where batch_size grows with the world size, a network then gets the same samples together
+    on any number of ranks, so that its outputs are the same to the bit.
+    Raises ConfigError with shuffle where a batch has fewer samples than ranks, and with drop_last where no batch is
+    full.
     """
 
     def __init__(
@@ -65,13 +66,13 @@ class Loader:
         self._reader, self._views, self._indices = reader, views, labels.indices
         self._batch_size, self._seed, self._rank, self._world, self._shuffle = batch_size, seed, rank, world, shuffle
         self._aligned = aligned
-        # Of this loader's own: on a GPU, batches are made while the network is busy with earlier ones.
+        # A stream of the loader's own, so that a GPU makes batches while the network works on earlier batches.
         self._stream = torch.cuda.Stream(reader.device) if reader.device.type == "cuda" else None
         self._batches = samples // batch_size if drop_last else -(-samples // batch_size)
         columns = [labels.given, labels.rows] + ([] if labels.true is None else [labels.given == labels.true])
         by_position = np.full((len(columns), labels.indices.max(initial=-1) + 1), -1)
         by_position[:, labels.indices] = columns
-        self._known = send(torch.from_numpy(by_position), reader.device)  # of the image at each position of the beton
+        self._known = send(torch.from_numpy(by_position), reader.device)  # columns by position in the beton
 
     def __len__(self) -> int:
         """Global batches in an epoch."""
@@ -110,8 +111,8 @@ class Loader:
 
 
 def beside(batches: Generator[Batch], stream: torch.cuda.Stream) -> Generator[Batch]:
-    """Send and augment each of `batches` on `stream`, beside what the current stream is busy with."""
-    stream.wait_stream(torch.cuda.current_stream())  # on which the tables they are made from were sent
+    """Make each of `batches` on `stream` while the current stream works on something else."""
+    stream.wait_stream(torch.cuda.current_stream())  # which sent the tables that the batches are made from
     with closing(batches):
         while True:
             with torch.cuda.stream(stream):
@@ -121,5 +122,5 @@ def beside(batches: Generator[Batch], stream: torch.cuda.Stream) -> Generator[Ba
             current = torch.cuda.current_stream()
             current.wait_stream(stream)
             for tensor in batch.tensors:
-                tensor.record_stream(current)  # or its memory would be the next batch's as soon as Python drops it
+                tensor.record_stream(current)  # or the next batch could take the tensor's memory too early
             yield batch

@@ -1,4 +1,4 @@
-"""All loaders of one run on one rank, over betons that are opened once each."""
+"""Makes all loaders of a run on one rank; each beton is opened once."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ EVALUATION_BATCH = 512  # images per rank
 
 
 class Loaders:
-    """Makes loaders for `rank` of `world` ranks on `device`; `cores` are the CPU cores this rank may use.
+    """Makes loaders for `rank` of `world` ranks on `device`; `cores` is the number of CPU cores of this rank.
 
-    Views are of `dtype`, that of the networks they are for.
+    dtype: type of the views, the same as that of the networks.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Loaders:
         return Loader(self._reader("train"), labels, views, batch_size, seed, self.rank, self.world)
 
     def made(self, images: Tensor, labels: LabelView, kinds: Sequence[str], batch_size: int, seed: int) -> Loader:
-        """As `training`, of images that a stage has made: N x S x S x 3 uint8, of which `labels` are."""
+        """Like `training`, for N images that a stage has made (N x S x S x 3 uint8), and their labels."""
         views = self._views(kinds, seed, compiled=self.config.compile_views)
         return Loader(MadeReader(images, self.device), labels, views, batch_size, seed, self.rank, self.world)
 
     def evaluation(self, split: str, labels: LabelView, aligned: bool = False) -> Loader:
-        """The test view of every image in `labels`, each once over all ranks.  aligned: see Loader."""
+        """The images of `labels` without augmentation, each once over all ranks.  aligned: see Loader."""
         seed = 0  # nothing is drawn
         return Loader(
             self._reader(split), labels, self._views(("plain",), seed, compiled=False), EVALUATION_BATCH * self.world,
@@ -59,7 +59,7 @@ class Loaders:
     def latents(self, dims: int, batch_size: int, steps: int, seed: int, repeat: int = 1) -> Latents:
         """Noise in place of images: epochs of `steps` global batches of `batch_size` vectors in `dims` dimensions.
 
-        repeat: so many batches one after another are the same.
+        repeat: number of consecutive batches that are the same.
         """
         return Latents(dims, batch_size, steps, seed, self.rank, self.world, self.device, self.dtype, repeat)
 
@@ -75,7 +75,7 @@ class Loaders:
             if self.config.reader == "memory":
                 self._readers[split] = MemoryReader(path, self.device)
             else:
-                # Only where it is used: importing FFCV takes seconds.
+                # Imported only where it is used: importing FFCV takes seconds.
                 try:
                     from dist_rmd.data.loading.ffcv_reader import BetonReader, most_workers
                 except ImportError as error:

@@ -1,4 +1,4 @@
-"""Images held on the device, of a beton or made: for small data, and the fastest.  Needs neither FFCV nor numba."""
+"""Readers of images that all lie in the device's memory: the fastest, for small data.  Needs neither FFCV nor numba."""
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -23,9 +23,9 @@ class MemoryReader:
         self._images = torch.from_numpy(images).to(device)
 
     def read(self, batches: Sequence[NDArray[np.int64]]) -> Generator[tuple[Tensor, Tensor]]:
-        """For each batch of b positions in the beton: b x S x S x 3 uint8 and the positions, b int64, on the device.
+        """Yield for each batch of b positions in the beton: images b x S x S x 3 uint8 and positions b int64.
 
-        Raises DataError for a position that the beton does not have.
+        Both are on the device.  Raises DataError for a position that the beton does not have.
         """
         check_positions(self.path, len(self._images), batches)
         for batch in batches:
@@ -40,7 +40,7 @@ class MadeReader:
         self.device, self._images = device, images.to(device)
 
     def read(self, batches: Sequence[NDArray[np.int64]]) -> Generator[tuple[Tensor, Tensor]]:
-        """As a MemoryReader does."""
+        """Yield images and positions of each batch, as MemoryReader.read does."""
         for batch in batches:
             indices = send(torch.from_numpy(batch), self.device)
             yield self._images[indices], indices
@@ -50,5 +50,5 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy of a CPU tensor on `device`, without waiting for the device.  `tensor` may be overwritten at once."""
     if device.type != "cuda":
         return tensor.to(device, copy=True)
-    # torch keeps this pinned memory aside until the copy out of it has run.
+    # torch does not reuse the pinned memory before the copy to the device is done.
     return torch.empty_like(tensor, pin_memory=True).copy_(tensor).to(device, non_blocking=True)

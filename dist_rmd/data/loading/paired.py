@@ -1,4 +1,4 @@
-"""Two loaders at once: every batch of one brings a batch of the other along."""
+"""Two loaders side by side: every batch of the first loader carries a batch of the second."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -11,9 +11,9 @@ from dist_rmd.data.loading.loader import Loader
 class Paired:
     """The batches of `loader`, each with a batch of `extra`.
 
-    An epoch is one of `loader`.  The other loader goes through its own images at its own pace, over and over: in global
-    batch k of all epochs it is at batch k modulo its length, of its epoch k // length.  So what comes along is a
-    function of the place in the training, too, on any number of ranks and after any restart.
+    An epoch is an epoch of `loader`.  `extra` repeats its own epochs without end: global batch k, counted over all
+    epochs, carries batch k % len(extra) of epoch k // len(extra).  The extra batch therefore depends on the place in
+    the training alone, on any number of ranks and after any restart.
     """
 
     def __init__(self, loader: Loader, extra: Loader):
@@ -33,7 +33,7 @@ class Paired:
                 yield replace(batch, extra=other)
 
     def _from(self, step: int) -> Generator[Batch]:
-        """What comes along from the `step`th global batch of the training on, without end."""
+        """The batches of `extra` from global batch `step` of the training on, without end."""
         epoch, start = divmod(step, len(self.extra))
         while True:
             yield from self.extra.epoch(epoch, start)
