@@ -205,7 +205,7 @@ def test_report_draws_the_representations(run, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     board = EventAccumulator(str(folder / "tb" / "figures"))
     board.Reload()
-    assert board.Tags()["images"] == ["figures/tsne"]
+    assert "figures/tsne" in board.Tags()["images"]  # evaluate has drawn there too
 
 
 def test_fp16_and_bf16_train(arguments, tmp_path):
