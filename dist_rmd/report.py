@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
 
 
 def _runs(paths: Sequence[Path]) -> list[Path]:
-    """The run folders meant: those in a folder that is none itself, such as runs/, without what runs share there."""
+    """The run folders in `paths`; a folder that is no run, such as runs/, stands for the runs in it."""
     found: list[Path] = []
     for path in paths:
         inside = runs_in(path)
@@ -50,7 +50,7 @@ def _runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_shared(path: Path) -> bool:
-    """The folder of artefacts beside runs, as runs/* names it, too."""
+    """Whether `path` is the folder of artefacts beside the runs, which the pattern runs/* names, too."""
     return path.name == "artefacts" and any(path.glob("*.pt"))
 
 
@@ -65,7 +65,7 @@ def _is_table(word: str) -> bool:
 def _parser(
     what: str | None, report: Callable[..., str], fixed: Mapping[str, str], program: str | None = None
 ) -> Parser:
-    """Of one report, whose keyword-only parameters are its options; where none is named the help is about all."""
+    """The parser of a report, whose keyword-only parameters are the options; without a report, with help on all."""
     command, about = "dist-rmd report", inspect.getdoc(report) or ""
     result = Parser(
         prog=program or (f"{command} {what}" if what else command),
@@ -79,7 +79,7 @@ def _parser(
 
 
 def _option(parameter: inspect.Parameter, text: str) -> Any:
-    """The value that an option has by this text."""
+    """Parse the text of an option of a report."""
     name, hint = parameter.name, parameter.annotation
     hint = get_args(hint)[0] if get_origin(hint) is tuple else hint
     try:
@@ -96,7 +96,7 @@ def _listing() -> str:
 
 
 def _first_line(kind: str) -> str:
-    """Of a report's docstring, or why there is no such report here."""
+    """The first line of a report's docstring, or the reason why the report is not available here."""
     try:
         return (inspect.getdoc(lookup("reports", kind)) or "").partition("\n")[0]
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What all command lines share: options in any order, a mistake in one line that says what would be right."""
+"""The parser of all command lines: options in any order; a mistake gives one line that says what would be right."""
 
 import argparse
 import difflib
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(argv)
 
     def add_configuration(self) -> None:
-        """Take words that `configuration` takes apart."""
+        """Accept CONFIG.yaml and key=value among the words, which `configuration` separates."""
         self._has_configuration = True
         self.add_argument(
             "words",
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         return [one.name for one in own]
 
     def _explained(self, message: str) -> str:
-        """argparse's message, with what was probably meant by an option that there is not."""
+        """argparse's message; for an unknown option, with the option that was probably meant."""
         unknown = message.removeprefix("unrecognized arguments: ").split(" ")[0]
         if unknown == message.split(" ")[0] or not unknown.startswith("-"):
             return message
@@ -78,13 +78,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def meaning(parameter: str, about: str) -> str:
-    """What a docstring says of a parameter in a line `parameter: ...`."""
+    """The text of the line `parameter: ...` in the docstring `about`; empty without such a line."""
     line = re.search(rf"^{parameter}: (.*?)\.?$", about, re.MULTILINE)
     return line[1] if line else ""
 
 
 def configuration(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """CONFIG.yaml, None where there is none, and key=value.  Raises ConfigError, which says what was probably meant."""
+    """Separate words into CONFIG.yaml (None without one) and key=value.  Raises ConfigError, with a suggestion."""
     files = [word for word in words if "=" not in word or (word.endswith(YAML) and Path(word).is_file())]
     overrides = [word for word in words if word not in files]
     for before, word in zip(["", *words], words, strict=False):

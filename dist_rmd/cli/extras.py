@@ -16,12 +16,12 @@ EXTRAS = {
     "timm": "timm",
     "wandb": "wandb",
 }
-"""what is imported -> the extra"""
+"""name of the imported library -> name of the extra"""
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Within it, importing one of these where it is not installed is a ConfigError that says how to install it."""
+    """Within this context, importing a missing library of EXTRAS raises a ConfigError that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:

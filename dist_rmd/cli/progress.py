@@ -1,4 +1,4 @@
-"""How far a command has come with its images: a bar on a terminal, a line every 10 seconds elsewhere."""
+"""Shows a command's progress through its images: a bar on a terminal, a line every 10 seconds elsewhere."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ PAUSE = 10.0
 
 
 def track(items: Iterable[T], description: str, total: int, each: int = 1) -> Iterator[T]:
-    """The same items, each of which stands for `each` of `total` images, the last one for what is left."""
+    """Yield `items` and show the progress: each item stands for `each` of `total` images, the last for the rest."""
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

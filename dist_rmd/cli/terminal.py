@@ -1,7 +1,7 @@
 """Standard output and error of commands: a closed terminal, a full disk or a vanished reader never changes the work.
 
-A command whose product is text ends with its reader, without a word, as Unix tools do: `run`.  Work whose product is
-files goes on without one: `lasting`.  What a stream's encoding has no letters for is escaped.
+A command that produces text ends silently with its reader, as Unix tools do (`run`).  Work that produces files goes on
+without a reader (`lasting`).  Letters that a stream's encoding lacks are escaped.
 """
 
 import contextlib
@@ -25,13 +25,14 @@ P = ParamSpec("P")
 Failed = Callable[[int, OSError], None] | None
 
 PATIENCE = 5.0
-"""seconds for which work waits for a reader that has stopped reading, before it drops what it has to say"""
+"""seconds for which work waits for a reader that has stopped reading, before it drops its output"""
 
 
 def begin() -> None:
-    """Make this process a command: to be called before imports, which take seconds in which ctrl-C is one line too.
+    """Make this process a command: ctrl-C gives one line instead of a traceback from now on.
 
-    Streams that are closed lead to nowhere from now on, so that no file of the command gets the number of one.
+    Call this function before imports, which take seconds.  Closed standard streams are opened on /dev/null, so that no
+    file of the command gets the number of a standard stream.
     """
     _take_numbers()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
@@ -39,7 +40,7 @@ def begin() -> None:
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Call a command's `main`; returns its exit code (None: 0), unless it ends with its reader or by ctrl-C."""
+    """Call a command's `main` and return its exit code (None: 0); a vanished reader or ctrl-C ends the process."""
     if signal.getsignal(signal.SIGINT) is _interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with _streams(_leave):
@@ -50,7 +51,7 @@ def run(main: Callable[[], int | None]) -> int:
 
 
 def told(main: Callable[P, int]) -> Callable[P, int]:
-    """`main` of a command, with what a UserError says as its last line and exit code."""
+    """`main` of a command, which after a UserError prints the error's line and returns the error's exit code."""
 
     @functools.wraps(main)
     def telling(*args: P.args, **options: P.kwargs) -> int:
@@ -65,13 +66,13 @@ def told(main: Callable[P, int]) -> Callable[P, int]:
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-    """Within it, what can no longer be said is dropped: stdout and stderr may be gone, full, or read by nobody."""
+    """Within this context, output that cannot be written is dropped: stdout and stderr may be gone, full or unread."""
     with _streams(None):
         yield
 
 
 class _Stream(io.FileIO):
-    """One of the two.  Writing to it never raises: an error is left to `failed`, or with None to nobody."""
+    """Standard output or error.  Writing never raises: errors go to `failed`; with None they are dropped."""
 
     def __init__(self, number: int, failed: Failed):
         self.number, self.failed = number, failed
@@ -83,7 +84,7 @@ class _Stream(io.FileIO):
         piece = memoryview(data)[: select.PIPE_BUF]
         deadline = time.monotonic() + self.patience
         try:
-            while (written := super().write(piece)) is None:  # there is no room, and the stream is one that says so
+            while (written := super().write(piece)) is None:  # a stream that does not block has no room
                 if time.monotonic() > deadline:
                     self.patience = 0  # until there is room again
                     return len(data)
@@ -98,9 +99,9 @@ class _Stream(io.FileIO):
 
 
 def _opened_again(number: int) -> int:
-    """The same pipe or terminal, never to be waited for; opened anew, since others share the mode of the first one."""
+    """Open a pipe or terminal again, without blocking: other processes share the mode of the first opening."""
     if stat.S_ISFIFO(os.fstat(number).st_mode) or os.isatty(number):
-        with contextlib.suppress(OSError):  # a terminal of another user
+        with contextlib.suppress(OSError):  # it may be a terminal of another user
             return os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     return number
 
@@ -110,13 +111,13 @@ def _take_numbers() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number, which is `number`
 
 
 @contextlib.contextmanager
 def _streams(failed: Failed) -> Iterator[None]:
     _take_numbers()
-    if os.environ.get("COLUMNS") == "0":  # some programs say so of what they start, and rich believes it
+    if os.environ.get("COLUMNS") == "0":  # some programs set it for their children, and rich takes it for the width
         del os.environ["COLUMNS"]
     before = sys.stdout, sys.stderr
     made = [_wrapped(stream, number, failed) for number, stream in enumerate(before, start=1)]
@@ -131,9 +132,9 @@ def _streams(failed: Failed) -> Iterator[None]:
 
 
 def _wrapped(stream: TextIO | None, number: int, failed: Failed) -> TextIO:
-    """`stream` with `failed` for its errors; as it is where it does not lead out of the process."""
+    """`stream` with its errors sent to `failed`; unchanged where the stream is no file of the system."""
     encoding = "utf-8"
-    if stream is not None:  # None: it was closed when the process began
+    if stream is not None:  # None: closed when the process began
         try:
             number, encoding = stream.fileno(), stream.encoding
         except (OSError, ValueError):
@@ -145,7 +146,7 @@ def _wrapped(stream: TextIO | None, number: int, failed: Failed) -> TextIO:
 
 
 def _leave(number: int, error: OSError) -> None:
-    """End a command that can no longer say what it is there to say; what it has to say of itself is not that."""
+    """End a command whose standard output cannot be written; an error of standard error alone is ignored."""
     if number != 1:
         return
     if error.errno == errno.EPIPE:
@@ -165,7 +166,7 @@ def _last_words(line: str) -> None:
 
 
 def _die(number: int) -> NoReturn:
-    """End by a signal, as whoever started the command expects: a shell's loop ends with it."""
+    """End the process by a signal, so that a shell's loop around the command ends, too."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-    os._exit(128 + number)  # the first process of a container is spared by the kernel
+    os._exit(128 + number)  # the kernel spares the first process of a container

@@ -1,4 +1,4 @@
-"""Accuracies that papers print, one a line in <paper>.csv: what reports set beside ours."""
+"""Accuracies that papers print, one a line in <paper>.csv; reports set them beside this package's."""
 
 import csv
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ class Published(NamedTuple):
     accuracy: float
     """test accuracy in percent"""
     note: str
-    """what is odd about it, "" for most"""
+    """a peculiarity of the number; "" for most"""
 
 
 def published(paper: str, table: str, coordinates: Mapping[str, str]) -> Published | None:
-    """What `table` ("1", "2", ...) of `paper` (rmdnet, modul) prints for the cell, None where it prints nothing.
+    """The accuracy that `table` ("1", "2", ...) of `paper` (rmdnet, modul) prints for a cell; None for an empty cell.
 
     Every coordinate, such as {"dataset": "cifar10", "rate": "0.2"}, that is also a column of the paper's file must
     agree, numbers as numbers.  Raises ConfigError when that leaves several lines, or there is no such paper.

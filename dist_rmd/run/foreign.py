@@ -1,7 +1,7 @@
 """Weights of ResNets that other libraries have trained: torchvision, timm, solo-learn, lightly.
 
-Their names are recognised, whatever stands before them; what belongs to no encoder or head, such as a projector, is
-left out.  A file can run no code: it is a safetensors file, or one that torch.load reads with weights_only=True.
+The libraries' names of tensors are recognised under any prefix; tensors of other parts than encoder and head, such as a
+projector, are left out.  A file can run no code: it is read as safetensors, or by torch.load with weights_only=True.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from dist_rmd.models.encoder import encoder
 from dist_rmd.run.artefacts import Origin
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""what libraries put the tensors into"""
+"""keys under which libraries save the tensors"""
 CIFAR_STEMS = {"backbone.": "solo-learn"}
-"""the stem of 3 x 3 that files have whose names begin so and which are checkpoints of Lightning; else it is cifar"""
+"""prefix of the names in a checkpoint of Lightning -> the stem with a 3 x 3 convolution; all other files have cifar"""
 OTHERS = ("momentum", "teacher", "target", "ema", "encoder_k")
-"""what names of a second, averaged network hold"""
+"""words in the names of a second, averaged network"""
 NETWORKS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (1, 1, 1, 1)): "resnet10",
     (False, (2, 2, 2, 2)): "resnet18",
@@ -36,8 +36,8 @@ NETWORKS: dict[tuple[bool, tuple[int, ...]], str] = {
     (True, (3, 4, 23, 3)): "resnet101",
     (True, (3, 8, 36, 3)): "resnet152",
 }
-"""has bottlenecks, blocks of each stage -> the encoder"""
-FLAT = {  # nn.Sequential of the network's children -> their names
+"""(has bottlenecks, number of blocks in each stage) -> name of the encoder"""
+FLAT = {  # library -> number of a layer in an nn.Sequential -> name of the layer
     "torchvision": {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"},
     "lightly": {"0": "conv1", "1": "bn1", "2": "layer1", "3": "layer2", "4": "layer3", "5": "layer4"},
 }
@@ -49,21 +49,21 @@ IMAGENET = "weights.mean=[0.485,0.456,0.406] weights.std=[0.229,0.224,0.225]"
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, by the names of this package."""
+    """The network in a file, with this package's names of tensors."""
 
     model: str
-    """as in model.name"""
+    """the encoder, as in model.name"""
     width: int
     encoder: Mapping[str, Tensor]
     head: Mapping[str, Tensor] | None
-    """weight C x D and bias C of its classifier; None where it has none"""
+    """weight C x D and bias C of the file's classifier; None where the file has no classifier"""
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    """how its images were normalised; None where the file does not say"""
+    """mean and std that normalised the network's images; None where the file does not say"""
 
     @property
     def digest(self) -> str:
-        """A hash of everything."""
+        """A SHA-256 over the model's name, its width and all tensors."""
         parts = hashlib.sha256(f"{self.model} {self.width}".encode())
         for name, tensor in [*sorted(self.encoder.items()), *sorted((self.head or {}).items())]:
             parts.update(name.encode() + tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -71,13 +71,14 @@ class Weights:
 
 
 def is_foreign(path: Path) -> bool:
-    """A file of weights, and no artefact.  Raises DataError where the file cannot be read."""
+    """Whether a file holds another library's weights rather than an artefact.  Raises DataError if it is unreadable."""
     return path.is_file() and (path.suffix == ".safetensors" or "format" not in load_tensors(path))
 
 
 def read(path: Path, model: str | None = None) -> Weights:
-    """The network in a file of weights; model: what its names leave open, or None.
+    """Read the network in a file of weights.
 
+    model: name of the encoder, where the names of the tensors leave it open; None: as the names tell.
     Raises DataError, in one line that names what was not recognised.
     """
     tensors, about = _tensors(path)
@@ -111,7 +112,7 @@ def read(path: Path, model: str | None = None) -> Weights:
 
 
 def origin(path: Path, stage: str, asked: Asked, classes: tuple[str, ...], side: int) -> Origin:
-    """The file as an input of a run, with its content.  Raises ConfigError or DataError, as `read` and `artefact`."""
+    """A file of weights as an input of a run, with its content.  Raises the errors of `read` and `artefact`."""
     content = artefact(path, stage, read(path, asked.model), classes, side, asked)
     mean, std = tuple(content["mean"]), tuple(content["std"])
     return Origin(path, stage, content["key"], classes, side, mean, std, content)
@@ -120,9 +121,9 @@ def origin(path: Path, stage: str, asked: Asked, classes: tuple[str, ...], side:
 def artefact(
     path: Path, stage: str, weights: Weights, classes: tuple[str, ...], side: int, asked: Asked
 ) -> dict[str, Any]:
-    """The same as stage `stage` would have left it; asked: the section `weights` of the configuration.
+    """The weights as an artefact of stage `stage`.  asked: the section `weights` of the configuration.
 
-    Raises ConfigError where nobody says how its images were normalised, DataError where a classifier does not fit.
+    Raises ConfigError where neither the file nor `asked` has mean and std, DataError where a classifier does not fit.
     """
     mean, std = asked.mean or weights.mean, asked.std or weights.std
     if mean is None or std is None or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -153,7 +154,7 @@ def artefact(
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """All tensors by name, and what else stands beside them."""
+    """Read all tensors by name, and the file's other content."""
     if path.suffix == ".safetensors":
         with extras.explained():
             from safetensors import SafetensorError, safe_open
@@ -174,7 +175,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
 
 
 def _recognised(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, Any]:
-    """What stands before the names of the encoder, and what turns the rest into torchvision's names."""
+    """The prefix of the encoder's names, and a function that turns the rest of a name into torchvision's name."""
     found: dict[str, Any] = {}
     for key in tensors:
         if key.endswith("conv1.weight") and f"{key[:-12]}layer1.0.conv1.weight" in tensors:
@@ -202,7 +203,7 @@ def _renamed(table: Mapping[str, str]) -> Any:
 
 
 def _ours(key: str, counts: tuple[int, ...]) -> str:
-    """layer2.1.downsample.0.weight -> blocks.3.shortcut.0.weight, where the first stage has 2 blocks."""
+    """This package's name of a tensor: layer2.1.downsample.0.weight -> blocks.3.shortcut.0.weight, after 2 blocks."""
     part, _, rest = key.partition(".")
     if not part.startswith("layer"):
         return key

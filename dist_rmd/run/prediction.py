@@ -35,7 +35,7 @@ class Prediction:
 
 
 class Normalised:
-    """Makes of pixels as `prepare` keeps them, n x S x S x 3 uint8, what networks of this origin see, on `device`."""
+    """Turns pixels n x S x S x 3 uint8 into the normalised input of networks of this origin, on `device`."""
 
     def __init__(self, origin: Origin, device: torch.device):
         self.device = device
@@ -60,7 +60,7 @@ def predict(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture])
 
 
 def features(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture]) -> NDArray[np.float32]:
-    """What `net.encoder` makes of the images, N x D, which are taken as in `predict`."""
+    """The features of the images by `net.encoder`, N x D float32; images as in `predict`."""
     encoder = net.get_submodule("encoder")
     found = [*_outputs(encoder, net, origin, images)]
     return torch.cat(found).numpy() if found else np.zeros((0, int(encoder.out_features)), np.float32)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def features(net: nn.Module, origin: Origin, images: Picture | Sequence[Picture]
 def _outputs(
     apply: Callable[[Tensor], Tensor], net: nn.Module, origin: Origin, images: Picture | Sequence[Picture]
 ) -> Iterator[Tensor]:
-    """float32 rows on the CPU, a batch at a time."""
+    """Yield apply's outputs for the images, a batch at a time: float32 rows on the CPU."""
     several: Sequence[Any] = [images] if _is_one(images) else images  # type: ignore[assignment]
     normalised = Normalised(origin, next(net.parameters()).device)
     for pixels in _batches(several, origin.side):
@@ -78,7 +78,7 @@ def _outputs(
 
 
 def _is_one(images: Any) -> bool:
-    """One image, not several: of pixels with three dimensions, the last one says so by being three colours."""
+    """Whether `images` is a single image.  Pixels of three dimensions are one image if the last is three colours."""
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3)
     return isinstance(images, str | Path | Image.Image)
@@ -90,7 +90,7 @@ def _batches(pictures: Sequence[Picture], side: int) -> Iterator[NDArray[np.uint
 
 
 def _pixels(picture: Picture, side: int) -> NDArray[np.uint8]:
-    """The image as a dataset of this side has it, side x side x 3."""
+    """The pixels of an image, resized and cropped as `prepare` does: side x side x 3 uint8."""
     if isinstance(picture, str | Path):
         return read_image(Path(picture), side)
     if not isinstance(picture, Image.Image):

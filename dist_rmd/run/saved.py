@@ -1,4 +1,4 @@
-"""A network as a run has saved it: in a stage's artefact, or in a checkpoint, which a stopped run has too."""
+"""Reads a network that a run has saved: in a stage's artefact, or in a checkpoint, which a stopped run has, too."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ PARTS = ("encoder", "head")
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """What an encoder, with or without a classifier on it, is made of."""
+    """A saved encoder, with or without a classifier."""
 
     origin: Origin
-    """where it is, its classes, and what its images look like"""
+    """path of the file, the network's classes, and size and normalisation of its images"""
     model: Mapping[str, Any]
     """name and width of the encoder"""
     weights: Mapping[str, Mapping[str, Any]]
     """state_dicts of `encoder`, and of `head` where the stage trained one"""
     when: str
-    """in words: last epoch, 20"""
+    """epoch of the weights, in words: last epoch, 20"""
 
     @property
     def is_classifier(self) -> bool:
-        """There is a head."""
+        """Whether the network has a head."""
         return "head" in self.weights
 
     def network(self) -> nn.Module:
@@ -48,7 +48,7 @@ class SavedNetwork:
 
 
 def of_artefact(path: Path, name: str = "") -> SavedNetwork:
-    """The network of a finished stage; name: another of those that were evaluated.  Raises DataError."""
+    """The network of a finished stage.  name: another of the stage's evaluated networks.  Raises DataError."""
     content = artefacts.load(path)
     saved = content["others"][name] if name else content
     weights = {part: saved[part] for part in PARTS if part in saved}
@@ -59,12 +59,12 @@ def of_artefact(path: Path, name: str = "") -> SavedNetwork:
 
 
 def names(content: Mapping[str, Any]) -> list[str]:
-    """The evaluated networks of an artefact or a checkpoint: "" is the one that the stage's accuracy is of."""
+    """Names of the evaluated networks in an artefact or a checkpoint; the stage's accuracy is that of network ""."""
     return [*content["evaluated"]] if "evaluated" in content else ["", *content.get("others", {})]
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    """The newest valid checkpoint in `folder`.  Raises DataError where there is none that says whose it is."""
+    """The newest valid checkpoint in `folder`.  Raises DataError where there is none, or its origin is not recorded."""
     state = Checkpoints(folder, keep=1).load_newest()
     if state is None:
         raise DataError(f"{folder}: no checkpoint of this stage yet")
@@ -77,7 +77,7 @@ def newest(folder: Path) -> dict[str, Any]:
 
 
 def of_newest(folder: Path, name: str = "") -> SavedNetwork:
-    """The network of the newest checkpoint in `folder`, as it was then.  Raises DataError."""
+    """The network of the newest checkpoint in `folder`.  Raises DataError."""
     state = newest(folder)
     clock = state["clock"]
     when = f"newest checkpoint, epoch {clock['epoch'] + (clock['batch'] > 0)}, step {clock['step']}"
@@ -86,7 +86,7 @@ def of_newest(folder: Path, name: str = "") -> SavedNetwork:
 
 
 def of_best(folder: Path, last: SavedNetwork, name: str = "") -> SavedNetwork:
-    """The network of the best epoch's checkpoint in `folder`, of the stage that `last` is of.  Raises DataError."""
+    """The network of the best epoch's checkpoint in `folder`; last: the stage's newest network.  Raises DataError."""
     state = Checkpoints(folder, keep=1).load_best()
     when = f"best epoch, {state['clock']['epoch']}"
     return SavedNetwork(last.origin, last.model, _parts(state, name), when)

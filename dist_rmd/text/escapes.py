@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Iterable
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""what no line of text can hold: line ends, a terminal's commands, bytes that are no UTF-8"""
+"""characters that no line of text can hold: line ends, a terminal's commands, bytes that are no UTF-8"""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""how what a spreadsheet may compute, or even run, begins"""
+"""beginnings of texts that a spreadsheet may compute, or even run, as formulas"""
 
 
 def visible(text: str) -> str:
-    r"""The text on one line, in letters that every UTF-8 file can hold: \n and \udce9 for what they stand for."""
+    r"""The text on one line, in letters that every UTF-8 file can hold; other characters become \n, \udce9 or such."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -22,9 +22,9 @@ def markdown(text: str) -> str:
 
 
 def spreadsheet(text: str) -> str:
-    """The text in a cell of a .csv: an apostrophe goes before what a spreadsheet may take for a formula, and run.
+    """The text in a cell of a .csv: an apostrophe precedes a text that a spreadsheet may take for a formula.
 
-    One goes before such an apostrophe, too, so that no two texts become one.
+    A text with such an apostrophe gets another, so that no two texts become equal.
     """
     return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
 
@@ -37,12 +37,12 @@ def slurm_pattern(path: str) -> str:
 def prepare_drawing(texts: Iterable[str]) -> None:
     """Let matplotlib draw these texts as they are, with fonts of this machine that have their letters.
 
-    Where none has, it says so once.  matplotlib's own font has Latin, Greek and Cyrillic letters.
+    Warns once of letters that no font has.  matplotlib's own font has Latin, Greek and Cyrillic letters.
     """
     import matplotlib
     from matplotlib import font_manager
 
-    matplotlib.rcParams["text.parse_math"] = False  # what stands between two dollars is no mathematics
+    matplotlib.rcParams["text.parse_math"] = False  # text between two dollars is no formula
     matplotlib.rcParams["font.family"] = own = ["DejaVu Sans"]
     letters = {letter for text in texts for letter in visible(text)} - _letters(font_manager.findfont(own[0]))
     fonts = [font for font in font_manager.fontManager.ttflist if "LastResort" not in font.name.replace(" ", "")]
