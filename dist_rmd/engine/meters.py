@@ -16,15 +16,15 @@ T = TypeVar("T")
 class Meters:
     """Sums terms without a device synchronisation at each step; `reduce` does one, and one all_reduce.
 
-    A term is a number (0-d), of which the mean over steps and ranks is asked for, or two numbers (part, whole), of
-    which it is the sum of all parts over the sum of all wholes.  Steps may have different terms.
+    A term is a number (0-d), reduced to its mean over steps and ranks, or two numbers (part, whole), reduced to the sum
+    of all parts over the sum of all wholes.  Steps may have different terms.
     """
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
-        # Of each kind of steps, which have the same terms: their names, with 1 or 2 for how many numbers each is.
+        # Sums by kind of step; steps of a kind have the same terms.  The key is (name, 1 or 2 numbers) of each term.
         self._sums: dict[tuple[tuple[str, int], ...], Tensor] = {}
         self._counts: dict[tuple[tuple[str, int], ...], int] = {}
         self._images = 0
@@ -33,7 +33,7 @@ class Meters:
 
     @property
     def steps(self) -> int:
-        """How many have been counted since the last `reduce`."""
+        """Number of steps since the last `reduce`."""
         return sum(self._counts.values())
 
     def resume_timer(self) -> None:
@@ -62,7 +62,7 @@ class Meters:
         self.resume_timer()
 
     def reduce(self) -> dict[str, float]:
-        """What the terms come to over steps and ranks since the last call, and the speed.
+        """Reduce the terms over steps and ranks since the last call, and measure the speed.
 
         Every rank must call it, after an `add`.  {"train/<term>": value, "perf/images_per_s": of all ranks together,
         "perf/data_wait_frac": share of the time in which this rank waited for data}; a term whose wholes are 0 is left

@@ -1,6 +1,6 @@
-"""What TensorBoard shows of a whole run: its configuration as text, and its entry in the table of hyper-parameters.
+"""A whole run in TensorBoard: the configuration as text, and an entry in the table of hyper-parameters.
 
-The entry has the settings; its scores are the last values of the stages' curves, which lie in folders below.
+The entry holds the settings; TensorBoard takes its scores from the stages' curves, in the folders below.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ Setting = str | bool | int | float
 
 
 def show_start(folder: Path, configuration: str, settings: Mapping[str, Setting]) -> None:
-    """Write both anew into `folder`, that of the run above those of its stages, as of a run under way.
+    """Write configuration and entry anew into `folder`, the run's folder above those of its stages, as under way.
 
-    Training does not depend on them: where they cannot be written, nothing is said.
+    Training does not depend on these files: errors in writing them are ignored.
     """
     with contextlib.suppress(OSError):
         for old in folder.glob("events.out.tfevents.*"):
@@ -28,7 +28,7 @@ def show_start(folder: Path, configuration: str, settings: Mapping[str, Setting]
 
 
 def show_end(folder: Path) -> None:
-    """The run has come to its end."""
+    """Mark the run as ended."""
     with contextlib.suppress(OSError), SummaryWriter(str(folder)) as writer:
         _, _, ended = hparams({}, {})
         writer._get_file_writer().add_summary(ended)

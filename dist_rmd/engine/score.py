@@ -1,4 +1,4 @@
-"""What the evaluations of one stage came to, in the words of every place that says it."""
+"""The score of a stage, by its evaluations, in the words of all places that show the score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Score:
-    """The first number of each evaluation, which is the stage's score, in percent."""
+    """A stage's score in percent: the first metric of each evaluation."""
 
     tag: str
-    """such as test/top1"""
+    """name of the metric, such as test/top1"""
     last: float
-    """after the last epoch so far"""
+    """score after the last epoch so far"""
     best: float
-    """the highest of all evaluations so far"""
+    """highest score of all evaluations so far"""
     epoch: int
-    """the first one of that height"""
+    """first epoch with the highest score"""
     test: float | None = None
-    """test/top1 after the last epoch, where the score is of other images"""
+    """test/top1 after the last epoch, where the score is measured on other images"""
     collapsed: bool = False
-    """the network takes all test images for one class"""
+    """whether the network predicts the same class for all test images"""
 
     @classmethod
     def of(cls, scores: Sequence[Mapping[str, Any]]) -> "Score":
-        """scores: what each evaluation has measured, the score first: {"epoch": 1, "step": 78, "test/top1": 31.2}."""
+        """From the metrics of each evaluation, the score first: {"epoch": 1, "step": 78, "test/top1": 31.2}."""
         last = scores[-1]
         tag = next(name for name in last if "/" in name)
         best = max((measured for measured in scores if tag in measured), key=lambda measured: measured[tag])
@@ -33,7 +33,7 @@ class Score:
 
     @property
     def short(self) -> str:
-        """For the progress bar."""
+        """A short text for the progress bar."""
         return f"{self.tag} {self.last:.2f}, best {self.best:.2f}"
 
     def __str__(self) -> str:

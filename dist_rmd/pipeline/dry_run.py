@@ -116,7 +116,7 @@ def _try(session: StageSession, peers: RankGroup) -> Tried:
 
 @torch.inference_mode()
 def _evaluation(session: StageSession, view: torch.Tensor) -> float:
-    """Seconds that this rank may take to look at all images of an evaluation, by how long it takes for `view`."""
+    """Estimate the seconds of an evaluation on this rank, from the time of a forward pass of `view`."""
     plan, stage, seconds = session.plan, session.stage, 0.0
     images = plan.dataset.sizes["test"] + len(plan.validation(type(stage)) or ())
     images += len(plan.labels) if stage.evaluation == "knn" else 0
@@ -137,13 +137,13 @@ def _checkpoint_size(session: StageSession) -> int:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done all that it has been given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes that this process has needed at most so far: of the GPU, or resident where it has none."""
+    """The largest memory of this process so far in bytes: on the GPU, or resident without a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

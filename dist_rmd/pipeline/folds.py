@@ -1,4 +1,4 @@
-"""Classifiers that have not seen what they judge: one for each part of a run's images, trained on all the others."""
+"""Classifiers that judge images they have not seen: one for each part of a run's images, trained on all other parts."""
 
 import numpy as np
 import torch
@@ -31,11 +31,11 @@ class _Probabilities(nn.Module):
 def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) -> Tensor:
     """Probabilities of the classes (N x C float32, CPU) for a run's N images, by networks that have not seen them.
 
-    parts: which of the parts 0, 1, ... each image is in, in the order of the run's labels.
+    parts: the part of each image, 0, 1, ..., in the order of the run's labels.
 
-    The network of a part is trained as the run's stage `classifier` is or would be, in <run>/folds/<part>-of-<parts>:
-    stopped, it goes on at the next call; finished, it is read back.  Raises ConfigError where none of the run's stages
-    is configured by the section `task`, so that nobody has chosen how to train it.
+    The network of a part is trained as the run's stage `classifier` is or would be, in <run>/folds/<part>-of-<parts>.
+    A stopped training goes on at the next call; a finished network is read back.  Raises ConfigError where no stage of
+    the run is configured by the section `task`, so that nobody has chosen how to train a classifier.
     """
     if not any("task" in lookup("stages", stage).sections for stage in run.config.stages):
         raise ConfigError(
@@ -58,7 +58,7 @@ def _of(labels: LabelView, chosen: NDArray[np.bool_]) -> LabelView:
 
 
 def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -> FinishedRun:
-    """The run's classifier on `labels` alone."""
+    """Train the run's classifier on the images of `labels` alone."""
     folds = run.folder.folds
     table = folds / f"{name}.npz"
     labels.save(table)
@@ -71,7 +71,7 @@ def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -
 
 
 def _judge(run: FinishedRun, dataset: Dataset, labels: LabelView) -> Tensor:
-    """What the run's network says of the images of `labels`, in their order."""
+    """Class probabilities of the images of `labels` by the run's network, in the order of `labels`."""
     world = detect("auto")
     net = _Probabilities(run.network(STAGE, dataset, world.device))
     found, _, _ = extract_all(net, run.source(dataset, world).evaluation("train", labels))
@@ -79,5 +79,5 @@ def _judge(run: FinishedRun, dataset: Dataset, labels: LabelView) -> Tensor:
 
 
 def _places(indices: NDArray[np.int64]) -> Tensor:
-    """Where each image stands among all of them in the beton's order."""
+    """The place of each image in the beton's order of all these images."""
     return torch.from_numpy(np.argsort(np.argsort(indices)))

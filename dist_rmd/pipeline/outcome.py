@@ -1,4 +1,4 @@
-"""What a run came to: a line for each of its stages, a table of them all, and the commands that come next."""
+"""The outcome of a run in words: a line for each stage, a table of all stages, and the commands that come next."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ ALWAYS = {
     "seed", "noise.kind", "noise.rate", "model.name", "model.width", "task.epochs", "task.lr", "task.batch_size",
     "loss.name", "relation.k",
 }  # fmt: skip
-"""keys that runs are compared by at any value"""
+"""keys that `settings` lists even at their defaults"""
 
 
 class StageOutcome(NamedTuple):
@@ -21,15 +21,16 @@ class StageOutcome(NamedTuple):
 
     stage: type[Stage]
     result: str
-    """its score, or what it has worked out, in one line"""
+    """the stage's score, or the result of a computation, in one line"""
     took: str
     """h:mm:ss of this start; `reused` from another run, or finished `before`"""
 
 
 def result(stage: type[Stage], scores: Sequence[Mapping[str, Any]]) -> str:
-    """What a stage came to, in one line.
+    """The result of a stage in one line.
 
-    scores: what was measured as it trained, as its artefact has it; of a computation, the one record of what it found.
+    scores: the metrics of the stage's evaluations, as its artefact has them; for a computation, the record of its
+    findings alone.
     """
     return stage.summary(scores[-1]) if issubclass(stage, ComputationStage) else str(Score.of(scores))
 
@@ -43,9 +44,9 @@ def lines(folder: RunFolder, stages: Mapping[str, StageOutcome]) -> list[str]:
 
 
 def settings(config: Config, stages: Mapping[str, type[Stage]]) -> dict[str, str | bool | int | float]:
-    """What runs are compared by: keys that make the result another one, where they are not at their defaults.
+    """The settings by which runs are compared: keys that change the result, where they are not at their defaults.
 
-    Some of those that the run's stages read are always among them.
+    The keys in ALWAYS are listed even at their defaults, where the run's stages read them.
     """
     usual, read = sections.parse(None).leaves, {name for stage in stages.values() for name in stage.sections}
     found: dict[str, str | bool | int | float] = {"stages": " ".join(config.stages)}

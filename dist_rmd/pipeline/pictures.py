@@ -10,11 +10,11 @@ from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.prepared.beton import Dataset
 
 SHOWN = 64
-"""views"""
+"""most views in the picture"""
 LEAST = 64
-"""pixels of a view's side at least, so that a label fits beneath it"""
+"""smallest side of a view in pixels, so that a label fits beneath"""
 LINE = 12
-"""pixels of the line for it"""
+"""height of the label's line in pixels"""
 
 
 def views(dataset: Dataset, batch: Batch) -> Tensor:
@@ -45,7 +45,7 @@ def framed(dataset: Dataset, images: Tensor) -> Tensor:
 
 
 def _line(label: str, is_right: bool, width: int) -> Tensor:
-    """One line of text, as far as it fits: 3 x LINE x width."""
+    """Draw a line of text, cut where it does not fit: 3 x LINE x width."""
     picture = Image.new("RGB", (width, LINE))
     colour = "white" if is_right else "#ff6060"
     ImageDraw.Draw(picture).text((1, 0), label, fill=colour, font=ImageFont.load_default())

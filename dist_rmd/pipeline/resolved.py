@@ -191,7 +191,7 @@ class ResolvedRun:
         }
 
     def artefact(self, stage: Stage, key: str, scores: list[dict[str, float]]) -> dict[str, Any]:
-        """What a finished stage leaves for later ones and for users; scores: what was measured as it trained."""
+        """The artefact of a finished stage, for later stages and for users.  scores: metrics of its evaluations."""
         return {
             **self.origin(stage),
             "key": key,
@@ -308,12 +308,12 @@ def _inputs(config: Config, stages: Mapping[str, type[Stage]], dataset: Dataset)
 
 
 def _reads_given_labels(stages: Mapping[str, type[Stage]]) -> bool:
-    """Not so for a teacher alone, which learns the true labels of all images: noise would change nothing."""
+    """Whether any stage reads given labels; a teacher alone learns the true labels of all images, under any noise."""
     return any(stage.labels != "true" for stage in stages.values())
 
 
 def _own_labels(config: Config, dataset: Dataset) -> LabelView:
-    """Those that the dataset comes with."""
+    """The labels that the dataset comes with."""
     labels = LabelView.of(dataset.labels("train"), len(dataset.classes), dataset.verified)
     return labels.first(config.data.per_class, config.data.skip)
 

@@ -147,7 +147,7 @@ def train(config: str | Path | None, *overrides: str, force: bool = False) -> Fi
 
 
 def is_finished(plan: ResolvedRun, peers: RankGroup) -> bool:
-    """An earlier start trained all of the plan's stages to their ends; rank 0 says so, and what they came to."""
+    """Whether an earlier start has finished all of the plan's stages; if so, rank 0 prints their results."""
     test = plan.dataset.hashes["test"]
     finished = peers.gather(plan.world.leads and start.finished(plan.folder, plan.keys, test))[0]
     if finished and plan.world.leads:
@@ -193,7 +193,7 @@ def _claimed(plan: ResolvedRun, peers: RankGroup) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tracked(plan: ResolvedRun) -> Iterator[Tracking]:
-    """The trackers of the run, on rank 0.  They are told last how it ended, which they may be slow to take in."""
+    """The trackers of the run, on rank 0.  They learn the run's end last of all, since trackers may be slow."""
 
     def warn(line: str) -> None:
         logger.warning(line)

@@ -38,7 +38,7 @@ class Origin:
     std: tuple[float, ...]
     """mean and standard deviation of the channels R, G, B, scaled to 0..1, with which images are normalised"""
     content: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-    """the artefact, where the file is of another library and is none itself"""
+    """the artefact made of another library's file; None where the file is an artefact itself"""
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:
@@ -162,7 +162,7 @@ def _origin(path: Path, _: tuple[int, ...]) -> Origin:
 
 
 def origin_of(path: Path, content: Mapping[str, Any], key: str) -> Origin:
-    """What an artefact, or a checkpoint, says of where it comes from."""
+    """The origin that the content of an artefact or a checkpoint records."""
     return Origin(
         path, content["stage"], key, tuple(content["classes"]), content["side"],
         tuple(content["mean"]), tuple(content["std"]),

@@ -162,7 +162,7 @@ class RunFolder:
 
     @property
     def trackers(self) -> Path:
-        """The folder of what the trackers of `log.also` keep here."""
+        """The folder for files of the trackers of `log.also`."""
         return self.path / "trackers"
 
     @property
@@ -171,7 +171,7 @@ class RunFolder:
         return picture_path(self.path, "").parent
 
     def evaluation(self, stage: str) -> Path:
-        """The picture of what the stage's network is right and wrong on."""
+        """The picture of the stage's confusion matrix and calibration."""
         return picture_path(self.path, f"evaluation-{stage}")
 
     @property
@@ -181,7 +181,7 @@ class RunFolder:
 
     @property
     def predictions(self) -> Path:
-        """What `dist-rmd predict` took images for."""
+        """The table of the classes that `dist-rmd predict` found for images."""
         return self.path / "predictions.csv"
 
     @property
@@ -272,7 +272,7 @@ def picture_path(folder: Path, name: str) -> Path:
 
 
 def slurm_folder(folder: Path) -> Path:
-    """Where scripts and logs of SLURM jobs are, of the run or the sweep in `folder`."""
+    """The folder of scripts and logs of SLURM jobs, for the run or the sweep in `folder`."""
     return folder / "slurm"
 
 
