@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Role(Enum):
-    """What a change of the key changes.  Keys of stages' sections have the role RESULT unless they state another."""
+    """The effect of a change of a key.  Keys of stages' sections have the role RESULT unless they state another."""
 
     RESULT = "result"
     """what a stage learns: the value enters the hash of the stage's artefact"""

@@ -188,7 +188,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
-    """What is known about the checkpoint.  Raises DataError."""
+    """Read the facts recorded beside a checkpoint.  Raises DataError."""
     try:
         sidecar = json.loads(path.with_suffix(".json").read_text())
         if {"bytes", "sha256"} <= sidecar.keys():

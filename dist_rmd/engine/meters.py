@@ -109,6 +109,6 @@ class Meters:
 
 
 def _of_one_kind(state: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What an older version saved."""
+    """The state that an older version saved, in today's form."""
     terms = [[name, 1] for name in state.get("names", [])]
     return [{"terms": terms, "steps": state["steps"], "sums": state["sums"]}] if state["steps"] else []

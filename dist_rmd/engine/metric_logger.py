@@ -95,9 +95,9 @@ class MetricLogger:
         self.meters.resume_timer()
 
     def state_dict(self, clock: Clock) -> dict[str, Any]:
-        """What a resumed run needs to write the same curves.  Every rank must call it.
+        """The state that a resumed run needs to write the same curves.  Every rank must call this function.
 
-        Raises NonFiniteLoss as `step` does: whatever is saved has been looked at.
+        Raises NonFiniteLoss as `step` does, so that no loss is saved unchecked.
         """
         meters = self.meters.state_dict()
         for kind in meters["kinds"]:

@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Within it, float32 matrix products use neither TF32 (GPUs) nor bfloat16 (CPUs).
+    """Within this context, float32 matrix products use neither TF32 (GPUs) nor bfloat16 (CPUs).
 
     TF32 keeps 11 bits: it rounds pixels, and E_t - E_s of the relation loss would keep three digits of correlations
     that differ in the third.

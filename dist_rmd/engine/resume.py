@@ -94,7 +94,7 @@ def evaluated(state: dict[str, Any], name: str = "") -> dict[str, Tensor]:
 
 
 def _place(stage: Checkpointed, net: nn.Module) -> str:
-    """Where an evaluated network is in the state: net, net.student, averages.teacher."""
+    """The place of an evaluated network in the state: net, net.student, averages.teacher."""
     places = [(f"net.{name}" if name else "net", module) for name, module in stage.net.named_modules()]
     places += [(f"averages.{name}", module) for name, module in stage.averages.items()]
     return next(place for place, module in places if module is net)

@@ -156,7 +156,7 @@ def _show(found: Sequence[Standing], console: Console) -> int:
 
 
 def _list(tasks: Sequence[RunSpec], console: Console) -> int:
-    """What there is to do, for --dry-run."""
+    """Print the runs and their states, for --dry-run; returns the exit code."""
     for task in with_needs(tasks):
         console.print(f"{task.state:8} {task.name}")
     return 0

@@ -68,7 +68,7 @@ class GridRun:
         return [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
 
     def having(self, settings: Mapping[str, Any]) -> "GridRun":
-        """The same cell with more settings, which win."""
+        """The same run with further settings, which override its own."""
         return replace(self, settings={**self.settings, **settings})
 
 

@@ -12,7 +12,7 @@ from dist_rmd.sweep.grid import Grid, GridRun
 
 
 def record_path(folder: Path) -> Path:
-    """Where the record of the sweep in `folder` is: what makes it a sweep's folder."""
+    """The path of the record of the sweep in `folder`; a folder with a record is a sweep's folder."""
     return folder / "sweep.json"
 
 

@@ -166,7 +166,7 @@ def _joined(cell: Cell, new: Cell) -> Cell:
 
 
 def _further(one: Outcome, other: Outcome) -> Outcome:
-    """Of two outcomes of the same run, the one that got further."""
+    """The outcome that got further, of two outcomes of the same run.  Raises DataError where both are finished."""
     if one.status == other.status == "finished":
         raise DataError(
             f"{one.folder} and {other.folder} are the same cell and seed, both finished: "

@@ -26,7 +26,7 @@ def trials(search: Search, cells: Iterable[GridRun], plan: Callable[[GridRun, st
 
 
 def best(made: Trials, key: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """For each cell, the value with the highest accuracy on held-out labels (last epoch, mean over seeds).
+    """Choose for each cell the value with the highest accuracy on held-out labels (last epoch, mean over seeds).
 
     A value counts only if all of its runs have finished; a cell without such a value is missing from the result.  All
     accuracies are written to <folder>/search.json.

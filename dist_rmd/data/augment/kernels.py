@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def kept(function: Callable[..., None]) -> Callable[..., None]:
-    """`function`, compiled without the GIL at its first call; later processes read the compiled code from disk.
+    """`function`, compiled at its first call to run without the GIL; later processes read the code from disk.
 
     numba keeps the code beside the function's file, in the user's cache or in NUMBA_CACHE_DIR.  Where none of these
     folders can be written, every process compiles anew.  A full disk ends the run.
