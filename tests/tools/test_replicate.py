@@ -81,7 +81,7 @@ def test_a_step_that_fails_is_recorded_and_the_next_one_runs(places, tmp_path):
         (["--minutes", "soon"], 2, "argument --minutes: invalid float value: 'soon'"),
         (["--device", "tpu"], 2, "--device tpu: choose cuda or cpu"),
         (["--data", "nowhere"], 65, "nowhere: no such folder"),
-        (["--data", "tools"], 65, "tools/train: no such folder"),
+        (["--data", "configs/rmdnet"], 65, "configs/rmdnet: 0 class folders, but at least 2 are needed"),
         (["profit"], 2, "no step profit: choose from images, machine"),
         pytest.param(
             ["--device", "cuda"], 2, "--device cuda, but torch sees no GPU here",

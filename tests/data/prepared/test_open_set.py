@@ -19,7 +19,7 @@ from dist_rmd.data.prepared import beton
 from dist_rmd.data.prepared.open_set import read_exclusions, with_open_set
 from dist_rmd.errors import DataError
 
-LISTS = Path(__file__).resolve().parents[2] / "configs" / "modul"
+LISTS = Path(__file__).resolve().parents[3] / "configs" / "modul"
 
 
 @pytest.fixture(scope="module")
