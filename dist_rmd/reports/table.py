@@ -19,32 +19,37 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dist_rmd.errors import DataError
+from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.files import write_atomically, write_text
 from dist_rmd.reports import _typeset
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep import choice
 from dist_rmd.sweep.comparison import Block, Comparison, named
-from dist_rmd.sweep.results import STATUSES, Cell, Outcome, Sweep, read
+from dist_rmd.sweep.results import HELD_OUT, STATUSES, TEST, Cell, Outcome, Sweep, read
 from dist_rmd.text.escapes import prepare_drawing
 
 __all__ = ["table"]
 
 GAP = "—"
 MARKERS = "oDs^vP"
+IMAGES = {TEST: "test images", HELD_OUT: "held-out images"}
+"""tag of an accuracy -> the images that it is measured on"""
 
 
-def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...] = ()) -> str:
+def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...] = (), tag: str = TEST) -> str:
     """Test accuracy of a sweep's runs beside the published one, mean and standard deviation over seeds.
 
     runs: sweep folders, or runs in them; folders of one grid, made on several machines, are pooled.
     grid: expected name of the grid, such as table1; another grid is an error.
     only: some cells, such as method=CE,CE+RMDNet; once for each axis.
+    tag: test/top1, or val/top1: accuracy on the noisy labels that data.holdout holds out, to choose settings by.
 
     Last and best epoch have a table each; cells without a result are marked.  Writes table.md, table.csv (a line for
     each cell), table.tex and figures/table.png into the first sweep folder; returns Markdown and paths.
     """
-    sweep = read(runs)
+    if tag not in IMAGES:
+        raise ConfigError(f"--tag {tag}: expected {' or '.join(IMAGES)}")
+    sweep = read(runs, tag)
     folder = sweep.folders[0]
     if grid not in (None, sweep.grid):
         raise DataError(f"{folder} holds grid {sweep.grid}, not {grid}")
@@ -65,7 +70,7 @@ def _markdown(results: Comparison) -> str:
     sweep = results.sweep
     lines = [*_header(results), *(f"{note}." for note in _legend(results))]
     parts = [f"# {sweep.title}", "\n".join(f"- {line}" for line in lines)]
-    for heading, which in (("Last epoch", _last), ("Best epoch, chosen by looking at the test images", _best)):
+    for heading, which in (("Last epoch", _last), (f"Best epoch, {_chosen(sweep)}", _best)):
         parts.append(f"## {heading}")
         for block in results.blocks:
             parts += [f"**{block.title}**"] if block.title else []
@@ -78,7 +83,7 @@ def _markdown(results: Comparison) -> str:
 def _latex(results: Comparison) -> str:
     header, legend = _header(results), _legend(results)
     parts = ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}"]
-    for heading, which in (("last epoch", _last), ("best epoch, chosen by looking at the test images", _best)):
+    for heading, which in (("last epoch", _last), (f"best epoch, {_chosen(results.sweep)}", _best)):
         for block in results.blocks:
             caption = f"{', '.join(filter(None, [results.sweep.title, block.title]))}: {heading}."
             parts.append(_typeset.latex(which(results, block), caption, [*header, *(f"{note}." for note in legend)]))
@@ -92,7 +97,7 @@ def _header(results: Comparison) -> list[str]:
     missing = [f"{counts[status]} {status}" for status in STATUSES[1:] if counts[status]]
     finished = f"{counts['finished']} of {len(sweep.outcomes)} runs finished"
     lines = [
-        "Test accuracy in percent, mean ± sample standard deviation over seeds.",
+        f"{_measure(sweep).capitalize()} in percent, mean ± sample standard deviation over seeds.",
         f"{', '.join([finished, *missing])}.",
         *([f"Only {choice.in_words(sweep.chosen)}."] if sweep.chosen else []),
         *_changes(results),
@@ -100,6 +105,14 @@ def _header(results: Comparison) -> list[str]:
     if sweep.compare:
         lines += _claim(results)
     return lines
+
+
+def _measure(sweep: Sweep) -> str:
+    return "test accuracy" if sweep.tag == TEST else f"accuracy on the noisy labels of {IMAGES[sweep.tag]}"
+
+
+def _chosen(sweep: Sweep) -> str:
+    return f"chosen by looking at the {IMAGES[sweep.tag]}"
 
 
 def _changes(results: Comparison) -> list[str]:
@@ -376,5 +389,5 @@ def _dress(axis: Axes, results: Comparison, block: Block) -> None:
         axis.axvline(edge - 0.5, color="0.85", linewidth=0.8)
     axis.grid(axis="y", color="0.92")
     axis.set_axisbelow(True)
-    axis.set_ylabel("test accuracy (%)")
+    axis.set_ylabel("test accuracy (%)" if results.sweep.tag == TEST else "accuracy on held-out labels (%)")
     axis.set_title(block.title)

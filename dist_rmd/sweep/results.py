@@ -1,6 +1,7 @@
 """Results of a sweep: every planned run of the grid's cells, with its accuracy or the reason why there is none."""
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,10 @@ STATUSES = ("finished", "diverged", "failed", "unfinished", "not begun")
 """diverged: its loss was not finite.  Of a run that was planned in several folders, the first of these counts."""
 
 
+TEST, HELD_OUT = "test/top1", "val/top1"
+"""tags of the accuracies that a sweep is read with"""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Outcome of one planned run: a cell with one seed."""
@@ -27,9 +32,9 @@ class Outcome:
     reason: str = ""
     """reason in exit.json of a run that failed"""
     last: float = float("nan")
-    """test accuracy (percent) after the last epoch; this and all below of finished runs only"""
+    """accuracy (percent) after the last epoch; this and all below of finished runs only"""
     best: float = float("nan")
-    """highest accuracy of all epochs: the epoch is chosen by test images"""
+    """highest accuracy of all epochs: the epoch is chosen by the same images"""
     best_epoch: int = 0
     collapsed: bool = False
     """the network predicts one class for all test images"""
@@ -77,7 +82,8 @@ class Sweep:
     compare: Mapping[str, str]
     """method -> the baseline that it is meant to improve on"""
     cells: Mapping[tuple[str, ...], Cell]
-
+    tag: str = TEST
+    """the accuracy in `cells`"""
     chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """axis -> values, where these are not all cells"""
 
@@ -96,9 +102,10 @@ class Sweep:
         return [outcome for cell in self.cells.values() for outcome in cell.outcomes.values()]
 
 
-def read(paths: Sequence[Path]) -> Sweep:
+def read(paths: Sequence[Path], tag: str = TEST) -> Sweep:
     """The sweep in the folders `paths`, or in those that these files and run folders lie in.
 
+    tag: the accuracy to read, TEST or HELD_OUT.
     Folders of one grid, made on several machines, are pooled.  Raises DataError where there is no sweep, where the
     folders hold different grids or recipes, and where a run is finished in two of them.
     """
@@ -116,11 +123,12 @@ def read(paths: Sequence[Path]) -> Sweep:
             axes[axis].update(dict.fromkeys(values))
         for planned in plan["cells"]:
             at = tuple(planned["coordinates"][axis] for axis in axes)
-            new = Cell(at, tuple(planned["changed"]), {planned["seed"]: _outcome(folder / planned["run"], planned)})
+            new = Cell(at, tuple(planned["changed"]), {planned["seed"]: _outcome(folder, planned, tag)})
             cells[at] = _joined(cells[at], new) if at in cells else new
     return Sweep(
         folders, first["grid"], first["title"], first["published"], first["table"], first.get("names") or {},
         {axis: tuple(values) for axis, values in axes.items()}, first.get("compare") or {}, cells,
+        tag,
     )  # fmt: skip
 
 
@@ -175,7 +183,8 @@ def _further(one: Outcome, other: Outcome) -> Outcome:
     return min(one, other, key=lambda outcome: STATUSES.index(outcome.status))
 
 
-def _outcome(folder: Path, planned: Mapping[str, Any]) -> Outcome:
+def _outcome(sweep: Path, planned: Mapping[str, Any], tag: str) -> Outcome:
+    folder = sweep / planned["run"]
     run = FinishedRun(folder)
     if not run.folder.config.exists():
         return Outcome(folder, "not begun")
@@ -189,9 +198,11 @@ def _outcome(folder: Path, planned: Mapping[str, Any]) -> Outcome:
         scores = run.scores(stage)
     except DataError as error:
         return Outcome(folder, "failed", str(error))
-    curve = {record["epoch"]: value for record in scores if (value := top1(record)) is not None}
+    measured = top1 if tag == TEST else operator.methodcaller("get", tag)
+    curve = {record["epoch"]: value for record in scores if (value := measured(record)) is not None}
     if not curve:
-        raise DataError(f"{folder}: its last stage, {stage}, has not measured test/top1: no table can show it")
+        hint = "" if tag == TEST else " (data.holdout holds labels out)"
+        raise DataError(f"{folder}: its last stage, {stage}, has not measured {tag}: no table can show it{hint}")
     best = max(curve, key=lambda epoch: curve[epoch])
     return Outcome(
         folder, "finished", "", curve[max(curve)], curve[best], best,

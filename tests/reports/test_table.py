@@ -8,7 +8,7 @@ from support import small
 from support.sweep_folders import SweepFolder
 
 from dist_rmd import report
-from dist_rmd.errors import DataError, WriteFailed
+from dist_rmd.errors import ConfigError, DataError, WriteFailed
 from dist_rmd.pipeline.command import main as train
 from dist_rmd.reports.table import draw, table
 from dist_rmd.sweep.comparison import Comparison
@@ -100,6 +100,20 @@ def test_the_head_of_the_page_says_what_it_is_made_of(folder):
     assert f"- {folder.folder}/cifar100-CE+RMDNet-symmetric-0.4-seed0: failed: CUDA error\n" in page
     assert f"- {folder.folder}/cifar100-CE+RMDNet-symmetric-0.4-seed1: unfinished\n" in page
     assert f"- {folder.folder}/cifar10-CE+RMDNet-symmetric-0.2-seed1: collapsed\n" in page
+
+
+def test_accuracies_on_held_out_labels(tmp_path):
+    folder = SweepFolder(tmp_path, {"method": ["CE", "GCE"]}, seeds=[0])
+    folder.finish("CE", curve=[70.0, 60.0], held_out=[31.0, 29.0])
+    page = table([folder.folder], tag="val/top1")
+    assert rows(page)["Last epoch"][""][("CE", "29.00")] == []
+    assert "- Accuracy on the noisy labels of held-out images in percent" in page
+    assert "## Best epoch, chosen by looking at the held-out images\n" in page
+    folder.finish("GCE", curve=[70.0])
+    with pytest.raises(DataError, match=r"has not measured val/top1: .* \(data\.holdout holds labels out\)"):
+        table([folder.folder], tag="val/top1")
+    with pytest.raises(ConfigError, match=r"--tag loss: expected test/top1 or val/top1"):
+        table([folder.folder], tag="loss")
 
 
 def test_a_small_recipe_is_not_taken_for_a_replication(tmp_path):

@@ -41,13 +41,15 @@ class SweepFolder:
         (folder / "config.yaml").write_text("stages: [simsiam, rgrl]\n")
         return folder
 
-    def finish(self, *values, seed=0, curve, predicted_classes=10, forced=()):
-        """A run with these accuracies after epochs 1, 2, ..."""
+    def finish(self, *values, seed=0, curve, held_out=(), predicted_classes=10, forced=()):
+        """A run with these accuracies after epochs 1, 2, ..., and these on held-out labels where there are any."""
         folder = self.run(*values, seed=seed)
         scores = [
             {"epoch": epoch, "step": 10 * epoch, "test/top1": accuracy, "test/predicted_classes": predicted_classes}
             for epoch, accuracy in enumerate(curve, start=1)
         ]
+        for score, accuracy in zip(scores, held_out, strict=False):
+            score["val/top1"] = accuracy
         artefacts.save(folder / "rgrl" / "artefact.pt", folder / "shared.pt", {"scores": scores})
         self.end(folder, 0, "done", forced=list(forced))
 
