@@ -93,9 +93,10 @@ class _Normalise(Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, inverse_std, scale, count = ctx.saved_tensors
-        # Sums of dy * (x - mean) / std and of dy: the gradients of weight and bias, and what that of x needs.
+        # Sums of dy * (x - mean) / std and of dy: the gradients of weight and bias, and what that of x needs.  They do
+        # not depend on the weight, but without one torch's kernel for channels_last on GPUs fails.
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            dy, x, None, None, None, mean, inverse_std, True, 0.0, [False, True, True]
+            dy, x, scale, None, None, mean, inverse_std, True, 0.0, [False, True, True]
         )
         dx = None
         if ctx.needs_input_grad[0]:

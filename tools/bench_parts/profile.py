@@ -53,7 +53,7 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 def one(settings: Settings, stage: str, batch: int, matrix: float, memory: float) -> Iterator[Table]:
     """The tables of one stage and batch size; `matrix` in FLOP/s and `memory` in bytes/s are the device's limits."""
-    steps = settings.sized(4, 20, 1)
+    steps = settings.steps(batch, 4, 20, 1)
     name, width = settings.network
     options = (*on(settings), *settings.options)
     epochs = Epochs(settings, stage, steps, batch, options)

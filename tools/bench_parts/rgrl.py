@@ -23,7 +23,7 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 def one(settings: Settings, batch: int) -> Iterator[Table]:
     """The tables of one batch size, with the paper's network on any device: shares of a step depend on its size."""
-    steps = settings.sized(1, 40, 2)
+    steps = settings.steps(batch, 1, 40, 2)
     name, width = settings.network if settings.quick else ("resnet18", 64)
     options = (*on(settings), f"model.name={name}", f"model.width={width}")
     makers = {

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from dist_rmd.data.prepared.beton import open_dataset
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -64,3 +66,7 @@ class Settings:
     def sized(self, cpu: int, gpu: int, quick: int) -> int:
         """The one of three sizes that fits."""
         return quick if self.quick else gpu if self.gpu else cpu
+
+    def steps(self, batch: int, cpu: int, gpu: int, quick: int) -> int:
+        """Steps of an epoch: the one of three numbers that fits, but no more than the images last for."""
+        return max(1, min(self.sized(cpu, gpu, quick), open_dataset(self.data).sizes["train"] // batch))

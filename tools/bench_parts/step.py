@@ -42,7 +42,7 @@ def measure(settings: Settings) -> Iterator[Table]:
 
 def one(settings: Settings, batch: int) -> Iterator[Table]:
     """The tables of one batch size."""
-    steps = settings.sized(8, 40, 2)
+    steps = settings.steps(batch, 8, 40, 2)
     shown = pixels(open_dataset(settings.data), "train", steps * batch)
     reason = peers.missing("lightly")
     peer, epochs = ("torch alone", peers.plain_epochs) if reason else ("lightly", peers.lightly_epochs)

@@ -5,6 +5,8 @@ import os
 from typing import Any
 
 WHERE = "REPLICATE_OUTCOMES"
+REASON = 400
+"""characters of why a test has failed that are kept"""
 
 
 def pytest_collection_finish(session: Any) -> None:
@@ -25,6 +27,6 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 def _tell(test: str, outcome: str, said: str = "") -> None:
     lines = [line for line in said.splitlines() if line.startswith("E ")] or said.splitlines()[-1:]
-    reason = lines[0].removeprefix("E").strip()[:300] if lines else ""
+    reason = " ".join(" ".join(line.removeprefix("E").strip() for line in lines).split())[:REASON]
     with open(os.environ[WHERE], "a") as file:
         file.write(json.dumps({"test": test, "outcome": outcome, "reason": reason}) + "\n")

@@ -6,6 +6,8 @@ Images are b x 3 x S x S float32 in 0..1, factors b float32.
 import torch
 from torch import Tensor
 
+from dist_rmd.data.augment.exact import quotient
+
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """torchvision's adjust_brightness: multiply each image by its factor and clamp the result to 0..1."""
@@ -16,7 +18,7 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """torchvision's adjust_contrast: blend each image with its mean grey level."""
     # An integer sum is the same in every order of summation, so neither batch size nor device changes a bit.
     levels = (gray(images) * 2**24).to(torch.int32).sum((1, 2, 3), dtype=torch.int64)
-    mean = levels.to(torch.float64) / (2**24 * images.shape[2] * images.shape[3])
+    mean = quotient(levels.to(torch.float64), 2**24 * images.shape[2] * images.shape[3])
     return _blend(images, _column(mean.to(torch.float32)), factor)
 
 
@@ -38,7 +40,7 @@ def hue(images: Tensor, factor: Tensor) -> Tensor:
         torch.where(value == green, 2 + lack_red - lack_blue, 4 + lack_green - lack_red),
     )
     # Round as torchvision does: an error of the hue is six times as large in the pixels.
-    turn = sextant / 6 + 1
+    turn = quotient(sextant, 6) + 1
     turn = turn - torch.floor(turn) + factor[:, None, None]
     sextant = 6 * (turn - torch.floor(turn))
     levels = ((sextant - 3).abs() - 1, 2 - (sextant - 2).abs(), 2 - (sextant - 4).abs())  # of red, green, blue

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dist_rmd.data.augment import keyed_rng
+from dist_rmd.data.augment.exact import quotient
 
 TRIES = 10
 LOG_RATIO = math.log(4 / 3)
@@ -72,7 +73,7 @@ def resample(images: Tensor, rows: Tensor, columns: Tensor, unit: int) -> Tensor
     pixels = images.permute(0, 1, 3, 2).to(torch.float32).reshape(b, side, 3 * side)
     pixels = torch.bmm(rows, pixels).view(b, 3 * side, side)
     pixels = torch.bmm(pixels, columns.transpose(1, 2)).view(b, side, 3, side)
-    return (pixels / (255 * unit * unit)).permute(0, 2, 1, 3).contiguous()
+    return quotient(pixels, 255 * unit * unit).permute(0, 2, 1, 3).contiguous()
 
 
 def _taps(source: Tensor, weight: Tensor, side: int) -> Tensor:
@@ -88,5 +89,5 @@ def _exp(x: Tensor) -> Tensor:
     """
     result = torch.ones_like(x)
     for n in range(13, 0, -1):
-        result = 1 + result * x / n
+        result = 1 + quotient(result * x, n)
     return result

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dist_rmd.data.augment import draws, keyed_rng, pixels_torch
+from dist_rmd.data.augment.exact import quotient
 from dist_rmd.engine.precision import full_float32
 from dist_rmd.errors import ConfigError
 
@@ -135,7 +136,7 @@ class Views:
     def _plain(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         mean, std = self._statistics.view(2, 3).repeat(1, self.side).unbind(0)  # for S x 3 values: rows vectorise well
         rows = images.view(len(images), self.side, 3 * self.side).to(torch.float32)
-        return ((rows / 255 - mean) / std).view(images.shape).permute(0, 3, 1, 2)
+        return ((quotient(rows, 255) - mean) / std).view(images.shape).permute(0, 3, 1, 2)
 
     def _fold_keys(self, epoch: int, view: int, whats: tuple[str, ...], device: torch.device) -> Tensor:
         return keyed_rng.keys(self.seed, epoch, view, whats).to(device)

@@ -5,10 +5,11 @@ from tools.replicate_parts.goals import speed
 from tools.replicate_parts.step import Step, Work
 
 GRAPHS = "speed.cuda_graphs=true"
+TIMED = "speed.cudnn_benchmark=true"
 PARTS = {
     "cuda": (
-        ("step", "--batches", 512, "--alone", "--rounds", 3),
-        ("step", "--batches", 64, "--alone", "--rounds", 3),
+        ("step", "--batches", 512, "--alone", "--with", TIMED, "--rounds", 3),
+        ("step", "--batches", 64, "--alone", "--with", TIMED, "--rounds", 3),
         ("rgrl", "--batches", 512, "--rounds", 3),
         ("input", "--rounds", 3),
         ("step", "--batches", 512, "--rounds", 3),
