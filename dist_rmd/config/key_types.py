@@ -95,7 +95,7 @@ def _of_one_type(value: Any, hint: Any) -> Any:
     if kind is Any:
         return _freely(value)
     if kind is tuple and isinstance(value, list | tuple):
-        return [_fitted(item, inner[0]) for item in value]
+        return tuple(_fitted(item, inner[0]) for item in value)
     if kind is dict and isinstance(value, Mapping):
         table = {_fitted(name, inner[0]): _fitted(item, inner[1]) for name, item in value.items()}
         if len(table) == len(value):  # a shorter table: two of its names mean the same, such as 9 and "9"
@@ -140,7 +140,7 @@ def _number(value: Any) -> Any:
 def _checked_number(value: Any, kind: type) -> Any:
     try:
         if not isinstance(value, str | bool) and kind(value) == value:  # ValueError: out of range
-            return value
+            return (int if issubclass(kind, int) else float)(value)  # checkpoints and YAML hold builtin types only
     except (ValueError, OverflowError):
         pass
     raise _Unfit

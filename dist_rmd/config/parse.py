@@ -1,7 +1,8 @@
 """Reads a configuration: YAML, then key=value overrides, into frozen dataclasses.
 
-jsonargparse knows the keys and their types (from the dataclasses) and prints the help.  The checks with readable errors
-come before it: a wrong key, type or value is one line that names the key, and no work has begun by then.
+jsonargparse knows the keys, their types and their help (from the dataclasses and the texts under their fields).  It
+reads no values: its time grows with the square of the number of keys, and its errors are long.  A wrong key, type or
+value is one line that names the key, and no work has begun by then.
 """
 
 import dataclasses
@@ -51,12 +52,11 @@ def parse(file: Path | None, overrides: Sequence[str], sections: Mapping[str, ty
     _check_nulls(tree, checker)
     keys.fit(tree, origins)
     try:
-        values = _builtin(vars(checker.instantiate(checker.parse_object(tree))))
-        return Config(sections={name: values.pop(name) for name in sections}, **values)
-    except (Exception, SystemExit) as error:  # jsonargparse raises several types, all about the given values
-        message = " ".join(str(error).replace("Parser key", "key").split())
+        of_stages: dict = {name: _made(section, tree.pop(name, {})) for name, section in sections.items()}
+        return _made(Config, {**tree, "sections": of_stages})
+    except ConfigError as error:
         places = dict.fromkeys(origins.values())  # each place once, in order
-        raise ConfigError(f"{message} (from {' and '.join(places)})") from None
+        raise ConfigError(f"{error} (from {' and '.join(places)})") from None
 
 
 def repeated(overrides: Sequence[str]) -> list[str]:
@@ -99,18 +99,13 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _builtin(value: Any) -> Any:
-    """Replace restricted types such as PositiveInt by int: checkpoints and YAML may hold builtin types only."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _builtin(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **fields)
-    if isinstance(value, tuple | list):
-        return type(value)(_builtin(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _builtin(item) for key, item in value.items()}
-    if value is None or isinstance(value, bool):
-        return value
-    return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
+def _made(kind: Any, given: Mapping[str, Any]) -> Any:
+    """The dataclass `kind` with the `given` values, and its defaults; those of its own sections are mappings.
+
+    Raises ConfigError for values that contradict each other.
+    """
+    nested = {field.name: field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)}
+    return kind(**{name: _made(nested[name], value) if name in nested else value for name, value in given.items()})
 
 
 def read_yaml(file: Path) -> dict:

@@ -100,7 +100,7 @@ def test_a_key_given_twice_is_refused(load):
 
 def test_the_search(load):
     found = load().search
-    assert (found.key, found.values, found.holdout, found.seeds) == ("relation.k", [0.1, 1], 0.2, (0,))
+    assert (found.key, found.values, found.holdout, found.seeds) == ("relation.k", (0.1, 1), 0.2, (0,))
     assert found.condition == {"method": "CE+RMDNet (K=1)"}
     assert load(TEXT.partition("search:")[0]).search is None
 
