@@ -3,11 +3,14 @@
 import csv
 import os
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from support.browser import browser
 from support.whole_runs import fault, tree
 
 from dist_rmd import clean
@@ -90,8 +93,60 @@ def test_stopped_in_a_step_the_same_command_goes_on(cleaned, folder, tmp_path, c
         assert (tmp_path / "out" / "given" / name).read_bytes() == (cleaned / "given" / name).read_bytes()
 
 
+KILLED = """
+import os, signal, sys
+from dist_rmd import clean
+
+def killed(written):  # the kernel ends the process before its next whole file is in its place
+    left = iter(range(written))
+    rename = os.replace
+    def replace(*paths, **options):
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(*paths, **options)
+    os.replace = replace
+    os._exit(clean.main(sys.argv[1:]))
+
+ends, written = [], 0
+while not ends or ends[-1] == signal.SIGKILL:
+    child = os.fork()
+    if not child:
+        killed(written)
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) * -1)
+    written = 2 * written + 1
+print("ends", *ends)
+"""
+
+
+def test_killed_again_and_again_the_same_command_goes_on(cleaned, folder, tmp_path):
+    """Killed before the 1st, 2nd, 4th, ... file is in its place, in all steps; the result is that of one start."""
+    words = [str(folder), "--out", str(tmp_path / "out"), *SETTINGS]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, check=False)
+    ends = done.stdout.rpartition("ends ")[2].split()
+    assert (done.returncode, ends[-1]) == (0, "0"), done.stderr
+    assert len(ends) > 4
+    for name in ("cleaned.csv", "suspects.csv"):
+        assert (tmp_path / "out" / "given" / name).read_bytes() == (cleaned / "given" / name).read_bytes()
+    first, second = (
+        artefacts.load(RunFolder(out / "cleaned").artefact("classifier")) for out in (tmp_path / "out", cleaned)
+    )
+    assert first["key"] == second["key"]
+
+
+def test_the_page_of_results_leads_to_the_page_of_suspects(cleaned, tmp_path):
+    with browser(tmp_path) as chromium:
+        chromium.open(cleaned / "clean.html")
+        assert chromium.value("document.querySelector('h1').textContent") == "out"
+        assert chromium.value("[...document.images].map(i => i.naturalWidth > 100)") == [True]
+        chromium.click("a")
+        chromium.until("location.pathname.endsWith('/given/suspects.html')")
+        chromium.until("document.querySelectorAll('.card').length > 0")
+        assert chromium.messages == []
+
+
 def test_what_was_decided_on_the_page_is_trained_on_beside_the_rest(cleaned, folder, tmp_path, capsys):
-    rows = open_dataset(cleaned / "data").files("train")[2:]
+    data = open_dataset(cleaned / "data")
+    rows = [*data.files("train")[2:], *data.files("test")]
     labels = tmp_path / "labels.csv"
     with open(labels, "w", newline="") as file:
         csv.writer(file).writerows(

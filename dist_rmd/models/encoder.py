@@ -1,6 +1,8 @@
 """The base class of all encoders, and a function that makes an encoder by name (`model.name` in a configuration)."""
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,3 +68,14 @@ def encoder(name: str, width: int = 64, init: str = "fan_out") -> Encoder:
     for option in asked.keys() - inspect.signature(make).parameters.keys():
         raise ConfigError(f"{name}: {file} knows no {option} {asked[option]!r}, nor any other")
     return make(width, **asked)
+
+
+def frozen_encoder(artefact: Mapping[str, Any]) -> Encoder:
+    """Load the encoder of an artefact, in evaluation mode and without gradient.
+
+    Images are resized for the encoder if the artefact names another image side.
+    """
+    model = artefact["model"]
+    net = encoder(model["name"], model["width"])
+    net.load_state_dict(artefact["encoder"])
+    return (Resized(net, artefact["sees"]) if "sees" in artefact else net).requires_grad_(False).eval()

@@ -5,7 +5,10 @@ A stopped stage resumes from the newest checkpoint there.
 
 import contextlib
 import signal
+from dataclasses import replace
 from typing import Any
+
+from torch import nn
 
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distributed import processes
@@ -23,10 +26,12 @@ from dist_rmd.engine.tracking import Tracking
 from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError, Stopped, UserError
 from dist_rmd.evaluation._splits import splits
+from dist_rmd.models.encoder import frozen_encoder
 from dist_rmd.pipeline import pictures
 from dist_rmd.pipeline.measured import measured
 from dist_rmd.pipeline.resolved import ResolvedRun
 from dist_rmd.pipeline.session import StageSession, placed
+from dist_rmd.registry import lookup
 from dist_rmd.run import artefacts
 from dist_rmd.stages.base import ComputationStage, TrainingStage
 
@@ -142,6 +147,22 @@ def measured_anew(plan: ResolvedRun, name: str, artefact: dict[str, Any], source
     last = artefact["scores"][-1]
     scores = [{"epoch": last["epoch"], "step": last["step"], **metrics}]
     return {**artefact, "scores": scores, "measured_on": plan.dataset.hashes["test"]}
+
+
+def with_measured_inputs(plan: ResolvedRun, source: Loaders) -> ResolvedRun:
+    """Measure the neighbours of encoders that another library has trained; returns the plan with these scores.
+
+    Every rank must call it.
+    """
+    inputs = dict(plan.inputs)
+    for name, origin in plan.inputs.items():
+        evaluation = lookup("stages", name).evaluation
+        if origin.content is not None and evaluation == "knn":
+            net = nn.ModuleDict({"encoder": frozen_encoder(origin.content)})
+            processes.place(net, plan.world, sync_batchnorm=False, dtype=source.dtype)
+            metrics = measured(evaluation, {"": net}, splits(source, plan.labels))
+            inputs[name] = replace(origin, content={**origin.content, "scores": [{"epoch": 0, "step": 0, **metrics}]})
+    return replace(plan, inputs=inputs)
 
 
 def compute(

@@ -28,7 +28,7 @@ from dist_rmd.errors import CannotCreate, UserError
 from dist_rmd.files import check_writable
 from dist_rmd.pipeline import outcome
 from dist_rmd.pipeline.outcome import StageOutcome
-from dist_rmd.pipeline.recorded import RecordedSession, compute, measured_anew
+from dist_rmd.pipeline.recorded import RecordedSession, compute, measured_anew, with_measured_inputs
 from dist_rmd.pipeline.resolved import ResolvedRun, check
 from dist_rmd.pipeline.session import placed
 from dist_rmd.run import artefacts, start
@@ -59,10 +59,12 @@ def _train_stages(
         start.describe(plan.folder, config, world.size, str(world.device), plan.resolved)
         plan.labels.save(plan.folder.labels)
         run_board.show_start(plan.folder.boards, configuration.to_yaml(config), outcome.settings(config, plan.stages))
+    source = plan.source()
+    plan = with_measured_inputs(plan, source)
+    if world.leads:
         for name, origin in plan.inputs.items():
             if origin.content is not None:  # reports find it in the run, in a form of its own
                 artefacts.keep(plan.folder.artefact(name), origin.content)
-    source = plan.source()
     began = time.monotonic()
     console.say(_headline(plan))
     for change in plan.changes:

@@ -152,7 +152,10 @@ def _features(run: FinishedRun, stage: str, dataset: Dataset) -> tuple[torch.Ten
 def _truth(table: Path, dataset: Dataset, indices: Integers) -> Integers:
     """The right labels of the images at `indices`, from a table.  Raises DataError where the table lacks an image."""
     try:
-        positions, labels = read_label_table(table, "label", dataset.files("train"), dataset.classes, dataset.folder)
+        files, held_out = dataset.files("train"), dataset.files("test") if dataset.held_out else ()
+        positions, labels = read_label_table(
+            table, "label", files, dataset.classes, dataset.folder, held_out=held_out
+        )
     except ValueError as error:
         raise DataError(f"{table}: {error}") from None
     known = np.full(dataset.sizes["train"], -2)

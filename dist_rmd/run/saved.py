@@ -10,7 +10,7 @@ from torch import nn
 from dist_rmd.engine import resume
 from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.errors import DataError
-from dist_rmd.models.encoder import encoder
+from dist_rmd.models.encoder import Resized, encoder
 from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.run import artefacts
 from dist_rmd.run.artefacts import Origin
@@ -30,6 +30,8 @@ class SavedNetwork:
     """state_dicts of `encoder`, and of `head` where the stage trained one"""
     when: str
     """epoch of the weights, in words: last epoch, 20"""
+    sees: int | None = None
+    """side that images are resized to first, if the network expects another side than that of the images"""
 
     @property
     def is_classifier(self) -> bool:
@@ -40,6 +42,7 @@ class SavedNetwork:
         """The network on the CPU, with `.encoder`; a classifier maps images to (logits N x C, features N x D)."""
         body = encoder(self.model["name"], self.model["width"])
         body.load_state_dict(self.weights["encoder"])
+        body = body if self.sees is None else Resized(body, self.sees)
         if not self.is_classifier:
             return nn.ModuleDict({"encoder": body})
         net = ImageClassifier(body, len(self.origin.classes))
@@ -55,7 +58,8 @@ def of_artefact(path: Path, name: str = "") -> SavedNetwork:
     if "encoder" not in weights:
         raise DataError(f"{path}: no network, but what stage {content['stage']} has worked out")
     epoch = content["scores"][-1]["epoch"]
-    return SavedNetwork(artefacts.origin(path), content["model"], weights, f"last epoch, {epoch}")
+    when = f"last epoch, {epoch}"
+    return SavedNetwork(artefacts.origin(path), content["model"], weights, when, content.get("sees"))
 
 
 def names(content: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distributed.collectives import all_gather_rows, gather_sizes
 from dist_rmd.errors import ConfigError
-from dist_rmd.models.encoder import Encoder, Resized, encoder
+from dist_rmd.models.encoder import frozen_encoder
 from dist_rmd.models.heads import ImageClassifier
 
 
@@ -28,17 +28,6 @@ class StudentConfig(Optimization):
     initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (80, 160)
     """epochs after which schedule=step lowers the learning rate, or schedule=restarts begins anew"""
-
-
-def frozen_encoder(artefact: Mapping[str, Any]) -> Encoder:
-    """Load the encoder of an artefact, in evaluation mode and without gradient.
-
-    Images are resized for the encoder if the artefact names another image side.
-    """
-    model = artefact["model"]
-    net = encoder(model["name"], model["width"])
-    net.load_state_dict(artefact["encoder"])
-    return (Resized(net, artefact["sees"]) if "sees" in artefact else net).requires_grad_(False).eval()
 
 
 def take_over(net: nn.Module, artefact: Mapping[str, Any], own: Model) -> None:

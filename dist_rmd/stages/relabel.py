@@ -13,7 +13,8 @@ from dist_rmd.config.key_types import ClosedUnitInterval
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.errors import DataError
-from dist_rmd.stages._student import frozen_encoder, frozen_teacher, score_images
+from dist_rmd.models.encoder import frozen_encoder
+from dist_rmd.stages._student import frozen_teacher, score_images
 from dist_rmd.stages.base import ComputationStage, DataInfo
 from dist_rmd.suspects.scores import suspicion
 

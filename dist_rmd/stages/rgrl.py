@@ -12,9 +12,9 @@ from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
-from dist_rmd.models.encoder import encoder
+from dist_rmd.models.encoder import encoder, frozen_encoder
 from dist_rmd.stages._mixing import mix
-from dist_rmd.stages._student import frozen_encoder, take_over
+from dist_rmd.stages._student import take_over
 from dist_rmd.stages.base import DataInfo
 from dist_rmd.stages.classifier import Classifier
 

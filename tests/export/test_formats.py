@@ -40,7 +40,7 @@ def made(folder, name="resnet10", width=8):
         "key": "0123456789abcdef", "scores": [{"epoch": 7, "step": 9, "test/top1": 50.0}],
         "encoder": body.state_dict(),
     }  # fmt: skip
-    head = {"head": nn.Linear(8 * width, 3).state_dict()}
+    head = {"head": nn.Linear(body.out_features, 3).state_dict()}
     artefacts.save(folder / "simsiam/artefact.pt", folder / "a.pt", {**known, "stage": "simsiam"})
     artefacts.save(folder / "classifier/artefact.pt", folder / "b.pt", {**known, **head, "stage": "classifier"})
     return FinishedRun(folder)
@@ -106,6 +106,28 @@ def test_the_weights_work_in_other_libraries_under_their_names(images, capsys, t
     output = left["logits" if stage == "classifier" else "features"].detach().numpy()
     np.testing.assert_allclose(output, naive(run, images, stage), atol=1e-4, rtol=1e-5)
     assert output.std() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet50", ["--names", "torchvision"]),
+        ("timm/test_vit2", []),
+        ("timm/test_byobnet", ["--format", "safetensors,torchscript"]),
+        pytest.param("resnet50", ["--format", "onnx"], marks=pytest.mark.slow),
+    ],
+)
+def test_bottlenecks_and_timms_networks_are_exported_too(images, capsys, tmp_path, name, words):
+    if name.startswith("timm/"):
+        pytest.importorskip("timm", reason="timm is not installed: pip install 'dist_rmd[timm]'")
+    run = made(tmp_path, name, 64)
+    _, found = exported(capsys, run, *words)
+    for kind, (_, lines) in found.items():
+        names = executed(lines, images if kind == "onnx" else torch.from_numpy(images))
+        logits = names["logits"] if kind == "onnx" else names["logits"].detach().numpy()
+        np.testing.assert_allclose(logits, naive(run, images), atol=1e-4, rtol=1e-5)
+    assert found
 
 
 def test_an_encoder_alone_gives_features(run, images, capsys, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 
 from dist_rmd.config import Weights, sections
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.models.encoder import encoder
+from dist_rmd.models.encoder import encoder, frozen_encoder
 from dist_rmd.pipeline import command
 from dist_rmd.run import artefacts, foreign
 from dist_rmd.run.finished import FinishedRun
@@ -128,6 +128,19 @@ def _saved(folder):
     return folder / "weights.pth"
 
 
+def test_a_pretrained_classifier_is_the_teacher_of_a_whole_run(tmp_path):
+    """It divides the images and teaches two students, as one that this package has trained."""
+    file, data = _saved(tmp_path), small.prepare(tmp_path)
+    words = [
+        *small.RECIPE, "stages=[division,vkd,modul]", "student.epochs=1", "data.reader=memory", f"data.path={data}",
+        f"out={tmp_path / 'runs'}", f"inputs.teacher={file}", "weights.mean=[0.4,0.5,0.6]",
+        "weights.std=[0.2,0.2,0.3]", "weights.side=16",
+    ]  # fmt: skip
+    assert command.main(words) == 0
+    run = FinishedRun(tmp_path / "runs" / "run")
+    assert {"vkd", "modul"} <= {name for name in run.stages if run.scores(name)[-1]["epoch"] == 1}
+
+
 def test_a_pretrained_network_guides_a_narrower_student_at_a_side_of_its_own(tmp_path, capsys):
     file, data = _saved(tmp_path), small.prepare(tmp_path)
     words = [
@@ -142,5 +155,10 @@ def test_a_pretrained_network_guides_a_narrower_student_at_a_side_of_its_own(tmp
     run = FinishedRun(tmp_path / "runs" / "guided")
     kept = artefacts.load(run.artefact("simsiam"))
     assert (kept["model"]["name"], kept["sees"], kept["mean"]) == ("resnet18/imagenet", 32, [0.4, 0.5, 0.6])
+    assert 0 < kept["scores"][-1]["test/knn_top1"] <= 100  # which the student's accuracy is compared with
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        seen = run.network("simsiam").encoder(images) - frozen_encoder(kept)(images)
+    assert seen.abs().max() < 1e-5
     assert command.main(done) == 0  # finished before
     assert sections.parse(run.folder.config).weights.side == 32

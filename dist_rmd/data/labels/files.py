@@ -38,7 +38,8 @@ def given_view(
     file: an .npy or .json list with one class number per image, in the dataset's order; an .npz that `LabelView.save`
         wrote; a .csv, .tsv or .txt table with a column "file" (names as in the dataset's train.csv) and a column of
         class numbers or names; a .pt or .pth such as CIFAR-10N's, a dictionary of columns with one class number per
-        image.  Images that an .npz or a table does not list are left out.  The other forms hold no labels of open-set
+        image.  Images that an .npz or a table does not list are left out; rows of images that were held out of the
+        training images are passed over.  The other forms hold no labels of open-set
         images, which are left out too.
     column: the column of labels in a table ("label" when None) or in a .pt.
     skip: the first `skip` images of every true class are left out.
@@ -80,7 +81,9 @@ def _npz(dataset: Dataset, file: Path, column: str | None) -> LabelView:
 def _csv(dataset: Dataset, file: Path, column: str | None) -> LabelView:
     column, place = column or "label", dataset.folder / "train.csv"
     files = dataset.files("train")
-    indices, labels = read_label_table(file, column, files, dataset.classes, place, " (noise.column chooses)")
+    held_out = dataset.files("test") if dataset.held_out else ()
+    choice = " (noise.column chooses)"
+    indices, labels = read_label_table(file, column, files, dataset.classes, place, choice, held_out)
     return LabelView(indices, labels, _true(dataset, indices), len(dataset.classes), _origin(file, column))
 
 

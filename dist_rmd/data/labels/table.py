@@ -14,7 +14,13 @@ Integers = NDArray[np.int64]
 
 
 def read_label_table(
-    table: Path, column: str, files: Sequence[str], classes: Sequence[str], place: object, choice: str = ""
+    table: Path,
+    column: str,
+    files: Sequence[str],
+    classes: Sequence[str],
+    place: object,
+    choice: str = "",
+    held_out: Iterable[str] = (),
 ) -> tuple[Integers, Integers]:
     """Read which images a table lists, and the class of each: (ascending positions in `files`, class numbers).
 
@@ -23,12 +29,13 @@ def read_label_table(
     files: the names of all images.  place: where these names are found, for error messages.
     classes: names of the classes; a label is one of these names or its number, from 0 on.
     choice: how another column is chosen, for the error message where `column` is missing.
+    held_out: names of further images, which the table may list and whose rows are passed over.
 
     A name that a spreadsheet could take for a formula may have an apostrophe before it (escapes.spreadsheet).  Raises
     ValueError, which names line and column, for an image or class that does not exist, an image that is listed twice,
     and a table without images; DataError for a file that is no table.
     """
-    images, meanings = spellings(files), _meanings(classes)
+    images, aside, meanings = spellings(files), spellings(held_out), _meanings(classes)
     labels: dict[int, int] = {}
     lines: dict[int, int] = {}
     entries = read_list(table, column, f", to name the images as {place} does", choice)
@@ -37,6 +44,8 @@ def read_label_table(
         raise ValueError(f"has {unnamed} rows, which name no images, but {place} has {len(files)}")
     for row, (line, file, label) in enumerate(entries):
         name = files[row] if file is None else _known(file, images)
+        if name not in images and _known(name, aside) in aside:
+            continue
         if name not in images:
             raise ValueError(f"line {line}, column file: no image {name!r} in {place}{_right_name(name, images)}")
         image, number = images[name], meanings.get(label, -1)

@@ -19,6 +19,12 @@ def test_names_and_numbers_in_any_order(tmp_path):
     np.testing.assert_array_equal(positions, [0, 3])
 
 
+def test_images_that_were_held_out_may_be_listed(tmp_path):
+    (tmp_path / "t.csv").write_text("file,label\n'=d.png,cat\nc.png,dog\n")
+    positions, labels = read_label_table(tmp_path / "t.csv", "label", FILES, CLASSES, "", held_out=["=d.png"])
+    assert (positions.tolist(), labels.tolist()) == ([3], [1])
+
+
 def test_names_are_read_as_they_are_and_as_spreadsheets_must_see_them(tmp_path):
     files = FILES[:2]
     assert read(tmp_path, "file,label\n=b.png,=1\n", files) == {1: 2}

@@ -29,6 +29,17 @@ def test_the_listed_images_have_the_listed_labels(source, tmp_path):
     assert replace(found, splits=source.splits, verified=True) == source
 
 
+def test_test_images_may_be_listed_if_they_were_held_out(source, tmp_path):
+    train, test = source.splits["train"], source.splits["test"]
+    lines = [f"{file},{i % 10}" for i, file in enumerate([*train.files, test.files[0]])]
+    (tmp_path / "mine.csv").write_text("\n".join(["file,label", *lines]))
+    with pytest.raises(DataError, match="no image"):
+        relabelled(source, tmp_path / "mine.csv")
+    found = relabelled(replace(source, held_out=True), tmp_path / "mine.csv")
+    assert found.splits["train"].files == list(train.files)
+    assert found.splits["test"] is test
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
