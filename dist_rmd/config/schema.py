@@ -151,9 +151,6 @@ class Speed:
     """compile the networks with torch.compile: takes minutes before the first step"""
     cuda_graphs: bool = leaf(False, Role.EXECUTION)
     """launch the compiled network as one CUDA graph: for small batches, on one GPU"""
-    cudnn_benchmark: bool = leaf(False, Role.EXECUTION)
-    """let cuDNN time its convolution kernels in the first steps and take the fastest: repeated runs may then differ by
-    roundings"""
 
     def __post_init__(self) -> None:
         if self.cuda_graphs and not self.compile:

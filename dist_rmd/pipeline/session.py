@@ -59,7 +59,6 @@ class StageSession:
         """the network wrapped by DDP"""
         self.net: nn.Module = self.wrapped
         """the network to call: the wrapped network, compiled if speed.compile says so"""
-        torch.backends.cudnn.benchmark = config.speed.cudnn_benchmark
         if config.speed.compile:
             self.net = compilation.compiled(self.wrapped, stage.frozen(), config.speed.cuda_graphs)
         self.clock = Clock()

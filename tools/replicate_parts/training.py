@@ -23,7 +23,7 @@ START = 20.0
 SPARE = 0.75
 """of the time after the start that is planned for training steps: the rest is for evaluations and checkpoints"""
 EVALUATIONS = 5
-TRIAL, TRIAL_SECONDS, TRIAL_SHARE = 3, 60.0, 0.3
+TRIAL, TRIAL_SECONDS, TRIAL_SHARE = 3, 90.0, 0.5
 """points of the curve after which a trial knows its speed; what it may take at most, and of the step's time"""
 FASTER = {
     "cuda": (("speed.compile=true", "speed.cuda_graphs=true"), ("speed.compile=true",), ()),

@@ -80,4 +80,4 @@ def show(work: Work, lines: list[str]) -> None:
     work.show(*tables)
 
 
-STEP = Step("checks", "Bits and roundings", run, least={"cuda": 30, "cpu": 20}, most={"cuda": 90, "cpu": 60})
+STEP = Step("checks", "Bits and roundings", run, least={"cuda": 30, "cpu": 20}, most={"cuda": 240, "cpu": 60})

@@ -22,4 +22,4 @@ def headline(work: Work) -> str:
     )
 
 
-STEP = Step("profile", "Where the time goes", run, least={"cuda": 20, "cpu": 15}, most={"cuda": 45, "cpu": 40})
+STEP = Step("profile", "Where the time goes", run, least={"cuda": 30, "cpu": 15}, most={"cuda": 90, "cpu": 40})

@@ -17,7 +17,7 @@ def simsiam(work: Work) -> Run:
     return Run(
         "SimSiam", "simsiam", "simsiam", "simsiam", training_images(work), "test/knn_top1",
         ("stages=[simsiam]", f"data.path={work.images}", *encoder(work), *SETTINGS[work.device]),
-        FASTER[work.device][1:] or FASTER[work.device],
+        FASTER[work.device],
     )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ STEP = Step(
     "simsiam",
     "SimSiam",
     run,
-    least={"cuda": 40, "cpu": 60},
+    least={"cuda": 90, "cpu": 60},
     weight=2.0,
     leaves=str(RunFolder(Path("runs/simsiam")).artefact("simsiam")),
 )

@@ -5,12 +5,11 @@ from tools.replicate_parts.goals import speed
 from tools.replicate_parts.step import Step, Work
 
 GRAPHS = "speed.cuda_graphs=true"
-TIMED = "speed.cudnn_benchmark=true"
 PARTS = {
     "cuda": (
-        ("step", "--batches", 512, "--alone", "--with", TIMED, "--rounds", 3),
-        ("step", "--batches", 64, "--alone", "--with", TIMED, "--rounds", 3),
-        ("rgrl", "--batches", 512, "--rounds", 3),
+        ("step", "--batches", 512, "--alone", "--rounds", 3),
+        ("rgrl", "--batches", 512, "--with", GRAPHS, "--rounds", 3),
+        ("step", "--batches", 64, "--alone", "--rounds", 3),
         ("input", "--rounds", 3),
         ("step", "--batches", 512, "--rounds", 3),
         ("rgrl", "--batches", 64, "--with", GRAPHS, "--rounds", 3),
@@ -22,7 +21,7 @@ PARTS = {
         ("rgrl", "--rounds", 2),
     ),
 }
-"""what matters most comes first: on a GPU that has compiled nothing yet, not all of it fits into two minutes"""
+"""what matters most comes first: on a GPU, the first takes 80 s with filled caches of torch.compile"""
 
 
 def run(work: Work) -> None:
@@ -45,4 +44,4 @@ def headline(work: Work) -> str:
     return "; ".join(said)
 
 
-STEP = Step("speed", "Speed", run, least={"cuda": 40, "cpu": 40}, most={"cuda": 120, "cpu": 150})
+STEP = Step("speed", "Speed", run, least={"cuda": 40, "cpu": 40}, most={"cuda": 240, "cpu": 150})
