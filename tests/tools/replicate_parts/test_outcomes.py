@@ -63,7 +63,8 @@ def test_every_outcome_is_told_at_once_and_counted_by_test(tmp_path):
         "test_it.py::test_ends_all": ["0", "0", "0", "1"],
         "test_it.py::test_never_reached": ["0", "0", "0", "1"],
     }
-    assert {row.name: row.facts["why"] for row in wrong.rows} == {"test_it.py::test_numbers[2]": "AssertionError: two assert 2 != 2"}
+    why = "AssertionError: two assert 2 != 2"
+    assert {row.name: row.facts["why"] for row in wrong.rows} == {"test_it.py::test_numbers[2]": why}
     (absent,) = left_out.rows
     assert absent.name == "test_broken.py"
     assert "no_such_module" in absent.facts["why"]
