@@ -27,13 +27,13 @@ from dist_rmd.suspects.outcome import Outcome, Trained, outcome
 
 CONFIG = "rmdnet/folder-cpu"
 DESCRIPTION = """\
-Find the wrong labels of a folder of images, and train on better ones: DIR holds train/<class>/* and test/<class>/*, or
-<class>/* alone.  In turn, each step being a command of its own, which is printed:
-  prepare    the images as training reads them                                        OUT/data
-  train      SimSiam, which sees no label, and a classifier on the labels as given    OUT/given
-  suspects   which labels are probably wrong, and a page to decide on                 OUT/given/suspects.html
-  train      the same classifier on the labels that are proposed                      OUT/cleaned
-and OUT/clean.html shows what came out.  Stopped or killed, the same command goes on where it was.
+Find the wrong labels of a folder of images, and train a classifier on corrected labels.  DIR holds train/<class>/* and
+test/<class>/*, or <class>/* alone.  The command takes these steps, and prints the command of each step:
+  prepare    writes the images in the form that training reads                         OUT/data
+  train      trains SimSiam without labels, and a classifier on the given labels       OUT/given
+  suspects   ranks all labels by how suspect they are, and makes a page to decide on   OUT/given/suspects.html
+  train      trains the same classifier on the corrected labels                        OUT/cleaned
+OUT/clean.html shows the results.  After a stop or a kill, the same command resumes.
 """
 EPILOG = """\
 examples:
@@ -59,24 +59,24 @@ class Step:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or the exit code of the step that failed or was stopped."""
     parser = Parser(prog="dist-rmd clean", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("folder", type=user_path, metavar="DIR", help="the images, as they lie")
+    parser.add_argument("folder", type=user_path, metavar="DIR", help="folder of the images")
     parser.add_configuration()
     parser.add_argument(
-        "--out", type=user_path, metavar="OUT", help="folder for all of it (default: runs/<name of DIR>)"
+        "--out", type=user_path, metavar="OUT", help="folder for all results (default: runs/<name of DIR>)"
     )
-    parser.add_argument("--side", metavar="S", help="of the images in training (default: 32), as in prepare")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read, as in prepare")
+    parser.add_argument("--side", metavar="S", help="side of the images in training (default: 32), as in prepare")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, as in prepare")
     parser.add_argument(
         "--folds",
         default="3",
         metavar="N",
-        help="classifiers that have not seen the images they judge, as in suspects (default: 3; 0: none)",
+        help="number of classifiers that judge images they have not seen, as in suspects (default: 3; 0: none)",
     )
     parser.add_argument(
         "--labels",
         type=user_path,
         metavar="FILE",
-        help="labels.csv that the page has saved: train on these, in OUT/decided",
+        help="labels.csv that the page has saved: train on these labels, in OUT/decided",
     )
     try:
         args = parser.parse(sys.argv[1:] if argv is None else argv)
@@ -148,10 +148,10 @@ def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
     text = outcome(content, picture, quote(decide.relative_to(out).as_posix()))
     write_atomically(page, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
     print(
-        f"\n{tag} of the classifier, last epoch: {before.last:.2f} on the labels as given, {after.last:.2f} on "
+        f"\n{tag} of the classifier, last epoch: {before.last:.2f} with the given labels, {after.last:.2f} with the "
         f"{name} labels ({moved} changed, {len(old) - len(new)} images left out)\n"
-        f"{page}: what came out, to open in a browser\n"
-        f"{decide}: decide yourself, save labels.csv, and call this again with --labels labels.csv"
+        f"{page}: the results; open the page in a browser\n"
+        f"{decide}: decide yourself, save labels.csv, and repeat this command with --labels labels.csv"
     )
 
 

@@ -99,13 +99,12 @@ def _summarise(dataset: beton.Dataset, out: Path) -> None:
     for split, images in dataset.sizes.items():
         print(f"{split}: {images - opened.get(split, 0)} images, {len(dataset.skipped[split])} skipped")
     if dataset.open_images:
-        print(
-            f"open set: {dataset.open_images} images of none of the classes, {len(dataset.excluded)} folders left out"
-        )
+        left_out = f"{len(dataset.excluded)} folders are left out"
+        print(f"open set: {dataset.open_images} images show none of the classes; {left_out}")
     if dataset.held_out:
-        print("no test images are there: test is a tenth of every class, held out, with labels as given")
+        print("test: DIR has no test images; a tenth of every class is held out, under its given labels")
     if not dataset.verified:
-        print("labels of train: as given, nobody knows which of them are right")
+        print("train: the labels are as given; nobody knows which of them are right")
     for name, values in {"mean": dataset.mean, "std": dataset.std}.items():
         print(f"{name}: {' '.join(f'{value:.4f}' for value in values)}")
     print(f"written to {out}: train with data.path={out}")
@@ -136,7 +135,7 @@ def _parser() -> Parser:
         "--open",
         metavar="DIR",
         type=user_path,
-        help="also images of none of the classes, for noise.kind=openset: all in DIR",
+        help="add all images of DIR, which show none of the classes, for noise.kind=openset",
     )
     parser.add_argument(
         "--exclude",

@@ -154,7 +154,7 @@ def test_what_was_decided_on_the_page_is_trained_on_beside_the_rest(cleaned, fol
         )
     kept = tree(cleaned / "cleaned")
     assert clean.main([str(folder), "--out", str(cleaned), *SETTINGS, "--labels", str(labels)]) == 0
-    assert "on decided labels" in capsys.readouterr().out
+    assert "with the decided labels" in capsys.readouterr().out
     assert "2 images left out" in (cleaned / "clean.html").read_text()
     assert tree(cleaned / "cleaned") == kept
 

@@ -71,8 +71,8 @@ def test_images_as_they_lie_with_nothing_said(pets, tmp_path, capsys):
     assert shown[1:5] == [
         "train: 10 images, 0 skipped",
         "test: 2 images, 0 skipped",
-        "no test images are there: test is a tenth of every class, held out, with labels as given",
-        "labels of train: as given, nobody knows which of them are right",
+        "test: DIR has no test images; a tenth of every class is held out, under its given labels",
+        "train: the labels are as given; nobody knows which of them are right",
     ]
     dataset = open_dataset(tmp_path / "out")
     assert (dataset.verified, dataset.held_out) == (False, True)
@@ -206,7 +206,7 @@ def test_images_of_none_of_the_classes(pets, tmp_path, capsys):
     assert shown[1:4] == [
         "train: 12 images, 1 skipped",
         "test: 6 images, 0 skipped",
-        "open set: 1 images of none of the classes, 1 folders left out",
+        "open set: 1 images show none of the classes; 1 folders are left out",
     ]
     dataset = open_dataset(tmp_path / "out")
     assert (dataset.open_images, dataset.excluded, dataset.verified) == (1, ("n02",), True)
@@ -216,7 +216,7 @@ def test_images_of_none_of_the_classes(pets, tmp_path, capsys):
 def test_labels_that_nobody_has_verified(pets, tmp_path, capsys):
     code, shown, _ = run(capsys, "folder", tmp_path / "out", "--from", pets, "--unverified")
     assert code == 0
-    assert "labels of train: as given, nobody knows which of them are right" in shown
+    assert "train: the labels are as given; nobody knows which of them are right" in shown
     assert not open_dataset(tmp_path / "out").verified
 
 

@@ -184,16 +184,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file of another library's weights among `inputs` does not say itself (docs/weights.md)."""
+    """Properties of a weights file of another library in `inputs` that the file does not state (docs/weights.md)."""
 
     model: EncoderName | None = leaf(None, Role.PLACE)
-    """encoder of the weights, where their names leave it open, such as resnet18/solo-learn (null: recognised)"""
+    """encoder of the weights, if tensor names do not determine it, such as resnet18/solo-learn (null: recognised)"""
     mean: tuple[float, ...] | None = leaf(None, Role.PLACE)
-    """mean of the channels R, G, B, of pixels in 0..1, that its images were normalised by (null: as the file says)"""
+    """mean of the channels R, G, B, pixels in 0..1, that normalised the network's images (null: as the file says)"""
     std: tuple[float, ...] | None = leaf(None, Role.PLACE)
-    """their standard deviation"""
+    """standard deviation of the channels, likewise"""
     side: PositiveInt | None = leaf(None, Role.PLACE)
-    """side that images are resized to for this network, which stays frozen (null: that of the images)"""
+    """side to which images are resized for this network, which stays frozen (null: the images' own side)"""
 
 
 @dataclass(frozen=True)

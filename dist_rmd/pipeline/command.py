@@ -122,7 +122,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="build everything, try some steps of each stage, estimate time, memory and disk; write nothing",
     )
     parser.add_argument(
-        "--force", action="store_true", help="go on with a run although what it learns has been configured anew"
+        "--force", action="store_true", help="resume the run although its configuration now trains something else"
     )
     given = parser.parse(argv)
     given.config, given.overrides = command_line.configuration(given.words)

@@ -48,8 +48,8 @@ class TaskConfig(LabelledOptimization):
     relabel: bool = leaf(False, Role.RESULT, added=True)
     """learn the labels of stage `relabel`, with each image's loss weighted by the probability of its label"""
     average: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
-    """what stays, from one step to the next, of a moving average of the network; the average is evaluated in place of
-    the network.  0: no average"""
+    """decay per step of a moving average of the network's weights; the average is evaluated in place of the network.
+    0: no average"""
 
     def __post_init__(self) -> None:
         if self.divided and self.relabel:

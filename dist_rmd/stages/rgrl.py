@@ -35,17 +35,17 @@ class RelationConfig:
     edge: NonNegativeFloat = 0.35
     """weight of edge matching"""
     norm: Literal["fro", "rms"] = "fro"
-    """of the matrices: fro is Frobenius, as in the paper; rms is fro / batch size, the root mean square of the entries:
-    K then says about the same at any batch size (docs/relation.md)"""
+    """norm of the matrices.  fro: Frobenius, as in the paper; rms: fro / batch size, the root mean square of the
+    entries, with which a K has about the same effect at any batch size (docs/relation.md)"""
     node_pairs: Literal["all", "other_label", "self"] = "all"
     """pairs of images in node matching: all; other_label: not two images with one given label; self: each image with
     itself alone"""
     teacher_view: Literal["same", "other", "plain"] = "same"
-    """what the teacher sees: same: the student's view; other: another weak view of the images; plain: the images"""
+    """images for the teacher.  same: the student's view; other: another weak view; plain: the image, unaugmented"""
     init_from_teacher: bool = False
     """the student's encoder starts as a copy of the teacher, not at random"""
     method: Literal["auto", "gather", "gram"] = "auto"
-    """how it is computed, not what: gather exchanges features, gram D x D matrices; auto takes the faster"""
+    """how the loss is computed, with one result: gather exchanges features, gram D x D matrices; auto: the faster"""
 
     def __post_init__(self) -> None:
         if self.method == "gram" and self.node_pairs != "all":
