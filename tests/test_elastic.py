@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import small
-from support.torchrun import torchrun
+from support import forked, small
 
 from dist_rmd.data.datasets.base import Split
 from dist_rmd.data.datasets.digits import digits
@@ -81,14 +80,14 @@ def alone(data, tmp_path_factory) -> Callable[[str], Path]:
 
 def on_ranks(ranks: int, *arguments: str) -> None:
     """A run of the train command that ends well."""
-    done = torchrun(ranks, "-m", "dist_rmd.train", *arguments, deadline=500)
+    done = forked.ranks(ranks, "dist_rmd.train", *arguments, deadline=500)
     assert done.returncode == 0, done.stdout
 
 
 def stopped(ranks: int, stage: str, step: int, *arguments: str) -> None:
     """A run of the train command that is asked to stop in an optimizer step, and has saved it when it ends."""
     request = {VARIABLE: f"kind=SIGUSR2,rank={ranks - 1},step={step - 1},stage={stage}"}
-    done = torchrun(ranks, "-m", "dist_rmd.train", *arguments, deadline=500, env=request)
+    done = forked.ranks(ranks, "dist_rmd.train", *arguments, deadline=500, env=request)
     (out,) = (Path(argument[4:]) for argument in arguments if argument.startswith("out="))
     outcome = json.loads((out / "a" / "exit.json").read_text())
     assert (outcome["code"], outcome["stage"], outcome["step"]) == (75, stage, step), done.stdout

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import small
-from support.torchrun import torchrun
+from support import forked, small
 from support.whole_runs import stopped
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -60,7 +59,7 @@ def test_numbers_by_class_and_the_picture_are_those_of_the_predictions(run, caps
 def test_ranks_say_the_same(run, capsys, ranks):
     command = [str(run.path), "--device", "cpu", "--json"]
     one = json.loads(evaluated(capsys, run.path, "--json").out)
-    done = torchrun(ranks, "-m", "dist_rmd.evaluate", *command)
+    done = forked.ranks(ranks, "dist_rmd.evaluate", *command)
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout[done.stdout.index("{\n") : done.stdout.rindex("}") + 1]) == one
     classifier = one["stages"]["classifier"]

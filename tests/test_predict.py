@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import small
-from support.torchrun import torchrun
+from support import forked, small
 
 from dist_rmd.data.images.pictures import read_image
 from dist_rmd.data.prepared.beton import open_dataset
@@ -102,7 +101,7 @@ def test_ranks_write_the_same_table(run, pictures, tmp_path, ranks):
     """5 batches of 11 images, one of them broken."""
     words = [run.path, pictures, "--batch-size", 2, "--device", "cpu", "--out"]
     predicted(*words, tmp_path / "one.csv")
-    done = torchrun(ranks, "-m", "dist_rmd.predict", *map(str, words), str(tmp_path / "several.csv"))
+    done = forked.ranks(ranks, "dist_rmd.predict", *map(str, words), str(tmp_path / "several.csv"))
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("images resized") == 1
     assert (tmp_path / "several.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
@@ -126,7 +125,7 @@ def test_what_a_spreadsheet_could_run_is_text():
     assert list(csv.reader(written.splitlines()[:2])) == [
         COLUMNS, ["'=cmd.png", "'+a", "0.900000", "b", "0.100000", ""],
     ]  # fmt: skip
-    assert written.endswith("\"a\n.png\",,,,,'@x\n")
+    assert written.endswith('"a\n.png",,,,,\'@x\n')
 
 
 def test_the_network_of_the_best_epoch(run, pictures, capsys):

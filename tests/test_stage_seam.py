@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support import seam, small
-from support.torchrun import on_ranks
+from support.forked import on_ranks
 from support.whole_runs import assert_same, records, stopped
 
 from dist_rmd.config import sections

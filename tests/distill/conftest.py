@@ -1,9 +1,8 @@
 """Real processes take seconds to start: once for the terms of all tests."""
 
-
 import pytest
 import torch
-from support.torchrun import on_ranks
+from support.forked import on_ranks
 
 
 @pytest.fixture(scope="session", params=[2, 3])

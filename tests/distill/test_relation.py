@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.forked import on_ranks
 from support.ranks.relation import FORMS, WIDTHS, cases
-from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rmd.distill.relation import RelationLoss, auto

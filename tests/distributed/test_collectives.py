@@ -1,8 +1,7 @@
-
 import pytest
 import torch
+from support.forked import on_ranks
 from support.ranks.collectives import asked, far_from_zero, rows, sizes
-from support.torchrun import on_ranks
 
 from dist_rmd.distributed import collectives
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from support.torchrun import child_environment, on_ranks
+from support.forked import on_ranks
+from support.torchrun import child_environment
 from torch import nn
 
 from dist_rmd.config import Distributed

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.torchrun import on_ranks
+from support.forked import on_ranks
 
 from dist_rmd.distributed.rank_group import LOST, RankGroup
 

@@ -2,8 +2,8 @@ import copy
 
 import pytest
 import torch
+from support.forked import on_ranks
 from support.ranks.batchnorm import network, network_gradient, train
-from support.torchrun import on_ranks
 from torch import nn
 
 from dist_rmd.distributed import sync_batchnorm

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import small
-from support.torchrun import ROOT, torchrun
+from support import forked, small
+from support.torchrun import ROOT
 
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.pipeline.command import main
@@ -92,7 +92,7 @@ def test_compiled_networks_train_alike(plain, train):
 def test_two_ranks_train_alike(data, plain, train, tmp_path, options):
     rates = SMALL_RATES if "compress" in options else ()
     arguments = [*RECIPE, f"data.path={data}", f"out={tmp_path}", *options.split(), *rates]
-    done = torchrun(2, "-m", "dist_rmd.train", *arguments, deadline=1200)
+    done = forked.ranks(2, "dist_rmd.train", *arguments, deadline=1200)
     assert done.returncode == 0, done.stdout
     ours, theirs = curves(tmp_path), train(*rates) if rates else plain
     assert_close(ours, theirs, DISTRIBUTED[options])

@@ -2,7 +2,7 @@ import time
 
 import pytest
 import torch
-from support.torchrun import on_ranks
+from support.forked import on_ranks
 
 from dist_rmd.engine.meters import Meters
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
+from support.forked import on_ranks
 from support.ranks.accuracy import measure, table
-from support.torchrun import on_ranks
 
 
 def by_hand(logits, labels):

@@ -1,6 +1,6 @@
 import torch
+from support.forked import on_ranks
 from support.ranks.features import Share
-from support.torchrun import on_ranks
 from torch import nn
 
 from dist_rmd.evaluation._features import extract_all

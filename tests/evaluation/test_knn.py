@@ -1,7 +1,7 @@
 import numpy as np
 import torch.nn.functional as F
+from support.forked import on_ranks
 from support.ranks.knn import score, table
-from support.torchrun import on_ranks
 
 from dist_rmd.evaluation.knn import vote
 

@@ -6,8 +6,8 @@ import sys
 import time
 
 import pytest
-from support import small
-from support.torchrun import child_environment, torchrun
+from support import forked, small
+from support.torchrun import child_environment
 from support.whole_runs import stopped, tree
 
 from dist_rmd.pipeline import dry_run
@@ -104,7 +104,7 @@ def test_it_refuses_what_training_refuses(command, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_ranks(command, tmp_path):
-    done = torchrun(2, "-m", "dist_rmd.train", "--dry-run", *command, "task.batch_size=33")
+    done = forked.ranks(2, "dist_rmd.train", "--dry-run", *command, "task.batch_size=33")
     assert done.returncode == 0, done.stdout
     assert list(tmp_path.iterdir()) == []
     for rank in range(2):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import small
-from support.torchrun import torchrun
+from support import forked, small
 
 from dist_rmd import predict, report
 from dist_rmd.config import sections
@@ -73,7 +72,7 @@ def test_a_reused_stage_and_a_finished_run_say_their_results_too(command, capsys
 
 
 def test_of_several_ranks_one_speaks(command):
-    done = torchrun(2, "-m", "dist_rmd.train", *command, "stages=[classifier]", "name=two")
+    done = forked.ranks(2, "dist_rmd.train", *command, "stages=[classifier]", "name=two")
     assert done.returncode == 0, done.stdout
     for words in ("classifier: test/top1 ", "finished in ", "next:", "  dist-rmd report "):
         assert done.stdout.count(words) == 1

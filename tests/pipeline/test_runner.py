@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 from support import small
-from support.torchrun import on_ranks
+from support.forked import on_ranks
 from support.whole_runs import assert_same, fault
 
 from dist_rmd.errors import ConfigError, Stopped

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.forked import on_ranks
 from support.ranks.stages import measure
 from support.recipe import batch, batch_for, fill_memory, stage
-from support.torchrun import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rmd.distributed.processes import World

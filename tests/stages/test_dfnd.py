@@ -4,9 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support import small
+from support import forked, small
 from support.recipe import SHAPE, batch, stage, teacher
-from support.torchrun import torchrun
 
 from dist_rmd import evaluate
 from dist_rmd.config import sections
@@ -208,7 +207,7 @@ def test_the_same_on_two_ranks(recipe, taught, tmp_path):
         *recipe, "stages=[dfnd]", f"inputs.teacher={taught}", "precision=fp64", "data.per_class=60", "dfnd.keep=0.1",
         "student.lr=0.001", "student.batch_size=33",
     ]  # fmt: skip
-    done = torchrun(2, "-m", "dist_rmd.train", *arguments, f"out={tmp_path / 'two'}")
+    done = forked.ranks(2, "dist_rmd.train", *arguments, f"out={tmp_path / 'two'}")
     assert done.returncode == 0, done.stdout
     assert main([*arguments, f"out={tmp_path / 'one'}"]) == 0
     two, one = (artefacts.load(tmp_path / name / "a" / "dfnd" / "artefact.pt") for name in ("two", "one"))

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import small
-from support.torchrun import torchrun
+from support import forked, small
 
 from dist_rmd.config import sections
 from dist_rmd.distill.division import divide, subjective_logic_loss
@@ -91,7 +90,7 @@ def test_it_is_measured_and_told(run, capsys):
 def test_any_number_of_ranks_divides_alike_to_the_bit(run, recipe, ranks, tmp_path):
     """With the teacher of another run: on 3 ranks the parts of a batch are not those of one process."""
     arguments = [*recipe, "stages=[division]", f"inputs.teacher={run.folder}", f"out={tmp_path}", "name=b"]
-    done = torchrun(ranks, "-m", "dist_rmd.train", *arguments, env={"OMP_NUM_THREADS": "1"})
+    done = forked.ranks(ranks, "dist_rmd.train", *arguments)
     assert done.returncode == 0, done.stdout
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from support import small
+from support.forked import on_ranks
 from support.recipe import batch, stage
-from support.torchrun import on_ranks
 from support.whole_runs import assert_same, stopped
 
 from dist_rmd.engine.checkpoint import Checkpoints

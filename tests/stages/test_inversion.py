@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from support import small
+from support.forked import on_ranks
 from support.recipe import batch_for, fill_memory, stage
-from support.torchrun import on_ranks
 from support.whole_runs import assert_same, records, stopped
 
 from dist_rmd.config import sections

@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import naive_suspects, small
-from support.torchrun import torchrun
+from support import forked, naive_suspects, small
 
 from dist_rmd.distributed.processes import detect
 from dist_rmd.pipeline.command import main
@@ -72,9 +71,7 @@ def test_an_early_student_has_a_say(run, recipe, tmp_path):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_refines_alike_to_the_bit(run, recipe, ranks, tmp_path):
     arguments = [*recipe, "stages=[relabel]", f"inputs.simsiam={run.folder.path}"]
-    done = torchrun(
-        ranks, "-m", "dist_rmd.train", *arguments, f"out={tmp_path}", "name=b", env={"OMP_NUM_THREADS": "1"}
-    )
+    done = forked.ranks(ranks, "dist_rmd.train", *arguments, f"out={tmp_path}", "name=b")
     assert done.returncode == 0, done.stdout
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 from support import small
+from support.forked import on_ranks
 from support.ranks.student import features, labels, opened, teacher
-from support.torchrun import on_ranks
 
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading import loaders as module

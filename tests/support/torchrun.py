@@ -1,4 +1,7 @@
-"""Run code on several real processes: torchrun with gloo on this machine, one thread a process, a hard deadline."""
+"""torchrun itself, with gloo on this machine, one thread a process and a hard deadline; and what processes are doing.
+
+support/forked.py starts ranks in a hundredth of the time, for tests that do not speak of torchrun and of signals.
+"""
 
 import contextlib
 import os
@@ -95,13 +98,6 @@ def torchrun(
     """`torchrun --nproc_per_node=ranks OPTIONS ARGUMENTS` -> the finished process with its output."""
     with launched(ranks, *arguments, options=options, env=env) as run:
         return run.finish(deadline)
-
-
-def on_ranks(ranks: int, name: str, *arguments: object, deadline: float = 120) -> str:
-    """Run support/ranks/<name>.py on `ranks` processes and return its output; a failure shows the whole output."""
-    done = torchrun(ranks, "-m", f"support.ranks.{name}", *map(str, arguments), deadline=deadline)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def wait_for(condition: Callable[[], object], seconds: float):

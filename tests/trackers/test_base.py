@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from support import small, trackers
-from support.torchrun import torchrun
+from support.forked import on_ranks
 from support.whole_runs import records, stopped
 
 from dist_rmd import config
@@ -97,14 +97,7 @@ def test_a_run_that_fails_says_so(command, tmp_path):
 
 
 def test_one_of_two_ranks_tells_it(command, tmp_path):
-    script = (
-        "import sys; from support import trackers; from dist_rmd.pipeline.command import main\n"
-        "with trackers.known():\n    sys.exit(main(sys.argv[1:]))\n"
-    )
-    (tmp_path / "script.py").write_text(script)
-    words = [*command, f"out={tmp_path}", "stages=[classifier]", "log.also=[notepad]"]
-    done = torchrun(2, str(tmp_path / "script.py"), *words)
-    assert done.returncode == 0, done.stdout
+    on_ranks(2, "tracked", *command, f"out={tmp_path}", "stages=[classifier]", "log.also=[notepad]")
     assert told(tmp_path / "a") == written(tmp_path / "a")
     assert [note["status"] for note in trackers.read(tmp_path / "a") if "status" in note] == ["done"]
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from support.torchrun import on_ranks
+from support.forked import on_ranks
 
 from dist_rmd.data.augment.views import Views
 from dist_rmd.data.labels.view import LabelView

@@ -1,1 +1,1 @@
-"""Programs that tests start on several ranks, by `support.torchrun.on_ranks(ranks, NAME, *arguments)`."""
+"""Programs that tests run on several ranks, by `support.forked.on_ranks(ranks, NAME, *arguments)`."""
