@@ -106,11 +106,11 @@ def _wait(processes: Sequence[ForkServerProcess], seconds: float, said: Path) ->
     deadline, code = time.monotonic() + seconds, 0
     running = {process.sentinel: process for process in processes}
     while running:
-        ended = connection.wait(running, max(0, deadline - time.monotonic()))
+        ended = connection.wait([*running], max(0, deadline - time.monotonic()))
         assert ended or code, f"still running after {seconds} s:\n{said.read_text()}"
         if not ended:
             return code
-        for sentinel in ended:
+        for sentinel in running.keys() & {*ended}:
             process = running.pop(sentinel)
             process.join()
             if process.exitcode and not code:
@@ -128,6 +128,7 @@ def _ended() -> Iterator[list[ForkServerProcess]]:
         yield processes
     finally:
         for process in processes:
+            assert process.pid
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
