@@ -287,6 +287,18 @@ def divide(
     )
 
 
+def clean_probability(losses: ArrayLike, reg_covar: float = 5e-4, max_iter: int = 10, tol: float = 1e-2) -> Floats:
+    """The probability of each of N images that its label is right, by its loss: N float64 (DivideMix, sec. 3.1).
+
+    It is the share of the component with the smaller mean in a mixture of two Gaussians, fitted to the losses after
+    these have been scaled to 0..1.  The constants are those of the authors' code; the starting points of EM are fixed.
+    Raises DataError for losses that are not finite or all equal.
+    """
+    values = scaled(losses)
+    mixture = _fit(values, 0.0, 1.0, 2, reg_covar, n_init=1, max_iter=max_iter, tol=tol, seed=0)
+    return replace(mixture, set=np.array([CLEAN, CLOSED])).assign(values).probability[:, CLEAN]
+
+
 class Quality(NamedTuple):
     """A division compared with the true sets.  A share is None where its set is empty."""
 

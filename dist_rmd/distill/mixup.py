@@ -60,6 +60,25 @@ def partners(rows: Tensor, mix: Mix, sizes: Sequence[int], rank: int) -> Tensor:
     return torch.empty_like(rows).copy_(all_gather_rows(rows, sizes)[own])
 
 
+def partners_across(
+    parts: Sequence[Tensor], sizes: Sequence[Sequence[int]], mix: Mix, rank: int
+) -> tuple[Tensor, Tensor]:
+    """Like `partners`, for several batches that are mixed together: (this rank's rows, their partners' rows).
+
+    parts: this rank's part of every batch, b_k x ... each; the rows are those of parts[0], parts[1], ... one after
+    another.  sizes: the b_k of all ranks, of every batch.  In the mix, batch k follows batch k - 1, so that it is the
+    same mix on any number of ranks.
+    """
+    pool = torch.cat([all_gather_rows(part, whole) for part, whole in zip(parts, sizes, strict=True)])
+    places = mix.partner.split([sum(whole) for whole in sizes])
+    own = torch.cat([place.split(list(whole))[rank] for place, whole in zip(places, sizes, strict=True)])
+    if pool.is_cuda:
+        own = own.pin_memory()  # as above
+    own = own.to(pool.device, non_blocking=True)
+    rows = torch.cat(list(parts))
+    return rows, torch.empty_like(rows).copy_(pool[own])
+
+
 def mixed(rows: Tensor, others: Tensor, weight: float) -> Tensor:
     """Mix two tensors: weight * rows + (1 - weight) * others; images by eq. 14, losses under both labels by eq. 15."""
     return weight * rows + (1 - weight) * others

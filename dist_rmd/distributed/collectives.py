@@ -98,6 +98,14 @@ def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     return rows if world_size() == 1 else _GatherRows.apply(rows, sizes)
 
 
+def mean_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The mean of the rows of all ranks, rows b_r x C -> C, with gradient as in `gather_rows`; the same on all ranks.
+
+    sizes: the b_r of all ranks.
+    """
+    return gather_rows(rows.sum(dim=0, keepdim=True), [1] * len(sizes)).sum(dim=0) / sum(sizes)
+
+
 class _GatherRows(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sizes: Sequence[int]) -> Tensor:

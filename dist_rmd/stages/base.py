@@ -263,6 +263,11 @@ def batch_mean(values: Tensor, batch: Batch) -> Tensor:
     return values.mean() * batch.share
 
 
+def one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """b x C, 1 at the labels, of the type and device of `like`, b x C.  F.one_hot would wait for the device."""
+    return torch.zeros_like(like).scatter_(1, labels[:, None], 1)
+
+
 def fitted(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Terms that show memorisation: of the right, and of the wrong given labels, (number fitted, number in total).
 

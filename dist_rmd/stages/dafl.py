@@ -13,7 +13,7 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill.kd import kd_loss
-from dist_rmd.distributed.collectives import gather_rows
+from dist_rmd.distributed.collectives import mean_rows
 from dist_rmd.stages._data_free import DataFreeStage, diversity
 from dist_rmd.stages.base import Batches, DataInfo, batch_mean
 
@@ -98,6 +98,5 @@ def negative_entropy(logits: Tensor, batch: Batch) -> Tensor:
 
     logits: b x C of this rank.  All ranks get the same value, with gradient.
     """
-    sums = gather_rows(logits.softmax(dim=1).sum(dim=0, keepdim=True), [1] * len(batch.sizes))  # ranks x C
-    p = sums.sum(dim=0) / sum(batch.sizes)
+    p = mean_rows(logits.softmax(dim=1), batch.sizes)
     return (p * p.log10()).sum()

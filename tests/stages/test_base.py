@@ -42,6 +42,9 @@ OPTIONS = (
     "war war.warmup=1 task.mixup=1 task.kd=0.5",
     "cleot cleot.warmup=1 task.mixup=1 cleot.alpha=0.5",
     "dfnd dfnd.mixup=1",
+    "sop sop.consistency=0.9 sop.balance=0.1",
+    "dividemix dividemix.warmup=1 task.batch_size=10",
+    "dividemix dividemix.confidence=1",
 )
 
 

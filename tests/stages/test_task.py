@@ -5,11 +5,13 @@ import pytest
 import torch
 from support import small
 from support.recipe import batch, relabelled, stage
+from support.torchrun import on_ranks
 from support.whole_runs import assert_same, stopped
 
 from dist_rmd.config import determinants, sections
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.distill import mixup
+from dist_rmd.engine.checkpoint import Checkpoints
 from dist_rmd.engine.clock import Clock
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.pipeline.command import main
@@ -172,3 +174,25 @@ def test_a_division_of_other_images_is_refused(command, divided):
     division = artefacts.load(divided / "a" / "division" / "artefact.pt")
     with pytest.raises(DataError, match="the division is of other images"):
         StageSession(plan, placed(plan, "elr", {"division": division}), plan.source())
+
+
+METHODS = ("reweight", "d2l", "war", "cleot", "sop", "dividemix")
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_run_of_every_method_is_the_same_on_any_number_of_ranks(tmp_path, ranks):
+    """Past warm-up, estimate, turning point and division; ELR and the losses have runs of their own."""
+    data = small.prepare(tmp_path)
+    arguments = [
+        *small.RECIPE, f"data.path={data}", "data.reader=memory", "name=a", f"stages=[{','.join(METHODS)}]",
+        "precision=fp64", "task.batch_size=49", "task.lr=0.001", "d2l.init_epochs=1", "d2l.window=1",
+        "sop.consistency=0.9", "sop.balance=0.1", "dividemix.warmup=1",
+    ]  # fmt: skip
+    assert main([*arguments, f"out={tmp_path / 'one'}"]) == 0
+    on_ranks(ranks, "seam", *arguments, f"out={tmp_path / 'many'}")
+    for method in METHODS:
+        one, many = (
+            Checkpoints(tmp_path / out / "a" / method / "checkpoints", 2).load_newest() for out in ("one", "many")
+        )
+        for part in ("net", "averages", "memory"):
+            torch.testing.assert_close(many[part], one[part], rtol=1e-6, atol=1e-8, msg=lambda m, n=method: f"{n}: {m}")

@@ -96,6 +96,6 @@ def batch(views=1, size=10, rank=0, world=1, dtype=torch.float32, seed=1, open_i
     part = shard(size, rank, world)
     sizes = tuple(len(range(size)[shard(size, r, world)]) for r in range(world))
     indices, right = torch.arange(size), torch.rand(size, generator=generator) < 0.6
-    more = batch(1, open_images, rank, world, dtype, seed + 1, 0) if open_images else None
+    more = batch(views, open_images, rank, world, dtype, seed + 1, 0) if open_images else None
     views = tuple(x[part] for x in images)
     return Batch(views, labels[part], 7 + indices[part], indices[part], sizes, 2, 5, right[part], more)
