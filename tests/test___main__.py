@@ -7,6 +7,7 @@ import sys
 import venv
 
 import pytest
+from support import forked
 from support.small import RECIPE
 from support.torchrun import ROOT, child_environment
 
@@ -14,14 +15,9 @@ import dist_rmd
 from dist_rmd.__main__ import COMMANDS, main
 
 
-def run(*words):
-    command = [sys.executable, "-m", "dist_rmd", *words]
-    return subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=120)
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_under_its_name(name):
-    done = run(name, "--help")
+    done = forked.command("dist_rmd", name, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: dist-rmd {name} ")
 
@@ -51,7 +47,8 @@ def test_a_mistake_is_one_line_that_names_the_nearest_command(capsys, words, lin
 
 
 def test_the_exit_code_is_the_commands():
-    done = run("train", "rmdnet/digit")
+    command = [sys.executable, "-m", "dist_rmd", "train", "rmdnet/digit"]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "did you mean rmdnet/digits?" in done.stderr
 

@@ -1,13 +1,10 @@
 """A run stopped or killed at any optimizer step, and started again, ends with the bits of one that never was."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support import small
-from support.torchrun import ROOT
+from support import forked, small
 from support.whole_runs import assert_same, fault, stopped
 
 from dist_rmd import report
@@ -122,8 +119,7 @@ def test_killed_between_checkpoints_within_an_epoch(command, straight, tmp_path)
     """kill -9 of a run that saves after every step."""
     arguments = [*command, "stages=[simsiam]", f"out={tmp_path}"]
     with fault("kind=SIGKILL,rank=0,step=6"):
-        process = [sys.executable, "-m", "dist_rmd.train", *arguments, "checkpoint.minutes=1e-9"]
-        killed = subprocess.run(process, cwd=ROOT, capture_output=True, timeout=100)
+        killed = forked.command("dist_rmd.train", *arguments, "checkpoint.minutes=1e-9")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     state = Checkpoints(tmp_path / "a" / "simsiam" / "checkpoints", 2).load_newest()
     assert state

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.forked import on_ranks
 
-from dist_rmd.distributed.rank_group import LOST, RankGroup
+from dist_rmd.distributed.rank_group import RankGroup
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +63,5 @@ def test_the_rank_that_died_is_named_by_all_others(folder):
         assert lost["type"] == "LostPeer"
         assert lost["text"].startswith("rank 1 of 3 does not answer: it died, or hangs; start again"), lost
         assert "\n" not in lost["text"]
-        assert lost["seconds"] < max(LOST.values()) + 3
+        assert "timed out" not in lost["text"]  # found by the closed connection, not by waiting for the group's timeout
         assert lost["not explained"] == [True, True]

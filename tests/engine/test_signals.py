@@ -21,7 +21,9 @@ with signals.StopRequest() as request:
     while not request.signal:
         time.sleep(0.01)
     print("asked by", request.signal, flush=True)
-    time.sleep(60 if sys.argv[3] == "stuck" else 0)
+    if sys.argv[3] == "stuck":
+        time.sleep(60)
+        print("not stopped", flush=True)
 """
 LAUNCHER = (
     "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid()), *sys.argv[2:]])"
@@ -84,7 +86,7 @@ print("alive")
 
 
 def followed(grace: float, manner: str) -> tuple[list[str], float]:
-    """Kill the launcher of a process that follows it -> what that says, and the seconds until it is gone."""
+    """Kill the launcher of a process that follows it -> what that says until it is gone, and the seconds of that."""
     command = [sys.executable, "-c", LAUNCHER, FOLLOWER, str(grace), manner]
     launcher = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert launcher.stdout
@@ -97,12 +99,11 @@ def followed(grace: float, manner: str) -> tuple[list[str], float]:
 
 
 def test_the_death_of_the_launcher_is_a_request_to_stop():
-    said, seconds = followed(grace=30, manner="leaves")
+    said, _ = followed(grace=30, manner="leaves")
     assert said == [f"asked by {int(signal.SIGTERM)}\n"]
-    assert seconds < 5
 
 
 def test_a_process_that_cannot_stop_does_not_outlive_its_launcher():
     said, seconds = followed(grace=0.5, manner="stuck")
     assert said == [f"asked by {int(signal.SIGTERM)}\n"]
-    assert 0.5 < seconds < 5
+    assert seconds > 0.5

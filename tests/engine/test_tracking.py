@@ -1,7 +1,6 @@
 """Trackers that break, hang or are slow: told of once, waited for by nobody."""
 
 import threading
-import time
 
 import pytest
 
@@ -85,9 +84,7 @@ def test_one_that_breaks_is_left_out_and_the_other_goes_on(tmp_path, said, error
 def test_nobody_waits_for_one_that_hangs(tmp_path, said, monkeypatch):
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
     gate = threading.Event()
-    began = time.monotonic()
-    followed(tmp_path, said, 1, one=Noting(gate), other=Noting(gate)).end("done")
-    assert time.monotonic() - began < 2
+    followed(tmp_path, said, 1, one=Noting(gate), other=Noting(gate)).end("done")  # comes back before the gate opens
     assert [line.partition(" is ")[0] for line in said] == ["log.also: one", "log.also: other"]
     assert "(it has not taken everything in within 0.2 s)" in said[0]
     gate.set()

@@ -58,11 +58,9 @@ def test_a_second_beton_needs_no_second_compilation(reader, tmp_path, write_beto
     path = tmp_path / "test.beton"
     pixels = write_beton(path, 50, 8, seed=1)
     other = BetonReader(path, 1, CPU)
-    started = time.monotonic()
     (images, _), *_ = other.read([np.arange(50)])
     assert torch.equal(images, pixels)
     assert ffcv_reader._copy.signatures == compiled
-    assert time.monotonic() - started < 1
 
 
 def test_two_betons_can_be_read_at_the_same_time(reader, beton, tmp_path, write_beton):
@@ -86,11 +84,17 @@ def test_leaving_early_leaves_no_thread(reader):
         assert threading.active_count() == before
 
 
-def test_leaving_early_does_not_read_the_rest(reader):
-    list(reader.read([np.arange(3)]))
-    started = time.monotonic()
-    next(reader.read([np.arange(203)] * 50_000))
-    assert time.monotonic() - started < 2
+def test_leaving_early_does_not_read_the_rest(reader, monkeypatch):
+    taken, batches = [], ffcv_reader._Epoch._until_closed
+
+    def noted(epoch):
+        for batch in batches(epoch):
+            taken.append(batch)
+            yield batch
+
+    monkeypatch.setattr(ffcv_reader._Epoch, "_until_closed", noted)
+    next(reader.read([np.arange(203)] * 500))
+    assert 1 <= len(taken) < 50  # those that FFCV reads ahead
 
 
 def test_the_end_is_an_end(reader):

@@ -1,10 +1,8 @@
 """The tests that the step names are there: those that have moved would be left out."""
 
-import subprocess
-import sys
-
 import pytest
-from support.torchrun import ROOT, child_environment
+from support import forked
+from support.torchrun import ROOT
 
 from tools.replicate_parts.steps.checks import CHOSEN, FILES
 
@@ -19,9 +17,7 @@ def test_the_files_are_there():
      ("cuda", {"views_triton", "loader", "overlapped", "relation", "sync_batchnorm", "base", "compilation"})],
 )  # fmt: skip
 def test_something_of_each_is_chosen(device, least):
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "--import-mode=importlib"]
-    done = subprocess.run(
-        [*command, *CHOSEN[device], *FILES], cwd=ROOT, env=child_environment(), capture_output=True, text=True
-    )
+    options = ("--collect-only", "-q", "-o", "addopts=", "--import-mode=importlib")
+    done = forked.command("pytest", *options, *CHOSEN[device], *FILES)
     files = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
     assert {file.rpartition("/test_")[2].removesuffix(".py") for file in files} == least
