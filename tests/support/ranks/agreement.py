@@ -57,7 +57,7 @@ try:
     peers.gather(rank)
 except Exception as error:
     explained = peers.explain(error)
-    lost = {"type": type(explained).__name__, "text": str(explained)}
+    lost: dict[str, object] = {"type": type(explained).__name__, "text": str(explained)}
     others = [RuntimeError("shapes differ"), OSError("Connection timed out")]
     lost["not explained"] = [peers.explain(other) is other for other in others]
     (folder / f"lost{rank}.json").write_text(json.dumps(lost))
