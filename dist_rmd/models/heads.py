@@ -1,4 +1,4 @@
-"""The heads of an encoder: SimSiam's projector and predictor, and the linear classifier."""
+"""The heads of an encoder: projectors and predictors of stages without labels, and the linear classifier."""
 
 from torch import Tensor, nn
 
@@ -32,6 +32,17 @@ def predictor(features: int, hidden: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Linear(hidden, features),
     )
+
+
+def mlp(features: int, hidden: int, out: int, batchnorm: bool = False) -> nn.Sequential:
+    """Two linear layers with a ReLU between them, N x features -> N x hidden -> N x out.
+
+    The projector of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, sec. 2.1) and of MoCo v2 (Chen et al.
+    2020, https://arxiv.org/abs/2003.04297).  With `batchnorm`, which stands before the ReLU, it is projector and
+    predictor of BYOL (Grill et al. 2020, https://arxiv.org/abs/2006.07733, sec. 3.3).
+    """
+    norm = [nn.BatchNorm1d(hidden)] if batchnorm else []
+    return nn.Sequential(nn.Linear(features, hidden), *norm, nn.ReLU(inplace=True), nn.Linear(hidden, out))
 
 
 def linear_head(encoder: Encoder, classes: int) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""The batch statistics of batch normalisation: keeps them out of the running statistics, or reads them."""
+"""The batch statistics of batch normalisation: normalises by them, keeps them out of the running ones, reads them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,6 +22,23 @@ def statistics_kept(net: nn.Module) -> Iterator[None]:
     finally:
         for module in tracking:
             module.track_running_stats = True
+
+
+@contextlib.contextmanager
+def batch_statistics(net: nn.Module) -> Iterator[None]:
+    """Within this context, `net`, which is in evaluation mode, normalises by the batch, as in training.
+
+    All running statistics stay as they are.
+    """
+    layers = [m for m in net.modules() if isinstance(m, _BatchNorm)]
+    with statistics_kept(net):
+        for layer in layers:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.eval()
 
 
 @contextlib.contextmanager

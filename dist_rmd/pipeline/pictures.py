@@ -23,7 +23,8 @@ def views(dataset: Dataset, batch: Batch) -> Tensor:
     The views of one sample follow each other.  A label that is known to be wrong is red.
     """
     each = len(batch.views)
-    first = torch.stack([view[:SHOWN].float().cpu() for view in batch.views], dim=1)  # n x views x 3 x S x S
+    shown = [F.interpolate(view[:SHOWN].float().cpu(), dataset.side) for view in batch.views]  # smaller ones enlarged
+    first = torch.stack(shown, dim=1)  # n x views x 3 x S x S
     pixels = framed(dataset, first.flatten(0, 1)[:SHOWN])
     zoom = -(-LEAST // pixels.shape[-1])
     pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)

@@ -35,7 +35,7 @@ from dist_rmd.text.escapes import markdown, prepare_drawing, visible
 
 __all__ = ["suspects"]
 
-UNTOUCHED = ("simsiam", "teacher")
+UNTOUCHED = ("simsiam", "simclr", "byol", "moco", "dino", "teacher")
 """stages whose features do not depend on the run's given labels, the best first"""
 COLUMNS, ROWS = 10, 4  # images in the picture
 LONGEST = 16  # most letters of a class's name in the picture
@@ -59,7 +59,7 @@ def suspects(
     """Which labels are probably wrong, the most suspect first: a table, a page to decide on, and a picture.
 
     runs: run folders with a finished stage, such as simsiam alone; their true labels need not be known.
-    stage: the stage whose features judge the labels (default: simsiam, else teacher, else the last with features).
+    stage: the stage whose features judge the labels (default: one without labels, else teacher, else the last).
     folds: classifiers to train, 2 to 5, each of which judges the part of the images it has not seen (0: none).
     images: how many of the most suspect images the page shows at most; the tables list all of them.
     data: where the prepared images are now, if not where the run was trained.

@@ -145,7 +145,7 @@ def _unfinished(runs: Sequence[FinishedRun]) -> list[str]:
 
 def _title(run: FinishedRun, stage: str) -> str:
     loss, relation = run.config.section(LossConfig).name.upper(), run.config.section(RelationConfig)
-    method = "RMDNet" if relation.teacher == "simsiam" else "RGRL"
+    method = "RGRL" if relation.teacher == "random" else "RMDNet"
     titles = {"simsiam": "SimSiam", "classifier": loss, "rgrl": f"{loss}+{method} (K={relation.k:g})"}
     return titles.get(stage, stage) + (", forced" if stage in run.forced else "")
 

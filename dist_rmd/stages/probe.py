@@ -1,4 +1,4 @@
-"""Linear probe: measures how well a linear classifier separates the classes in the frozen features of `simsiam`."""
+"""Linear probe: measures how well a linear classifier separates the classes in frozen features."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dist_rmd.config import LabelledOptimization, StageConfig
+from dist_rmd.config import LabelledOptimization, Role, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._student import take_over
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
@@ -33,6 +34,8 @@ class ProbeConfig(LabelledOptimization):
     """multiply lr by batch_size / 256"""
     weight_decay: NonNegativeFloat = 0.0
     """weight decay, on all parameters"""
+    teacher: LabelFree = leaf("simsiam", Role.RESULT, added=True)
+    """the stage whose encoder gives the features"""
 
 
 class Frozen(ImageClassifier):
@@ -64,12 +67,12 @@ class Probe(ClassifierStage):
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
-        return ("simsiam",)
+        return (config.section(ProbeConfig).teacher,)
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
-        self.optimization = config.section(ProbeConfig)
+        c = self.optimization = config.section(ProbeConfig)
         body = encoder(config.model.name, config.model.width)
-        take_over(body, inputs["simsiam"], config.model)
+        take_over(body, inputs[c.teacher], config.model)
         self.net = Frozen(body.requires_grad_(False), data.classes).train()
         nn.init.normal_(self.net.head.weight, std=0.01)
         nn.init.zeros_(self.net.head.bias)

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dist_rmd.config import StageConfig
+from dist_rmd.config import Role, StageConfig, leaf
 from dist_rmd.config.key_types import ClosedUnitInterval
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.errors import DataError
 from dist_rmd.models.encoder import frozen_encoder
+from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._student import frozen_teacher, score_images
 from dist_rmd.stages.base import ComputationStage, DataInfo
 from dist_rmd.suspects.scores import suspicion
@@ -23,17 +24,19 @@ __all__ = ["Relabel"]
 
 @dataclass(frozen=True)
 class RelabelConfig:
-    """Stage `relabel`: labels by SimSiam's neighbours, which task.relabel=true lets later stages learn."""
+    """Stage `relabel`: labels by an image's neighbours, which task.relabel=true lets later stages learn."""
 
     student: Literal["none", "classifier", "elr"] = "none"
     """stage whose network has a say, too, of another run (inputs.classifier=<its folder>).  The network must not have
     memorised the wrong labels: take a classifier that was trained for a few epochs, or elr"""
     student_weight: ClosedUnitInterval = 0.5
     """weight of the student's probabilities; the probabilities from the neighbours have 1 - student_weight"""
+    teacher: LabelFree = leaf("simsiam", Role.RESULT, added=True)
+    """the stage in whose features images are neighbours"""
 
 
 class Relabel(ComputationStage):
-    """Estimates class probabilities p_i of every image from the labels of images with similar SimSiam features.
+    """Estimates class probabilities p_i of every image from the labels of images with similar features.
 
     The refined label is argmax p_i, the image's weight max p_i.  dist_rmd.suspects.scores computes p_i from the labels
     of the nearest neighbours (leave-one-out), out-of-fold Gaussians of the classes, the given label, and an estimate of
@@ -44,8 +47,8 @@ class Relabel(ComputationStage):
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
-        student = config.section(RelabelConfig).student
-        return ("simsiam",) if student == "none" else ("simsiam", student)
+        c = config.section(RelabelConfig)
+        return (c.teacher,) if c.student == "none" else (c.teacher, c.student)
 
     @classmethod
     def seed(cls, config: StageConfig) -> int:
@@ -55,7 +58,7 @@ class Relabel(ComputationStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = config.section(RelabelConfig)
         self.classes = data.classes
-        self.teacher = frozen_encoder(inputs["simsiam"])
+        self.teacher = frozen_encoder(inputs[self.config.teacher])
         student = self.config.student
         self.student = None if student == "none" else frozen_teacher(inputs[student])
 

@@ -13,6 +13,7 @@ from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder, frozen_encoder
+from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._mixing import mix
 from dist_rmd.stages._student import take_over
 from dist_rmd.stages.base import DataInfo
@@ -25,9 +26,9 @@ __all__ = ["RGRL"]
 class RelationConfig:
     """The relation term of stage `rgrl` (RMDNet eq. 10, 11)."""
 
-    teacher: Literal["simsiam", "random"] = "simsiam"
-    """simsiam: the encoder of that stage; random: one that stays as initialised, the ablation without representation
-    learning (RMDNet table 2, CE+RGRL)"""
+    teacher: Literal[LabelFree, "random"] = "simsiam"
+    """the stage whose encoder teaches, the paper's simsiam or another one without labels; random: an encoder that stays
+    as initialised, the ablation without representation learning (RMDNet table 2, CE+RGRL)"""
     k: NonNegativeFloat = 1.0
     """K, weight of the relation loss beside the robust loss; 0 is the baseline"""
     node: NonNegativeFloat = 0.8
@@ -63,29 +64,30 @@ VIEWS = {"same": ("weak",), "other": ("weak", "weak"), "plain": ("weak", "plain"
 class RGRL(Classifier):
     """L = robust loss + K (node ||M - I||_F + edge ||E_t - E_s||_F).
 
-    The teacher is the frozen encoder of stage `simsiam`, or a random one, in evaluation mode and without gradient; it
-    sees the last view of a batch, the student the first, both mixed where images are.  Both matrices are over the
-    pooled features of the global batch.
+    The teacher is the frozen encoder of a stage without labels, or a random one, in evaluation mode and without
+    gradient; it sees the last view of a batch, the student the first, both mixed where images are.  Both matrices are
+    over the pooled features of the global batch.
     """
 
     sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
-        learned = ("simsiam",) if config.section(RelationConfig).teacher == "simsiam" else ()
-        return (*learned, *super().needs(config))
+        teacher = config.section(RelationConfig).teacher
+        return (*([] if teacher == "random" else [teacher]), *super().needs(config))
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         super().__init__(config, data, inputs)  # the student's weights are drawn first: the same as the baseline's
         c = config.section(RelationConfig)
         self.views = VIEWS[c.teacher_view]
-        self.k = c.k
+        self.k, self.taught_by = c.k, c.teacher
         self.teacher_knn: float | None = None
-        if c.teacher == "simsiam":
-            self.teacher_knn = next((v for tag, v in inputs["simsiam"]["scores"][-1].items() if "knn" in tag), None)
+        learned = None if c.teacher == "random" else inputs[c.teacher]
+        if learned is not None:
+            self.teacher_knn = next((v for tag, v in learned["scores"][-1].items() if "knn" in tag), None)
         self.relation = RelationLoss(c.node, c.edge, c.method, norm=c.norm, node_pairs=c.node_pairs)
-        if c.teacher == "simsiam":
-            self.teacher = frozen_encoder(inputs["simsiam"])
+        if learned is not None:
+            self.teacher = frozen_encoder(learned)
         else:
             random = encoder(config.model.name, config.model.width, config.model.init)
             self.teacher = random.requires_grad_(False).eval()
@@ -96,8 +98,8 @@ class RGRL(Classifier):
                 f"student {widths[1]}: set relation.node=0, which leaves edge matching",
                 agreed=True,
             )
-        if c.init_from_teacher and c.teacher == "simsiam":
-            take_over(self.net.encoder, inputs["simsiam"], config.model)
+        if c.init_from_teacher and learned is not None:
+            take_over(self.net.encoder, learned, config.model)
         elif c.init_from_teacher:
             self.net.encoder.load_state_dict(self.teacher.state_dict())
         if c.init_from_teacher:
@@ -131,6 +133,6 @@ class RGRL(Classifier):
         self.teacher_knn = None  # said once
         return (
             f"the student is right in {accuracy:.1f} %, but neighbours in its teacher's features in {knn:.1f} % only: "
-            "relations of so weak a teacher cost accuracy; train it longer (simsiam.epochs; a larger augment.crop_min "
-            "for small images), or take a relation.k of 0.1 or less (docs/relation.md)"
+            f"relations of so weak a teacher cost accuracy; train it longer ({self.taught_by}.epochs; a larger "
+            "augment.crop_min for small images), or take a relation.k of 0.1 or less (docs/relation.md)"
         )

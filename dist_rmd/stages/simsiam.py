@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.config import Optimization, Role, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.loading.batch import Batch
-from dist_rmd.distributed.collectives import global_moments
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import predictor, projector
-from dist_rmd.stages.base import DataInfo, TrainingStage, batch_mean
+from dist_rmd.stages._label_free import LabelFreeStage, spread, wide
+from dist_rmd.stages.base import DataInfo, batch_mean
 
 __all__ = ["SimSiam"]
 
@@ -59,13 +58,11 @@ class Siamese(nn.Module):
         return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
 
 
-class SimSiam(TrainingStage):
+class SimSiam(LabelFreeStage):
     """L = C(p1, stopgrad z2) / 2 + C(p2, stopgrad z1) / 2, C = minus cosine similarity (RMDNet eq. 1-3)."""
 
     sections: ClassVar[Mapping[str, type]] = {"simsiam": SimSiamConfig}
     recipe = "simsiam"
-    labels = "none"
-    evaluation = "knn"
     net: Siamese
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
@@ -79,7 +76,7 @@ class SimSiam(TrainingStage):
             predictor(out, c.pred_hidden),
         )
         self.fix_pred_lr = c.fix_pred_lr
-        self.healthy_std = out**-0.5  # of a coordinate of unit vectors spread evenly over the sphere
+        self.healthy_std = out**-0.5
 
     def param_groups(self) -> list[dict[str, Any]]:
         body = [*self.net.encoder.parameters(), *self.net.projector.parameters()]
@@ -89,26 +86,6 @@ class SimSiam(TrainingStage):
         ]
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        p1, p2, z1, z2 = (out.float() if out.itemsize < 4 else out for out in net(*batch.views))
+        p1, p2, z1, z2 = map(wide, net(*batch.views))
         per_sample = -(F.cosine_similarity(p1, z2) + F.cosine_similarity(p2, z1)) / 2
         return {"loss": batch_mean(per_sample, batch), "feature_std": spread(z1)}
-
-    def warning(self, metrics: Mapping[str, float]) -> str | None:
-        std = metrics.get("train/feature_std")  # which no evaluation measures
-        if std is None or std > 0.1 * self.healthy_std:
-            return None
-        return (
-            f"representations are collapsing: std of normalised projections {std:.5f}, "
-            f"healthy is about {self.healthy_std:.4f} (a smaller learning rate usually cures it)"
-        )
-
-    def artefact(self) -> dict[str, Any]:
-        net = self.net
-        return {part: getattr(net, part).state_dict() for part in ("encoder", "projector", "predictor")}
-
-
-def spread(z: Tensor) -> Tensor:
-    """Standard deviation (0-d) of the coordinates of all ranks' rows (b_r x D) on the unit sphere, without gradient."""
-    var, mean = torch.var_mean(F.normalize(z.detach()), dim=0, correction=0)
-    _, var, rows = global_moments(mean, var, len(z))
-    return (var.mean() * rows / (rows - 1)).sqrt()

@@ -19,9 +19,10 @@ from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.pipeline import resolved
 from dist_rmd.registry import available
 from dist_rmd.run import artefacts
+from dist_rmd.stages._label_free import LabelFree
 
 DEFAULTS = sections.parse(None)
-NEEDED = ("simsiam", "teacher", "division", "relabel", "inversion")
+NEEDED = (*typing.get_args(LabelFree), "teacher", "division", "relabel", "inversion")
 EVERYTHING = f"stages=[{','.join(dict.fromkeys([*NEEDED, *available('stages')]))}]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -47,6 +48,11 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "speed.cuda_graphs": (("speed.compile=true", "precision=fp32"), "speed.cuda_graphs=true"),
     "task.patience": (("data.holdout=0.2",), "task.patience=2"),
     "probe.patience": (("data.holdout=0.2",), "probe.patience=2"),
+    **{
+        f"{stage}.teacher": ((f"stages=[simsiam,simclr,{stage}]",), f"{stage}.teacher=simclr")
+        for stage in ("probe", "relabel")
+    },
+    "relation.teacher": (("stages=[simsiam,simclr,rgrl]",), "relation.teacher=simclr"),
     "relabel.student": (("stages=[simsiam,classifier,elr,relabel]",), "relabel.student=elr"),
     "weights.mean": ((), "weights.mean=[0.5,0.5,0.5]"),
     "weights.std": ((), "weights.std=[0.5,0.5,0.5]"),

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import ImageClassifier, predictor, projector
+from dist_rmd.models.heads import ImageClassifier, mlp, predictor, projector
 
 
 def kinds(net):
@@ -23,6 +23,13 @@ def test_predictor_is_a_bottleneck_without_output_normalisation():
     assert kinds(net) == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert net[3].bias is not None
     assert net(torch.randn(4, 2048)).shape == (4, 2048)
+
+
+def test_mlp_has_one_hidden_layer():
+    net = mlp(512, 2048, 128)
+    assert kinds(net) == ["Linear", "ReLU", "Linear"]
+    assert net(torch.randn(4, 512)).shape == (4, 128)
+    assert kinds(mlp(512, 4096, 256, batchnorm=True)) == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
 
 
 def test_classifier_returns_logits_and_the_features_they_come_from():

@@ -8,7 +8,7 @@ from torch import nn
 from dist_rmd.distributed.sync_batchnorm import SyncBatchNorm
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier
-from dist_rmd.models.statistics import batch_moments, statistics_kept
+from dist_rmd.models.statistics import batch_moments, batch_statistics, statistics_kept
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d, SyncBatchNorm])
@@ -24,6 +24,19 @@ def test_the_batch_normalises_itself_and_leaves_no_trace(layer):
         assert torch.equal(value, before[name]), name
     net(rows)
     assert not torch.equal(net[1].running_mean, before["1.running_mean"])
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d, SyncBatchNorm])
+def test_a_network_in_evaluation_mode_may_normalise_by_the_batch(layer):
+    net, rows = nn.Sequential(nn.Linear(3, 4), layer(4)), 5 + torch.randn(6, 3)
+    expected, before = copy.deepcopy(net).train()(rows), copy.deepcopy(net.state_dict())
+    net.eval()
+    with batch_statistics(net):
+        assert torch.equal(net(rows), expected)
+    assert not any(module.training for module in net.modules())
+    assert not torch.equal(net(rows), expected)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_an_error_within_does_not_switch_them_off_for_good():

@@ -24,6 +24,9 @@ def test_views_stand_over_their_given_labels_which_are_red_where_they_are_wrong(
     first = framed(dataset, seen.views[0])
     torch.testing.assert_close(pixels[0::2, :, ::2, ::2], first)
     assert torch.equal(lines[0::2], lines[1::2]), "both views of an image have its label"
+    half = views(dataset, replace(seen, views=(seen.views[0], seen.views[1][..., ::2, ::2])))
+    assert torch.equal(half[0::2], shown[0::2]), "a smaller view is enlarged"
+    assert half.shape == shown.shape
     other = views(dataset, replace(seen, labels=(seen.labels + 1) % 3))
     assert torch.equal(other[:, :, :side], pixels)
     assert not any(torch.equal(mine, others) for mine, others in zip(lines, other[:, :, side:], strict=True))

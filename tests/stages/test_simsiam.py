@@ -40,14 +40,6 @@ def test_views_do_not_share_batch_statistics():
     assert torch.equal(first, second)
 
 
-def test_collapse_is_seen():
-    s = stage("simsiam")
-    healthy = s.losses(s.net, batch(views=2, size=64))["feature_std"].item()
-    assert healthy == pytest.approx(16**-0.5, rel=0.5)
-    assert s.warning({"train/feature_std": healthy}) is None
-    assert "collapsing" in s.warning({"train/feature_std": 0.001})
-
-
 def test_predictor_may_keep_its_learning_rate():
     groups = stage("simsiam", "simsiam.fix_pred_lr=true").param_groups()
     assert [group.get("constant_lr", False) for group in groups] == [False, True]
@@ -61,10 +53,3 @@ def test_options_of_the_methods_study():
     assert s.views == ("weak", "weak")
     assert s.net(*batch(views=2).views)[2].shape == (10, 64)  # the encoder's features
     assert s.losses(s.net, batch(views=2))["loss"].isfinite()
-
-
-def test_artefact_holds_all_three_networks():
-    s = stage("simsiam")
-    artefact = s.artefact()
-    assert set(artefact) == {"encoder", "projector", "predictor"}
-    assert torch.equal(artefact["encoder"]["conv1.weight"], s.net.encoder.conv1.weight)

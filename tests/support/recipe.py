@@ -1,5 +1,7 @@
 """Small stages and batches for tests: width 8, 8 x 8 images, 3 classes."""
 
+from typing import get_args
+
 import torch
 import torch.nn.functional as F
 
@@ -10,6 +12,7 @@ from dist_rmd.distill.division import CLEAN, CLOSED, OPEN
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.registry import lookup
+from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages.base import DataInfo
 
 SMALL = (
@@ -17,7 +20,14 @@ SMALL = (
     "dafl.latent=5", "dfad.latent=5", "zskt.latent=5", "inversion.batch_size=10", "inversion.epochs=3",
     "deepinversion.batch_size=10",
 )  # fmt: skip
-HEADS = ("simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8")
+HEADS = (
+    "simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8",
+    "simclr.proj_hidden=16", "simclr.proj_out=16",
+    "byol.proj_hidden=16", "byol.proj_out=16", "byol.batch_size=10",
+    "moco.proj_hidden=16", "moco.proj_out=16", "moco.K=25", "moco.batch_size=10",
+    "dino.proj_hidden=16", "dino.bottleneck_dim=16", "dino.out_dim=20", "dino.local_crops_number=2",
+    "dino.batch_size=10",
+)  # fmt: skip
 SHAPE = DataInfo(classes=3, side=8, images=30)
 
 
@@ -29,7 +39,7 @@ def stage(name, *overrides, seed=0):
     model = {"name": "resnet10", "width": 8}
     simsiam = {"encoder": encoder("resnet10", 8).state_dict(), "scores": scores, "model": model}
     inputs = {
-        "simsiam": simsiam,
+        **dict.fromkeys(get_args(LabelFree), simsiam),
         "teacher": teacher(),
         "division": division(),
         "relabel": relabelled(),

@@ -9,6 +9,7 @@ from dist_rmd.data.augment import colour, geometry, keyed_rng
 
 CROP = tuple(f"crop {what} {t}" for what in ("area", "ratio") for t in range(geometry.TRIES))
 STRONG = (*CROP, "crop top", "crop left", "flip", "jitter", "brightness", "contrast", "saturation", "hue", "gray")
+WINDOW = ("window down", "window right")
 WEAK = ("shift down", "shift right", "flip")
 ORDERS = tuple(itertools.permutations(range(len(colour.JITTER))))
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors of colour.JITTER that change nothing
@@ -46,6 +47,12 @@ def strong(
         for strength, neutral, spread in zip(strengths, NEUTRAL, SPREAD, strict=True)
     ]
     return box, _happens(flip, flip_rate), factors, _happens(gray, GRAY_RATE)
+
+
+def window(keys: Tensor, indices: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """First rows and columns (b int64 each) of windows of half the side, anywhere in the image; keys: of WINDOW."""
+    down, right = (keyed_rng.below(draw, side - side // 2 + 1) for draw in keyed_rng.draw(keys, indices).unbind(0))
+    return down, right
 
 
 def weak(keys: Tensor, indices: Tensor, side: int, flip_rate: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -215,7 +215,7 @@ def test_jitter_order_is_one_of_all_24_a_batch():
 def test_pixels_do_not_depend_on_the_batch(side, compiled):
     """A batch of 64, as 22+21+21 and one by one: bit for bit; compiled for CPUs they are the eager ones."""
     data, index = pictures(64, side), indices(64)
-    views = Views(["strong", "weak", "plain"], side, MEAN, STD, seed=0, compiled=compiled)
+    views = Views(["strong", "weak", "plain", "local"], side, MEAN, STD, seed=0, compiled=compiled)
     whole = views(data, index, 2, 3)
     for sizes in ([22, 21, 21], [1] * 64):
         parts = [views(d, i, 2, 3) for d, i in zip(data.split(sizes), index.split(sizes), strict=True)]
@@ -226,6 +226,19 @@ def test_pixels_do_not_depend_on_the_batch(side, compiled):
         assert view.is_contiguous(memory_format=torch.channels_last)
     if compiled:
         assert all(map(torch.equal, whole, Views(views.kinds, side, MEAN, STD, 0, False)(data, index, 2, 3)))
+
+
+def test_a_local_view_is_a_window_of_a_strong_view():
+    data, index = pictures(64, 8), indices(64)
+    kinds = ("strong", "local")
+    whole, local = (Views([kind], 8, MEAN, STD, seed=0, compiled=False)(data, index, 2, 3)[0] for kind in kinds)
+    assert local.shape == (64, 3, 4, 4)
+    places = set()
+    for image, window in zip(whole, local, strict=True):
+        found = [(y, x) for y in range(5) for x in range(5) if torch.equal(image[:, y : y + 4, x : x + 4], window)]
+        assert found
+        places.update(found)
+    assert places == {(y, x) for y in range(5) for x in range(5)}
 
 
 def test_low_precision_products_elsewhere_do_not_reach_the_pixels():
