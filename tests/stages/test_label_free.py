@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 import torch
 from support import small
+from support.forked import on_ranks
 from support.recipe import batch_for, stage
-from support.torchrun import on_ranks
 from support.whole_runs import assert_same, records, stopped
 
 from dist_rmd.engine.checkpoint import Checkpoints
