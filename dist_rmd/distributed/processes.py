@@ -99,7 +99,7 @@ def place(
     `dtype` is that of its parameters.  compiled: where torch.compile is to fuse its layers, GPUs normalise as CPUs do.
     """
     if world.size > 1 and sync_batchnorm:
-        eager_gpu = world.device.type == "cuda" and not compiled
+        eager_gpu = world.device.type == "cuda" and not compiled and batchnorm.is_plain(net)
         convert = nn.SyncBatchNorm.convert_sync_batchnorm if eager_gpu else batchnorm.convert
         net = convert(net)
     return net.to(world.device, dtype).to(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dist_rmd.distributed.collectives import all_reduce_sum, global_moments, world_size
+from dist_rmd.errors import ConfigError
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -49,15 +50,46 @@ class SyncBatchNorm(_BatchNorm):
         return _Normalise.apply(x, self.weight, self.bias, mean, var, count, self.eps).to(input.dtype)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """The same for timm's BatchNormAct2d, which ends with a dropout and an activation of its own."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
 def convert(net: nn.Module) -> nn.Module:
     """Turn every BatchNorm1d/2d/3d of `net`, or `net` itself, into SyncBatchNorm, in place; returns `net`.
 
     Parameters, buffers, hooks and state dict keys stay: only `forward` differs, so it is enough to change the class.
+    Raises ConfigError for a kind of batch normalisation whose `forward` is not known.
     """
     for module in net.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-            module.__class__ = SyncBatchNorm  # type: ignore[assignment]
+        if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
+            module.__class__ = _synced(module)
     return net
+
+
+def is_plain(net: nn.Module) -> bool:
+    """Whether all batch normalisation in `net` is torch's, so that torch can convert it, too."""
+    return all(_is_torchs(module) for module in net.modules() if isinstance(module, _BatchNorm))
+
+
+def _synced(module: _BatchNorm) -> type[SyncBatchNorm]:
+    if _is_torchs(module):
+        return SyncBatchNorm
+    if type(module).__name__ == "BatchNormAct2d":
+        return SyncBatchNormAct
+    raise ConfigError(
+        f"{type(module).__name__} of this network normalises in its own way, which is not known for several ranks: set "
+        "dist.sync_batchnorm=false"
+    )
+
+
+def _is_torchs(module: _BatchNorm) -> bool:
+    return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,10 +4,12 @@ import pytest
 import torch
 from support.forked import on_ranks
 from support.ranks.batchnorm import network, network_gradient, train
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from dist_rmd.distributed import sync_batchnorm
 from dist_rmd.distributed.sync_batchnorm import SyncBatchNorm, convert
+from dist_rmd.errors import ConfigError
 
 CASES = {  # name -> layer, shape without rows, dtype, mean of the data, tolerance, under autocast
     "1d": (nn.BatchNorm1d(3), (), torch.float64, 0, 1e-10, False),
@@ -18,6 +20,7 @@ CASES = {  # name -> layer, shape without rows, dtype, mean of the data, toleran
     "2d, float32, channels last": (nn.BatchNorm2d(3), (4, 5), torch.float32, 0, 1e-5, False),
     "2d, no running statistics": (nn.BatchNorm2d(3, track_running_stats=False), (4, 5), torch.float64, 0, 1e-10, False),
     "2d, large mean": (nn.BatchNorm2d(3), (4, 5), torch.float32, 1000, 1e-3, False),
+    "2d, with timm's activation": (BatchNormAct2d(3), (4, 5), torch.float64, 0, 1e-10, False),
     "3d": (nn.BatchNorm3d(3), (2, 2, 2), torch.float64, 0, 1e-10, False),
     "2d, bfloat16": (nn.BatchNorm2d(3), (4, 5), torch.bfloat16, 0, 2e-2, True),
 }
@@ -158,3 +161,14 @@ def test_convert_replaces_every_layer_and_nothing_else():
 def test_one_dimension_is_refused():
     with pytest.raises(ValueError, match="1 dimension"):
         SyncBatchNorm(3)(torch.randn(3))
+
+
+def test_normalisation_of_an_unknown_kind_is_refused():
+    class Own(nn.BatchNorm2d):
+        def forward(self, input):
+            return super().forward(input).relu()
+
+    assert sync_batchnorm.is_plain(nn.Sequential(nn.BatchNorm2d(3)))
+    assert not sync_batchnorm.is_plain(nn.Sequential(Own(3)))
+    with pytest.raises(ConfigError, match=r"Own of this network .* dist\.sync_batchnorm=false"):
+        convert(nn.Sequential(Own(3)))

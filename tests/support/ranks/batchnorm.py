@@ -58,7 +58,7 @@ if __name__ == "__main__":
         collectives.GATHERED = -1  # all_reduce, as on GPUs
     results = []
     for layer, batches, factors, autocast in work["cases"]:
-        assert type(convert(layer)) is SyncBatchNorm
+        assert isinstance(convert(layer), SyncBatchNorm)
         if compiled:
             torch.compiler.reset()  # else each layer counts as recompiling the one before, which has a limit
             layer.compile(fullgraph=True, dynamic=False)
