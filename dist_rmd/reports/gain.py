@@ -24,8 +24,6 @@ from dist_rmd.text.escapes import prepare_drawing
 
 __all__ = ["gain"]
 
-TEACHER = "simsiam"
-
 
 class Point(NamedTuple):
     """A cell that is compared with a baseline, with the seeds that both have finished."""
@@ -48,16 +46,16 @@ class Point(NamedTuple):
 
 
 def gain(runs: Sequence[Path]) -> str:
-    """Gain over the baseline against the accuracy of the SimSiam teacher's nearest neighbours, a point for each cell.
+    """Gain over the baseline against the accuracy of the teacher's nearest neighbours, a point for each cell.
 
     runs: sweep folders, of different grids if wanted.
 
-    Cells count whose grid compares them with a baseline, and whose runs have a SimSiam teacher.  Writes
-    figures/gain.png into the first folder; returns its path and a table.
+    Cells count whose grid compares them with a baseline, and whose runs have a teacher without labels, such as SimSiam.
+    Writes figures/gain.png into the first folder; returns its path and a table.
     """
     points = sorted((point for folder in runs for point in _points(folder)), key=lambda point: point.knn)
     if not points:
-        raise DataError(f"{runs[0]}: no cell here has finished beside its baseline, with a measured teacher {TEACHER}")
+        raise DataError(f"{runs[0]}: no cell here has finished beside its baseline, with a teacher whose kNN is known")
     path = picture_path(runs[0], "gain")
     check_writable(path.parent)
     figure = draw(points)
@@ -82,10 +80,9 @@ def _points(folder: Path) -> Iterator[Point]:
 def _knn(folder: Path) -> float | None:
     """The last measured kNN accuracy of a run's teacher; None where there is none."""
     run = FinishedRun(folder)
-    if TEACHER not in (*run.config.stages, *run.config.inputs) or not run.artefact(TEACHER).exists():
-        return None
-    scores = artefacts.load(run.artefact(TEACHER))["scores"]
-    return next((value for tag, value in scores[-1].items() if "knn" in tag), None) if scores else None
+    paths = [run.artefact(stage) for stage in (*run.config.stages[:-1], *run.config.inputs)]
+    last = [artefacts.load(path)["scores"][-1:] for path in paths if path.exists()]
+    return next((value for scores in last for score in scores for tag, value in score.items() if "knn" in tag), None)
 
 
 def _table(points: Sequence[Point]) -> str:
