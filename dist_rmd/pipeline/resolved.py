@@ -242,12 +242,12 @@ def check(
     plan = ResolvedRun(config, world, dataset, labels, stages, precision, force, changes, inputs)
     if config.data.holdout and not len(plan._split[1]):
         raise ConfigError(f"data.holdout={config.data.holdout:g} holds out none of the {len(labels)} labels: raise it")
+    for model in dict.fromkeys(stage.scope(config).model for stage in stages.values()):
+        with torch.device("meta"):  # without weights
+            encoder(model.name, model.width, model.init)
     for name, stage in stages.items():
         plan._files(stage)
-        scope = stage.scope(config)
-        with torch.device("meta"):  # without weights
-            encoder(scope.model.name, scope.model.width, scope.model.init)
-        stage.check(scope)
+        stage.check(stage.scope(config))
         if stage.labels == "true" and not dataset.verified:
             raise ConfigError(f"stage {name} learns true labels, but nobody knows those of {dataset.folder}")
         if not issubclass(stage, TrainingStage):

@@ -146,6 +146,11 @@ def configured(place, settings):
     return sections.parse(None, [word.replace("{place}", str(place)) for word in words])
 
 
+@functools.cache
+def checked(place, settings, world):
+    return resolved.check(configured(place, settings), world=world)
+
+
 def test_every_key_of_the_run_states_its_role():
     of_stages = sections.sections()
     unstated = [key for key in keys() if key.partition(".")[0] not in of_stages and stated(*owner(key)) is None]
@@ -158,9 +163,8 @@ def test_keys_of_artefacts_change_if_and_only_if_the_role_says_so(place, key):
     world = World(0, ranks, 0, ranks, torch.device(device))
 
     settings, change = CHANGES.get(key, ((), None))
-    config = configured(place, settings)
-    other = configured(place, (*settings, change)) if change else changed(config, key)
-    before, after = (resolved.check(configuration, world=world) for configuration in (config, other))
+    other = configured(place, (*settings, change)) if change else changed(configured(place, settings), key)
+    before, after = checked(place, settings, world), resolved.check(other, world=world)
     assert {found.role for found in differences(before.config.leaves, after.config.leaves)} == {role(key)}
     new = {name for name in after.keys if after.keys[name] != before.keys[name]}
     assert bool(new) == role(key).is_learned

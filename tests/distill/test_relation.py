@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -154,11 +156,29 @@ def close_features(closeness, rotated, seed, rows=400, width=100):
     return teacher.float(), student.float()
 
 
-def edge_errors(loss, teacher, student):
-    """Relative errors of edge and of its gradient against B x B matrices in float64."""
-    exact = value_and_gradient(lambda t, s: naive_loss(t, s, 0, 1), teacher.double(), student.double())
-    pairs = zip(value_and_gradient(loss, teacher, student), exact, strict=True)
-    return [float((found.double() - true).norm() / true.norm()) for found, true in pairs]
+def naive_edge(teacher, student):
+    return naive_loss(teacher, student, 0, 1)
+
+
+@functools.cache
+def exact_edges(closeness, rotated):
+    """Nine pairs of close features, each with edge and its gradient by B x B matrices in float64."""
+    pairs = [close_features(closeness, rotated, seed) for seed in range(9)]
+    return [(pair, value_and_gradient(naive_edge, *(rows.double() for rows in pair))) for pair in pairs]
+
+
+def edge_errors(loss, closeness, rotated):
+    """Relative errors of edge and of its gradient: medians over the pairs."""
+    errors = [
+        [float((found.double() - true).norm() / true.norm()) for found, true in zip(ours, exact, strict=True)]
+        for ours, exact in ((value_and_gradient(loss, *pair), exact) for pair, exact in exact_edges(closeness, rotated))
+    ]
+    return np.median(errors, axis=0)
+
+
+@functools.cache
+def naive_errors(closeness, rotated):
+    return edge_errors(naive_edge, closeness, rotated)
 
 
 @both_methods
@@ -166,9 +186,8 @@ def edge_errors(loss, teacher, student):
 @pytest.mark.parametrize("closeness", [1e-2, 1e-3, 1e-4])
 def test_edge_is_as_exact_near_convergence_as_float32_matrices(method, closeness, rotated):
     loss = RelationLoss(node=0, edge=1, method=method)
-    pairs = [close_features(closeness, rotated, seed) for seed in range(9)]
-    value, slope = np.median([edge_errors(lambda t, s: loss(t, s).loss, *pair) for pair in pairs], axis=0)
-    naive_value, naive_slope = np.median([edge_errors(lambda t, s: naive_loss(t, s, 0, 1), *pair) for pair in pairs], 0)
+    value, slope = edge_errors(lambda t, s: loss(t, s).loss, closeness, rotated)
+    naive_value, naive_slope = naive_errors(closeness, rotated)
     # What is left is Z, which all of them round to float32.  Its effect on the value has either sign; hence the factor.
     assert value <= 3 * naive_value
     assert slope <= (1 if method == "gram" else 1.25) * naive_slope

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTE = '#!/usr/bin/env bash\necho "$(basename "$0") $*" >>"$NOTES"\n[[ -z ${FAIL-} || "$*" != *"$FAIL"* ]]\n'
+SEVERAL = "--numprocesses=logical --maxprocesses=4 --dist=loadfile"
 BEFORE = ["browser ", "python -m ruff check --config tools/ruff.toml .", "python -m mypy"]
 
 
@@ -35,7 +36,7 @@ def run(tmp_path):
 
 
 def test_everything(run):
-    assert run("tools/test") == (0, ["setup ", *BEFORE, "python -m pytest --durations=10"])
+    assert run("tools/test") == (0, ["setup ", *BEFORE, f"python -m pytest --durations=10 {SEVERAL}"])
 
 
 def test_ci_runs_the_quick_tests_and_those_of_jobs(run):
@@ -44,7 +45,8 @@ def test_ci_runs_the_quick_tests_and_those_of_jobs(run):
 
 
 def test_all(run):
-    assert run("tools/test", "--all") == (0, ["setup ", *BEFORE, "python -m pytest --durations=10 -m not slurm"])
+    tests = f"python -m pytest --durations=10 -m not slurm {SEVERAL}"
+    assert run("tools/test", "--all") == (0, ["setup ", *BEFORE, tests])
 
 
 @pytest.mark.parametrize(("options", "marks"), [(["--slurm"], "slurm and not slow"), (["--slurm", "--all"], "slurm")])
