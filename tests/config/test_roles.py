@@ -19,13 +19,14 @@ from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.pipeline import resolved
 from dist_rmd.registry import available
 from dist_rmd.run import artefacts
+from dist_rmd.stages import dividemix
 from dist_rmd.stages._label_free import LabelFree
 
 DEFAULTS = sections.parse(None)
 NEEDED = (*typing.get_args(LabelFree), "teacher", "division", "relabel", "inversion")
 EVERYTHING = f"stages=[{','.join(dict.fromkeys([*NEEDED, *available('stages')]))}]"
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
-CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
+CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "data.path": ((), "data.path={place}/moved/digits"),
     "noise.kind": ((), "noise.kind=pairflip"),
     "noise.class_map": (("noise.kind=asymmetric", "noise.class_map={9: 1}"), "noise.class_map={8: 1}"),
@@ -59,8 +60,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "log.also": ((), "log.also=[notepad]"),
     "weights.side": ((), "weights.side=64"),
     "teacher.per_class": ((), "teacher.per_class=20"),
+    **{key: ((EVERYTHING.replace("dividemix,", "").replace("sop,", ""),), None) for key in dividemix.UNUSED},
 }
-"""key -> settings under which another value has a meaning, and that value; other keys are changed by their type"""
+"""key -> settings under which another value has a meaning, and that value; None: changed by its type, as other keys"""
 
 
 def keys() -> list[str]:
