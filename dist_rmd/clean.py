@@ -21,6 +21,7 @@ from dist_rmd.data.prepared import beton
 from dist_rmd.errors import ConfigError, DataError, UserError
 from dist_rmd.files import write_atomically
 from dist_rmd.pipeline import command
+from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import picture_path
 from dist_rmd.suspects.outcome import Outcome, Trained, outcome
@@ -107,7 +108,7 @@ def _check(overrides: Sequence[str]) -> None:
     """Raise ConfigError for overrides of keys that the steps set themselves."""
     for override in overrides:
         key = override.partition("=")[0]
-        if key in ("name", "out", "stages", "data.path") or key.startswith("noise."):
+        if key in ("name", "out", "stages", "data.path", "task.relabel") or key.startswith(("noise.", "relabel.")):
             raise ConfigError(f"{override}: clean sets {key} itself; type its steps one by one to have it otherwise")
 
 
@@ -123,9 +124,12 @@ def _steps(args: Namespace, config: Path, overrides: Sequence[str], out: Path) -
     yield Step("train", [*common, "name=given", f"stages=[{stages}]"], command.main)
     suspects = functools.partial(_report, "suspects")
     yield Step("suspects", [str(given), "--folds", args.folds], suspects)
-    labels = ["noise.kind=file", f"noise.file={args.labels or given / 'cleaned.csv'}"]
-    name = "decided" if args.labels else "cleaned"
-    yield Step("train", [*common, f"name={name}", "stages=[classifier]", *labels], command.main)
+    if args.labels:
+        labels = ["name=decided", "stages=[classifier]", "noise.kind=file", f"noise.file={args.labels}"]
+    else:
+        soft = ["task.relabel=true", "relabel.soft=true", f"relabel.file={given / 'probabilities.npz'}"]
+        labels = ["name=cleaned", "stages=[relabel,classifier]", *soft]
+    yield Step("train", [*common, *labels], command.main)
 
 
 def _report(name: str, words: Sequence[str]) -> int:
@@ -138,7 +142,10 @@ def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
     tag, before = _accuracy(given)
     _, after = _accuracy(cleaned)
     old, new = given.labels, cleaned.labels
-    moved = int((new.given != old.given[np.searchsorted(old.indices, new.indices)]).sum())
+    labels = new.given
+    if "relabel" in cleaned.stages:
+        labels = artefacts.load(cleaned.artefact("relabel"))["labels"].numpy()
+    moved = int((labels != old.given[np.searchsorted(old.indices, new.indices)]).sum())
     content = Outcome(
         title=out.absolute().name, tag=tag, name=name, before=before, after=after,
         images=len(old), left=len(new), changed=moved, commands=[str(step) for step in steps],

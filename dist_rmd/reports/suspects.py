@@ -65,8 +65,8 @@ def suspects(
     data: where the prepared images are now, if not where the run was trained.
     truth: a table with the columns file and label, the true labels that measure the ranking (default: the run's own).
 
-    Writes <run>/suspects.csv, cleaned.csv, suspects.html and figures/suspects.png, the latter also to TensorBoard;
-    returns numbers, paths and the commands that come next.  docs/suspects.md says what the columns mean.
+    Writes <run>/suspects.csv, cleaned.csv, probabilities.npz, suspects.html and figures/suspects.png, the picture also
+    to TensorBoard; returns numbers, paths and the commands that come next.  docs/suspects.md explains the columns.
     """
     if folds != 0 and not 2 <= folds <= MOST_FOLDS:
         raise ConfigError(f"folds is {folds}, but must be 2 to {MOST_FOLDS}, or 0 for none")
@@ -101,6 +101,11 @@ def _one(run: FinishedRun, wanted: str | None, folds: int, images: int, data: st
     written = {table: ranking.csv(), cleaned: ranking.cleaned(), decide: page(ranking, title, about, images, pictures)}
     for path, text in written.items():
         write_atomically(path, functools.partial(_write, text))
+    shares = found.posterior.cpu().numpy()
+    write_atomically(
+        run.folder.probabilities,
+        lambda file: np.savez(file, indices=labels.indices, given=labels.given, probabilities=shares),
+    )
     write_atomically(picture, functools.partial(draw(ranking, pictures).savefig, format="png"))
     with SummaryWriter(str(run.folder.board("figures"))) as board, Image.open(picture) as drawn:
         board.add_image("figures/suspects", np.asarray(drawn.convert("RGB")), dataformats="HWC")
@@ -115,6 +120,7 @@ def _one(run: FinishedRun, wanted: str | None, folds: int, images: int, data: st
             f"{decide} ({decide.stat().st_size / 1e6:.1f} MB): keep, relabel or drop in a browser, and save labels.csv",
             f"{table}: every image, the most suspect label first",
             f"{cleaned}: labels to train on if nobody looks, {int(ranking.sure.sum()):,} images",
+            f"{run.folder.probabilities}: the probability of each class, which stage relabel takes as soft labels",
             str(picture),
             f"Train on what you have saved, or on this: noise.kind=file noise.file={cleaned}",
         ]

@@ -12,6 +12,7 @@
     figures/<report>.png     pictures of reports
     slurm                    scripts and logs of SLURM jobs
     suspects.csv .html       suspect labels, found by `report suspects`
+    probabilities.npz        the probability of each class for each image, by `report suspects`
     cleaned.csv              the labels that it proposes to train on, without the images whose class is not clear
     folds/<part>-of-<parts>  runs of their own for it: classifiers that have not seen a part of the images
     predictions.csv          classes of new images, found by `predict`
@@ -188,6 +189,11 @@ class RunFolder:
     def exported(self) -> Path:
         """The folder of networks as `dist-rmd export` writes them for other programs."""
         return self.path / "export"
+
+    @property
+    def probabilities(self) -> Path:
+        """The probabilities of the classes that `report suspects` found, which stage relabel reads."""
+        return self.path / "probabilities.npz"
 
     @property
     def cleaned(self) -> Path:

@@ -1,7 +1,7 @@
 """Shared parts of all stages that learn the given labels: recipe, mixup, divided labels, a teacher's features."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -46,7 +46,8 @@ class TaskConfig(LabelledOptimization):
     kd: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
     """weight of the distance to the features of stage `teacher` (MODUL eq. 20); the method's loss has weight 1 - kd"""
     relabel: bool = leaf(False, Role.RESULT, added=True)
-    """learn the labels of stage `relabel`, with each image's loss weighted by the probability of its label"""
+    """learn the labels of stage `relabel`, with each image's loss weighted by the probability of its label; with
+    relabel.soft the expected loss of each image under the probabilities of all classes"""
     average: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
     """decay per step of a moving average of the network's weights; the average is evaluated in place of the network.
     0: no average"""
@@ -100,7 +101,8 @@ class TaskStage(ClassifierStage):
     """Base of the methods that learn the given labels: `terms` gives the losses of each image under a label.
 
     L = (1 - kd) sum_k weight_k mean(term_k) + kd MSE(features, teacher's features); without a teacher kd is 0.  With
-    the labels of stage `relabel` each image's terms are multiplied by its weight, whose mean over all images is 1.
+    the labels of stage `relabel` each image's terms are multiplied by its weight, whose mean over all images is 1; with
+    soft labels, sum_c p_c term_k(c) over all classes c takes the place of term_k.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig}
@@ -122,7 +124,8 @@ class TaskStage(ClassifierStage):
         self.division = inputs["division"] if task.divided else None
         self.refined = inputs["relabel"] if task.relabel else None
         self.image_weights: Tensor | None = None
-        if self.refined is not None:
+        self.soft: Tensor | None = None if self.refined is None else self.refined.get("probabilities")
+        if self.refined is not None and self.soft is None:
             self.image_weights = self.refined["weights"] / self.refined["weights"].mean()
         self.draws = config.seed
         body = encoder(config.model.name, config.model.width, config.model.init)
@@ -146,13 +149,16 @@ class TaskStage(ClassifierStage):
         """Select the images to train on."""
         self.source = source
         self.learned = labels if self.division is None else divided(labels, self.division)[0]
-        if self.refined is not None and self.image_weights is not None:
+        if self.refined is not None:
             if not np.array_equal(self.refined["indices"], labels.indices):
                 raise DataError(
                     "the refined labels are of other images than this run's: refine these (stages=[..., relabel, ...])"
                 )
             self.learned = labels.part(np.arange(len(labels)), self.refined["labels"].numpy())
-            self.image_weights = self.image_weights.to(source.device)
+            if self.soft is not None:
+                self.soft = self.soft.to(source.device)
+            if self.image_weights is not None:
+                self.image_weights = self.image_weights.to(source.device)
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         """Batches of the selected images."""
@@ -189,7 +195,7 @@ class TaskStage(ClassifierStage):
     def judged(self, seen: Seen, mixed: Mixed) -> dict[str, Tensor]:
         """The loss of a batch; its parts, if there are several; without mixup also the share of fitted labels."""
         batch = mixed.own
-        values = mixed.terms(lambda b: self._weighted(self.terms(seen, b), b)) | self.label_free(seen, batch)
+        values = mixed.terms(lambda b: self._weighted(self._expected(seen, b), b)) | self.label_free(seen, batch)
         means = {name: batch_mean(value, batch) for name, value in values.items()}
         measured = {name: means.pop(name).detach() for name in values if name not in self.weights}
         loss = torch.stack([self.weights[name] * mean for name, mean in means.items()]).sum()
@@ -200,6 +206,15 @@ class TaskStage(ClassifierStage):
             loss = (1 - self.task.kd) * loss + self.task.kd * means["kd"]
         parts = {f"loss_{name}": mean.detach() for name, mean in means.items()} if len(means) > 1 else {}
         return {"loss": loss, **parts, **measured, **(fitted(seen.logits, batch) if mixed.other is None else {})}
+
+    def _expected(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+        """The terms under the labels of `batch`; with soft labels, the expected terms under all classes."""
+        if self.soft is None:
+            return self.terms(seen, batch)
+        shares = self.soft[batch.rows]
+        classes = range(shares.shape[1])
+        under = [self.terms(seen, replace(batch, labels=torch.full_like(batch.labels, c))) for c in classes]
+        return {name: torch.stack([shares[:, c] * under[c][name] for c in classes]).sum(0) for name in under[0]}
 
     def _weighted(self, terms: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         if self.image_weights is None:

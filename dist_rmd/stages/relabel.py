@@ -1,19 +1,22 @@
 """Refines the label of every training image by its nearest neighbours, and weights the image (not in the papers)."""
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.config import Role, StageConfig, leaf
-from dist_rmd.config.key_types import ClosedUnitInterval
+from dist_rmd.config.key_types import ClosedUnitInterval, FilePath
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
-from dist_rmd.errors import DataError
-from dist_rmd.models.encoder import frozen_encoder
+from dist_rmd.errors import ConfigError, DataError
+from dist_rmd.models.encoder import Encoder, frozen_encoder
 from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._student import frozen_teacher, score_images
 from dist_rmd.stages.base import ComputationStage, DataInfo
@@ -33,6 +36,12 @@ class RelabelConfig:
     """weight of the student's probabilities; the probabilities from the neighbours have 1 - student_weight"""
     teacher: LabelFree = leaf("simsiam", Role.RESULT, added=True)
     """the stage in whose features images are neighbours"""
+    file: FilePath | None = leaf(None, Role.PLACE)
+    """probabilities.npz that `report suspects` wrote for the same images and labels: the stage takes its probabilities
+    from this file, and needs no features"""
+    soft: bool = leaf(False, Role.RESULT, added=True)
+    """later stages learn each image under all classes, each class with its probability, in place of the most probable
+    class with the image's weight"""
 
 
 class Relabel(ComputationStage):
@@ -47,8 +56,22 @@ class Relabel(ComputationStage):
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
-        c = config.section(RelabelConfig)
-        return (c.teacher,) if c.student == "none" else (c.teacher, c.student)
+        own = config.section(RelabelConfig)
+        return (own.teacher,) * (own.file is None) + (own.student,) * (own.student != "none")
+
+    @classmethod
+    def files(cls, config: StageConfig) -> dict[str, str]:
+        file = config.section(RelabelConfig).file
+        return {} if file is None else {"relabel.file": file}
+
+    @classmethod
+    def check(cls, config: StageConfig) -> None:
+        own = config.section(RelabelConfig)
+        if own.file is not None and own.student != "none":
+            raise ConfigError(
+                f"relabel.student={own.student}: the probabilities in relabel.file={own.file} are taken as they are; "
+                "leave out one of the two"
+            )
 
     @classmethod
     def seed(cls, config: StageConfig) -> int:
@@ -58,23 +81,36 @@ class Relabel(ComputationStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = config.section(RelabelConfig)
         self.classes = data.classes
-        self.teacher = frozen_encoder(inputs[self.config.teacher])
+        brought = self.config.file is not None
+        self.teacher = None if brought else frozen_encoder(inputs[self.config.teacher])
         student = self.config.student
         self.student = None if student == "none" else frozen_teacher(inputs[student])
 
     def frozen(self) -> list[nn.Module]:
-        return [self.teacher, *([] if self.student is None else [self.student])]
+        return [net for net in (self.teacher, self.student) if net is not None]
 
     def compute(self, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> dict[str, float]:
+        if self.config.file is not None:
+            posterior = probabilities(Path(self.config.file), labels)
+        else:
+            assert self.teacher is not None
+            posterior = self._judged(self.teacher, source, labels, proceed)
+        weights, refined = posterior.max(dim=1)
+        self._keep(labels, refined, weights, posterior)
+        return self._metrics(labels, refined.numpy())
+
+    def _judged(self, teacher: Encoder, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> Tensor:
+        """The probabilities p_i, N x C float32 on the CPU."""
+
         def judge(images: Tensor, given: Tensor) -> Tensor:
             """b x (D + C) features and the student's probabilities; b x D features without a student."""
-            parts = [self.teacher(images)]
+            parts = [teacher(images)]
             if self.student is not None:
                 parts.append(self.student(images)[0].softmax(dim=1))
             return torch.cat(parts, dim=1)
 
         rows = score_images(source, labels, judge, proceed).float()
-        features, said = rows.tensor_split([self.teacher.out_features], dim=1)
+        features, said = rows.tensor_split([teacher.out_features], dim=1)
         given = torch.from_numpy(labels.given).to(rows.device)
         try:
             posterior = suspicion(features, given, self.classes).posterior
@@ -82,20 +118,20 @@ class Relabel(ComputationStage):
             raise DataError(f"stage relabel: {error}") from None
         if self.student is not None:
             posterior = posterior.lerp(said, self.config.student_weight)
-        weights, refined = posterior.cpu().max(dim=1)
-        self._keep(labels, refined, weights)
-        return self._metrics(labels, refined.numpy())
+        return posterior.cpu()
 
     def pretend(self, labels: LabelView) -> None:
         """Keep every given label, with weight 1."""
-        self._keep(labels, torch.from_numpy(labels.given), torch.ones(len(labels)))
+        given = torch.from_numpy(labels.given)
+        self._keep(labels, given, torch.ones(len(labels)), F.one_hot(given, self.classes).float())
 
-    def _keep(self, labels: LabelView, refined: Tensor, weights: Tensor) -> None:
+    def _keep(self, labels: LabelView, refined: Tensor, weights: Tensor, posterior: Tensor) -> None:
         self._artefact = {
             "indices": torch.from_numpy(labels.indices),
             "given": torch.from_numpy(labels.given),
             "labels": refined,
             "weights": weights,
+            **({"probabilities": posterior} if self.config.soft else {}),
         }
 
     @classmethod
@@ -107,7 +143,8 @@ class Relabel(ComputationStage):
 
     def artefact(self) -> dict[str, Any]:
         """indices, given, labels: N int64, positions of the images in the beton, given labels and refined labels;
-        weights: N float32, 0..1, probabilities of the refined labels."""
+        weights: N float32, 0..1, probabilities of the refined labels; with relabel.soft also probabilities: N x C
+        float32."""
         return self._artefact
 
     def _metrics(self, labels: LabelView, refined: Any) -> dict[str, float]:
@@ -117,3 +154,21 @@ class Relabel(ComputationStage):
             found["relabel/right_given"] = 100 * float(np.mean(labels.given == labels.true))
             found["relabel/right"] = 100 * float(np.mean(refined == labels.true))
         return found
+
+
+def probabilities(file: Path, labels: LabelView) -> Tensor:
+    """Read the probabilities of the classes, N x C float32, that `report suspects` wrote for the images of `labels`.
+
+    Raises DataError where the file is none of these, or is about other images or other given labels.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            indices, given, shares = (found[name] for name in ("indices", "given", "probabilities"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"relabel.file={file}: no probabilities.npz of report suspects ({error})") from None
+    if not (np.array_equal(indices, labels.indices) and np.array_equal(given, labels.given)):
+        raise DataError(
+            f"relabel.file={file}: is about {len(indices)} labels, which are not the {len(labels)} labels of this run: "
+            "take the file of a run on the same images under the same labels"
+        )
+    return torch.from_numpy(shares.astype(np.float32))

@@ -7,6 +7,7 @@ from support import forked, naive_suspects, small
 
 from dist_rmd.distributed.processes import detect
 from dist_rmd.pipeline.command import main
+from dist_rmd.reports.suspects import suspects
 from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.stages.relabel import Relabel
@@ -66,6 +67,26 @@ def test_an_early_student_has_a_say(run, recipe, tmp_path):
     found = refined(FinishedRun(tmp_path / "b"))
     np.testing.assert_allclose(found["weights"], said.max(axis=1), atol=1e-5)
     assert (found["labels"].numpy() == said.argmax(axis=1)).mean() > 0.99
+
+
+def test_probabilities_of_a_file_are_learned_as_soft_labels(run, recipe, tmp_path, capsys):
+    """Those that `report suspects` finds by the same features are those that the stage finds itself."""
+    suspects([run.folder.path])
+    file = run.folder.probabilities
+    soft = [*recipe, "stages=[relabel,classifier]", "task.relabel=true", "relabel.soft=true", f"out={tmp_path}"]
+    assert main([*soft, f"relabel.file={file}", "name=b"]) == 0
+    found = refined(FinishedRun(tmp_path / "b"))
+    np.testing.assert_allclose(found["probabilities"].sum(dim=1), 1, atol=1e-5)
+    assert torch.equal(found["labels"], found["probabilities"].argmax(dim=1))
+    assert torch.equal(found["labels"], refined(run)["labels"])
+    assert "probabilities" not in refined(run)
+    both = ["stages=[classifier,relabel]", "task.relabel=false", "relabel.student=classifier"]
+    assert main([*soft, f"relabel.file={file}", *both, "name=c"]) == 2
+    assert "relabel.student=classifier: the probabilities in relabel.file=" in capsys.readouterr().err
+    assert main([*soft, f"relabel.file={file}", "noise.seed=5", "name=c"]) == 65
+    assert "which are not the 300 labels of this run" in capsys.readouterr().err
+    assert main([*soft, f"relabel.file={run.folder.cleaned}", "name=d"]) == 65
+    assert "no probabilities.npz of report suspects" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from support import small
-from support.recipe import batch, relabelled, stage
-from support.torchrun import on_ranks
+from support.forked import on_ranks
+from support.recipe import batch, relabelled, softened, stage
 from support.whole_runs import assert_same, stopped
 
 from dist_rmd.config import determinants, sections
@@ -41,6 +41,23 @@ def test_mixed_images_are_learned_under_both_labels():
     terms = s.losses(s.net, b)
     assert terms["loss"].item() == pytest.approx(expected.mean(), rel=1e-10)
     assert "fitted_wrong" not in terms  # of a mixed image nobody can say which label it shows
+
+
+@pytest.mark.parametrize("mixup_delta", [0, 8])
+@pytest.mark.parametrize("loss", ["ce", "gce"])
+def test_soft_labels_are_the_expected_loss_over_all_classes(mixup_delta, loss):
+    words = ("task.relabel=true", f"task.mixup={mixup_delta}", f"loss.name={loss}")
+    s, b = stage("classifier", *words, relabel=softened()), batch(dtype=torch.float64)
+    s.net.double()
+    w, j = 1.0, torch.arange(10)
+    if mixup_delta:
+        drawn = mixup.draw(s.draws, b.epoch, b.number, 10, 8.0)
+        w, j = drawn.weight, drawn.partner
+    logits = s.net(w * b.views[0] + (1 - w) * b.views[0][j])[0].detach()
+    p = softened()["probabilities"].double().numpy()[b.rows]
+    values = np.stack([s.loss(logits, torch.full((10,), c)).numpy() for c in range(3)], axis=1)
+    expected = w * (p * values).sum(axis=1) + (1 - w) * (p[j] * values).sum(axis=1)
+    assert s.losses(s.net, b)["loss"].item() == pytest.approx(expected.mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize("mixup_delta", [0, 8])

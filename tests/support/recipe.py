@@ -31,8 +31,8 @@ HEADS = (
 SHAPE = DataInfo(classes=3, side=8, images=30)
 
 
-def stage(name, *overrides, seed=0):
-    """A stage as the train command builds it; networks of earlier stages are random ones."""
+def stage(name, *overrides, seed=0, **brought):
+    """A stage as the train command builds it; networks of earlier stages are random ones, but for those `brought`."""
     config = sections.parse(None, [*SMALL, *HEADS, *overrides])
     torch.manual_seed(99)
     scores = [{"epoch": 1, "step": 9, "test/knn_top1": 50.0}, {"epoch": 2, "step": 18, "test/knn_top1": 60.0}]
@@ -44,6 +44,7 @@ def stage(name, *overrides, seed=0):
         "division": division(),
         "relabel": relabelled(),
         "inversion": made(),
+        **brought,
     }
     torch.manual_seed(seed)
     kind = lookup("stages", name)
@@ -80,6 +81,12 @@ def relabelled():
     """What a student takes of refined labels: all others than the given ones, with other weights."""
     images = torch.arange(SHAPE.images)
     return {"indices": images, "labels": (images + 1) % SHAPE.classes, "weights": (1 + images % 4) / 4}
+
+
+def softened():
+    """What a student takes of refined labels with relabel.soft: probabilities of the 3 classes, rows of sum 1."""
+    rows = torch.arange(SHAPE.images * SHAPE.classes).view(SHAPE.images, SHAPE.classes) % 7 + 1.0
+    return {**relabelled(), "probabilities": rows / rows.sum(dim=1, keepdim=True)}
 
 
 def fill_memory(stage):
