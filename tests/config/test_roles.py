@@ -42,6 +42,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "stages": ((), "stages=[simsiam,classifier,rgrl]"),
     "inputs": (("stages=[vkd]", "inputs.teacher={place}/taught"), "inputs.teacher={place}/moved/taught/teacher.pt"),
     "war.vectors": (("war.vectors={place}/vectors.npy",), "war.vectors={place}/moved/vectors.npy"),
+    "relabel.file": (("relabel.file={place}/vectors.npy",), "relabel.file={place}/moved/vectors.npy"),
     "reweight.warmup": (("task.epochs=5",), "reweight.warmup=2"),
     "loss.name": ((), "loss.name=gce"),
     "loss.weights": (("loss.name=nce+agce",), "loss.weights.agce=4"),
