@@ -6,14 +6,14 @@ Everything that can be found wrong before training is found here.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dist_rmd import config as configuration
-from dist_rmd.config import Config, LabelledOptimization, Optimization, determinants
+from dist_rmd.config import Config, LabelledOptimization, Model, Optimization, determinants
 from dist_rmd.data.labels.class_maps import class_map
 from dist_rmd.data.labels.files import given_view
 from dist_rmd.data.labels.view import LabelView, noisy_view, openset_view
@@ -243,8 +243,7 @@ def check(
     if config.data.holdout and not len(plan._split[1]):
         raise ConfigError(f"data.holdout={config.data.holdout:g} holds out none of the {len(labels)} labels: raise it")
     for model in dict.fromkeys(stage.scope(config).model for stage in stages.values()):
-        with torch.device("meta"):  # without weights
-            encoder(model.name, model.width, model.init)
+        _try_encoder(model)
     for name, stage in stages.items():
         plan._files(stage)
         stage.check(stage.scope(config))
@@ -266,6 +265,13 @@ def check(
                 f"{stage.recipe}.batch_size={size}: must be at least 2 for each of {world.size} rank(s){most}"
             )
     return plan
+
+
+@cache  # a sweep checks hundreds of configurations
+def _try_encoder(model: Model) -> None:
+    """Raise ConfigError for an encoder that there is not."""
+    with torch.device("meta"):  # without weights
+        encoder(model.name, model.width, model.init)
 
 
 def _trackers(config: Config) -> dict[str, type[Tracker]]:

@@ -61,9 +61,10 @@ def sweep(*arguments):
 
 @pytest.mark.timeout(600)  # 40 s on two cores of its own
 def test_one_bad_cell_does_not_stop_the_rest_and_what_is_done_is_not_done_again(folder, capsys):
-    code, lines = sweep(folder, "whole", "--jobs", "2")
+    code, said = main(words(folder, "whole", "--jobs", "2")), capsys.readouterr()
+    lines = said.out.splitlines()
     runs = folder / "whole" / "small"
-    assert code == 1, lines
+    assert (code, said.err) == (1, ""), lines
     assert lines[0] == "3 runs, 0 finished before"
     assert lines[-2] == "2 of 3 runs are finished"
     assert lines[-1].startswith("missing  too_fast-seed0: classifier: ")
