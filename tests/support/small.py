@@ -1,5 +1,8 @@
 """A prepared dataset and a recipe small enough for whole runs within tests."""
 
+import functools
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +65,13 @@ def artefact(path: Path, key: str) -> None:
 
 def prepare(folder: Path, open_images: int = 0, verified: bool = True) -> Path:
     """The digits as betons in `folder`/digits, with `open_images` mirrored ones, which are of none of the classes."""
+    return Path(shutil.copytree(f"{_prepared(open_images, verified).name}/digits", folder / "digits"))
+
+
+@functools.cache
+def _prepared(open_images: int, verified: bool) -> tempfile.TemporaryDirectory[str]:
+    """Written once, and copied for each module of tests."""
+    folder = tempfile.TemporaryDirectory()
     source = digits(None, None)
     train = source.splits["train"]
     count = len(train.labels)
@@ -71,5 +81,5 @@ def prepare(folder: Path, open_images: int = 0, verified: bool = True) -> Path:
 
     files = [*train.files, *(f"open/{i}" for i in range(open_images))]
     both = Split(np.append(train.labels, [OPEN] * open_images).astype(np.int64), files, read)
-    write(replace(source, splits={**source.splits, "train": both}, verified=verified), folder / "digits")
-    return folder / "digits"
+    write(replace(source, splits={**source.splits, "train": both}, verified=verified), Path(folder.name) / "digits")
+    return folder
