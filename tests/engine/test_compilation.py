@@ -7,11 +7,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import forked, small
+from support import forked, recipe, small
 from support.torchrun import ROOT
+from torch import nn
 
+from dist_rmd.distributed.processes import World
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.pipeline.command import main
+from dist_rmd.pipeline.session import place
+from dist_rmd.registry import available, lookup
+from dist_rmd.stages.base import TrainingStage
 
 RECIPE = (
     *small.RECIPE,
@@ -98,6 +103,29 @@ def test_two_ranks_train_alike(data, plain, train, tmp_path, options):
     assert_close(ours, theirs, DISTRIBUTED[options])
     if "compress" in options:  # and it does something
         assert max(abs(np.subtract(ours[name], theirs[name])).max() for name in theirs) > 1e-6
+
+
+def whole(net):
+    """`net`, compiled as compilation.compiled does, but by dynamo alone, which raises where a graph would break."""
+    if isinstance(net, nn.ModuleDict):
+        return nn.ModuleDict({name: whole(part) for name, part in net.items()})
+    return torch.compile(net, backend="eager", fullgraph=True, dynamic=False)
+
+
+QUICK = ("simsiam", "rgrl", "modul")
+TRAININGS = [name for name in available("stages") if issubclass(lookup("stages", name), TrainingStage)]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS if name not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
+def test_no_graph_breaks(name):
+    torch.compiler.reset()  # else every stage counts as recompiling the one before
+    stage = recipe.stage(name)
+    recipe.fill_memory(stage)
+    place(stage, World(0, 1, 0, 1, torch.device("cpu")), torch.float32)
+    for frozen in stage.frozen():
+        frozen.compile(backend="eager", fullgraph=True, dynamic=False)
+    assert "loss" in stage.losses(whole(stage.net), recipe.batch_for(stage))
 
 
 @pytest.mark.slow
