@@ -140,9 +140,10 @@ def _measured(folder: Path) -> list[Measured]:
 
 def _method(stage: str, config: dict[str, Any]) -> str:
     loss = config["loss"]["name"].upper()
-    rmdnet = f"{loss}+RMDNet (K={config['relation']['k']:g})"
+    related = f"+RMDNet (K={config['relation']['k']:g})"
     names = {
-        "classifier": loss, "rgrl": rmdnet, "vkd": "VKD", "dfnd": "DFND", "modul": "MODUL",
+        "classifier": loss, "rgrl": f"{loss}{related}", "rgrl_elr": f"ELR{related}",
+        "vkd": "VKD", "dfnd": "DFND", "modul": "MODUL",
         "simsiam": "SimSiam", "simclr": "SimCLR", "byol": "BYOL", "moco": "MoCo v2", "dino": "DINO",
     }  # fmt: skip
     return names.get(stage, stage)

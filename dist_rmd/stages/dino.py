@@ -61,6 +61,8 @@ class DINOConfig(Optimization):
     """hidden width of the projector"""
     bottleneck_dim: PositiveInt = leaf(256, Role.NETWORK)
     """dimensions of the projection, before the last layer"""
+    use_bn_in_head: bool = leaf(False, Role.NETWORK)
+    """batch normalisation in the projector, before each GELU"""
 
 
 class Prototypes(nn.Module):
@@ -107,7 +109,7 @@ class DINO(MomentumStage):
         backbone = encoder(config.model.name, config.model.width, config.model.init)
         self.net = Network(
             backbone,
-            projector(backbone.out_features, c.proj_hidden, c.bottleneck_dim),
+            projector(backbone.out_features, c.proj_hidden, c.bottleneck_dim, c.use_bn_in_head),
             Prototypes(c.bottleneck_dim, c.out_dim),
         )
         self.memory = {"centre": torch.zeros(c.out_dim)}
@@ -144,10 +146,14 @@ class DINO(MomentumStage):
         return {"": self.target, "student": self.net}
 
 
-def projector(features: int, hidden: int, out: int) -> nn.Sequential:
+def projector(features: int, hidden: int, out: int, batchnorm: bool) -> nn.Sequential:
     """DINO's projector, N x features -> N x out: three linear layers with GELU between them."""
-    linear = [nn.Linear(features, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, out)]
-    for layer in linear:
-        nn.init.trunc_normal_(layer.weight, std=0.02)
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(linear[0], nn.GELU(), linear[1], nn.GELU(), linear[2])
+    modules: list[nn.Module] = []
+    for width in (features, hidden):
+        modules += [nn.Linear(width, hidden), *([nn.BatchNorm1d(hidden)] if batchnorm else []), nn.GELU()]
+    modules.append(nn.Linear(hidden, out))
+    for layer in modules:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*modules)

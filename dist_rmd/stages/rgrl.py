@@ -16,6 +16,7 @@ from dist_rmd.models.encoder import encoder, frozen_encoder
 from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._mixing import mix
 from dist_rmd.stages._student import take_over
+from dist_rmd.stages._task import TaskStage
 from dist_rmd.stages.base import DataInfo
 from dist_rmd.stages.classifier import Classifier
 
@@ -61,15 +62,13 @@ AHEAD = 5.0
 VIEWS = {"same": ("weak",), "other": ("weak", "weak"), "plain": ("weak", "plain")}
 
 
-class RGRL(Classifier):
-    """L = robust loss + K (node ||M - I||_F + edge ||E_t - E_s||_F).
+class Related(TaskStage):
+    """Adds the relation loss to a method: L = its loss + K (node ||M - I||_F + edge ||E_t - E_s||_F).
 
     The teacher is the frozen encoder of a stage without labels, or a random one, in evaluation mode and without
     gradient; it sees the last view of a batch, the student the first, both mixed where images are.  Both matrices are
     over the pooled features of the global batch.
     """
-
-    sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
@@ -112,6 +111,7 @@ class RGRL(Classifier):
         mixed = mix(batch, self.task.mixup, self.draws)
         lesson = OverlappedTeacher(self.teacher, mixed.views[-1])
         seen = self.look(net, mixed)
+        self.remember(seen, batch, mixed.other is not None)
         targets = lesson.result()
         task = self.judged(seen, mixed)
         relation = self.relation(targets, seen.features, batch.sizes, batch.labels)
@@ -136,3 +136,9 @@ class RGRL(Classifier):
             f"relations of so weak a teacher cost accuracy; train it longer ({self.taught_by}.epochs; a larger "
             "augment.crop_min for small images), or take a relation.k of 0.1 or less (docs/relation.md)"
         )
+
+
+class RGRL(Related, Classifier):
+    """RMDNet's second module: L = robust loss + K (node ||M - I||_F + edge ||E_t - E_s||_F) (RMDNet eq. 11)."""
+
+    sections: ClassVar[Mapping[str, type]] = {**Classifier.sections, "relation": RelationConfig}

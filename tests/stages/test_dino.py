@@ -62,6 +62,14 @@ def test_the_last_layer_learns_nothing_in_the_first_epoch(epoch, learns):
     assert s.net.encoder.conv1.weight.grad.any()
 
 
+def test_the_head_is_the_authors():
+    def kinds(*overrides):
+        return [type(module).__name__ for module in stage("dino", *overrides).net.projector]
+
+    assert kinds() == ["Linear", "GELU", "Linear", "GELU", "Linear"]
+    assert kinds("dino.use_bn_in_head=true") == [*["Linear", "BatchNorm1d", "GELU"] * 2, "Linear"]
+
+
 def test_outputs_are_cosines_and_do_not_depend_on_lengths():
     layer, rows = Prototypes(4, 6), torch.randn(3, 4)
     outputs = layer(rows, learns=True)
