@@ -88,7 +88,10 @@ def kills(folder, times):
     moments, found = random.Random(0), []
     for _ in range(times):
         child = in_a_child(save_on_and_on, folder)
-        time.sleep(moments.uniform(0.05, 0.25))
+        before = found[-1][0] if found else 1
+        while max((int(path.name[5:13]) for path in folder.glob("step-*.json")), default=0) <= before:
+            time.sleep(0.001)  # until it has saved something
+        time.sleep(moments.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         cut = len(list(folder.glob(".*.tmp")))

@@ -1,16 +1,14 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
-from support.torchrun import ROOT, child_environment
+from support import forked
+from support.torchrun import ROOT
 
 
 def play(notebook, timeout=170):
-    command = [sys.executable, str(ROOT / "tools" / "notebook.py"), str(notebook)]
-    return subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=timeout)
+    return forked.command("tools.notebook", notebook, deadline=timeout)
 
 
 def outputs(notebook):

@@ -1,9 +1,7 @@
 import math
-import subprocess
-import sys
 
 import pytest
-from support.torchrun import ROOT
+from support import forked
 
 from tools.scaling_model import H100, Work, all_reduce, count, fastest, possible, step
 
@@ -48,14 +46,7 @@ def test_without_shared_statistics_it_scales_further():
 
 
 def test_the_command_writes_tables_and_a_picture(tmp_path):
-    command = [
-        sys.executable,
-        "tools/scaling_model.py",
-        "--markdown",
-        tmp_path / "t.md",
-        "--figure",
-        tmp_path / "f.png",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True)
+    done = forked.command("tools.scaling_model", "--markdown", tmp_path / "t.md", "--figure", tmp_path / "f.png")
+    assert done.returncode == 0, done.stderr
     assert "simsiam, global batch 512: milliseconds of a step" in (tmp_path / "t.md").read_text()
     assert (tmp_path / "f.png").stat().st_size > 10_000
