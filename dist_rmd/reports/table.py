@@ -334,7 +334,10 @@ def _number(value: float | None) -> str:
 
 
 def draw(results: Comparison) -> Figure:
-    """Accuracy after the last epoch over the table's columns, a panel for each block; published numbers are hollow."""
+    """Accuracy after the last epoch over the table's columns, a panel for each block; published numbers are hollow.
+
+    Where the columns are four or more values of one parameter, the points of a row are joined to a curve.
+    """
     prepare_drawing([results.sweep.title, *(name for values in results.sweep.axes.values() for name in values)])
     blocks, compare = results.blocks, results.sweep.compare
     families: dict[str, list[str]] = {}  # a baseline and methods compared with it share a colour
@@ -353,7 +356,7 @@ def draw(results: Comparison) -> Figure:
     for axis, block in zip(panels[:, 0], blocks, strict=True):
         rows = [row for row in styles if row in block.rows]
         for number, row in enumerate(rows):
-            shift = 0.84 * ((number + 0.5) / len(rows) - 0.5)
+            shift = (0.2 if _is_curve(block) else 0.84) * ((number + 0.5) / len(rows) - 0.5)
             handles[row] = _dots(axis, results, block, row, shift, *styles[row])
         _dress(axis, results, block)
     if any(results.published(cell) for cell in results.sweep.cells.values()):
@@ -378,12 +381,29 @@ def _dots(
         spreads.append(statistics.stdev(values) if len(values) > 1 else 0.0)
         printed.append(number.accuracy if number else math.nan)
     axis.plot(x, printed, marker, color=colour, fillstyle="none", markersize=6, linestyle="none", alpha=0.7)
+    if _is_curve(block):
+        there = [place for place, mean in enumerate(means) if not math.isnan(mean)]
+        axis.plot([x[place] for place in there], [means[place] for place in there], color=colour, linewidth=1.2)
     return axis.errorbar(x, means, spreads, fmt=marker, color=colour, markersize=4, capsize=2, linestyle="none")
+
+
+def _is_curve(block: Block) -> bool:
+    """Whether the columns are four or more numbers of one axis."""
+    if len(block.columns) < 4 or any(len(column) != 1 for column in block.columns):
+        return False
+    try:
+        return all(math.isfinite(float(value)) for (value,) in block.columns)
+    except ValueError:
+        return False
 
 
 def _dress(axis: Axes, results: Comparison, block: Block) -> None:
     count = len(block.columns)
-    axis.set_xticks(range(count), ["\n".join(results.heading(column)) for column in block.columns])
+    if _is_curve(block):
+        axis.set_xticks(range(count), [value for (value,) in block.columns])
+        axis.set_xlabel(results.column_axes[0])
+    else:
+        axis.set_xticks(range(count), ["\n".join(results.heading(column)) for column in block.columns])
     axis.set_xlim(-0.5, count - 0.5)
     for edge in range(1, count):
         axis.axvline(edge - 0.5, color="0.85", linewidth=0.8)

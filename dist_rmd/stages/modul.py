@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.data.loading.paired import Paired
 from dist_rmd.distill import mixup
-from dist_rmd.distill.division import CLEAN, OPEN
+from dist_rmd.distill.division import CLEAN, CLOSED, OPEN
 from dist_rmd.distill.hint import hint_loss
 from dist_rmd.distill.instance import instance_loss
 from dist_rmd.distill.kd import kd_loss
@@ -74,6 +74,11 @@ class ModulConfig:
     """images that the running statistics are of: labelled images alone, or mixed and rotated images, too"""
     open_batch_size: PositiveInt = 64
     """images of the open set in each optimizer step over all ranks, each in four rotations"""
+    mix_ce: bool = leaf(False, Role.RESULT, added=True)
+    """take the cross entropy of mixed images, under both labels, in place of plain ones (MODUL eq. 15 for eq. 19)"""
+    labels: Literal["fixed", "online"] = leaf("fixed", Role.RESULT, added=True)
+    """labels of the closed set.  fixed: the division's; online: what the teacher says of the present view, in every
+    step, as in the authors' code"""
     soft: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
     """weight of T^2 KL on labelled images; not in the paper, like the next three"""
     soft_mixed: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
@@ -86,6 +91,8 @@ class ModulConfig:
     def __post_init__(self) -> None:
         if self.soft_mixed and not self.mixup:
             raise ConfigError("modul.soft_mixed is of mixed images, but modul.mixup=0 mixes none")
+        if self.mix_ce and not self.mixup:
+            raise ConfigError("modul.mix_ce=true is of mixed images, but modul.mixup=0 mixes none")
 
 
 class Outputs(NamedTuple):
@@ -129,7 +136,7 @@ class Student(nn.Module):
             self.rotation = nn.Linear(width, 4)
         self.maps = config.hint == "map"
         self.forgets = config.batchnorm == "labelled"
-        self.names_mixed, self.names_open = bool(weights["soft_mixed"]), bool(weights["soft_open"])
+        self.names_mixed, self.names_open = bool(weights["soft_mixed"] or config.mix_ce), bool(weights["soft_open"])
 
     def forward(
         self,
@@ -232,6 +239,8 @@ class Modul(TrainingStage):
         self.ce, self.loss = CE(), configured(config.section(LossConfig))
         self.draws = config.seed
         self.memory = {"prototypes": torch.zeros(data.classes, c.embedding, dtype=torch.float64)}
+        if c.labels == "online":
+            self.memory["closed"] = torch.zeros(data.images, dtype=torch.int64)  # 1 for an image of the closed set
 
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]
@@ -246,6 +255,10 @@ class Modul(TrainingStage):
         self.labelled, self.opened = divided(labels, self.divided)
         if self.weights["category"]:
             self._look(source, self.labelled)
+        if self.config.labels == "online":
+            rows = labels.rows_of(self.divided["indices"].numpy())
+            closed = (self.divided["sets"] == CLOSED).long().to(source.device)
+            self.memory["closed"].index_copy_(0, torch.from_numpy(labels.rows[rows]).to(source.device), closed)
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         """Batches of labelled images, clean and closed set in one pool, each paired with a batch of the open set."""
@@ -276,7 +289,7 @@ class Modul(TrainingStage):
         c, weights = self.config, self.weights
         (view,) = batch.views
         mix = mixed = mixed_taught = turns = said_open = None
-        if c.mixup and (weights["category"] or weights["soft_mixed"]):
+        if c.mixup and (weights["category"] or weights["soft_mixed"] or c.mix_ce):
             mix = mixup.draw(self.draws, batch.epoch, batch.number, sum(batch.sizes), c.mixup)
             mixed = mixup.mixed(view, mixup.partners(view, mix, batch.sizes, rank()), mix.weight)
         opened = batch.extra if weights["rotation"] or weights["soft_open"] else None
@@ -290,9 +303,12 @@ class Modul(TrainingStage):
                 mixed_taught = self.teacher.encoder(mixed)
             if opened is not None and weights["soft_open"]:
                 said_open, _ = self.teacher(opened.views[0])
+            if c.labels == "online":
+                said = self.teacher.head(taught).argmax(dim=1)
+                batch = replace(batch, labels=torch.where(self.memory["closed"][batch.rows] > 0, said, batch.labels))
         out: Outputs = net(view, taught, mixed, mixed_taught, shown)
 
-        terms = {"ce": self.loss(out.logits, batch.labels)}
+        terms = {"ce": self._named(out, batch, mix)}
         if weights["kd"]:
             terms["kd"] = hint_loss(out.hint, maps.permute(0, 2, 3, 1) if c.hint == "map" else taught)
         if weights["category"]:
@@ -314,6 +330,13 @@ class Modul(TrainingStage):
             means["soft_open"] = batch_mean(kd_loss(out.open_logits, said_open, c.soft_temperature), opened)
         loss = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
         return {"loss": loss, **{f"loss_{name}": mean.detach() for name, mean in means.items()}}
+
+    def _named(self, out: Outputs, batch: Batch, mix: mixup.Mix | None) -> Tensor:
+        """The loss in the place of the cross entropy -> b values: of plain images, or with mix_ce of mixed ones."""
+        if not self.config.mix_ce or mix is None:
+            return self.loss(out.logits, batch.labels)
+        others = mixup.partners(batch.labels, mix, batch.sizes, rank())
+        return mixup.mixed(self.loss(out.mixed_logits, batch.labels), self.loss(out.mixed_logits, others), mix.weight)
 
     def _category(self, z: Tensor, batch: Batch, mix: mixup.Mix | None) -> Tensor:
         """Category loss of embeddings b x D -> b values: eq. 11, or eq. 15 for mixed images."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, StageConfig
+from dist_rmd.config import Optimization, Role, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -16,6 +16,7 @@ from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill.attention import attention_loss
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import Encoder
+from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.stages._data_free import DataFreeStage, diversity
 from dist_rmd.stages.base import Batches, DataInfo, batch_mean
 
@@ -44,6 +45,8 @@ class ZSKTConfig(Optimization):
     """largest norm of the gradient (no limit when null)"""
     beta: NonNegativeFloat = 250.0
     """weight of the attention loss, which the student alone has"""
+    gray: bool = leaf(False, Role.RESULT, added=True)
+    """make gray images, for a teacher of gray images"""
     latent: PositiveInt = 100
     """dimensions of the noise"""
 
@@ -72,8 +75,16 @@ class ZSKT(DataFreeStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = self.optimization = config.section(ZSKTConfig)
-        super().__init__(config, data, inputs, c.latent, bounded=False, classifier=Attentive)
+        classifier = Attentive if c.beta else ImageClassifier
+        super().__init__(config, data, inputs, c.latent, c.gray, bounded=False, classifier=classifier)
         self.round = c.generator_steps + c.student_steps
+        for whose, net in (("the student", self.net["student"]), ("the teacher", self.teacher)):
+            kind: Any = type(net.encoder)
+            if c.beta and kind.stage_maps is Encoder.stage_maps:
+                raise ConfigError(
+                    f"zskt.beta={c.beta:g} compares the maps at the end of every stage, which {whose} does not tell: "
+                    "take a ResNet or a VGG of this package, or zskt.beta=0"
+                )
         strides = [net.encoder.stride for net in (self.net["student"], self.teacher)]
         if c.beta and len(set(strides)) > 1:
             raise ConfigError(
@@ -101,9 +112,9 @@ class ZSKT(DataFreeStage):
             divergence = batch_mean(mean_divergence(self.net["student"](images)[0], logits), batch)
             return {"loss": -divergence, "loss_generator": -divergence.detach(), **diversity(images, logits, batch)}
         images = self.made(noise)
-        with torch.no_grad():
-            logits, theirs = watched(self.teacher, images)
         said, ours = net["student"](images)
+        with torch.no_grad():
+            logits, theirs = watched(self.teacher, images) if self.config.beta else self.teacher(images)
         divergence = batch_mean(mean_divergence(said, logits), batch)
         if not self.config.beta:
             return {"loss": divergence, "loss_student": divergence.detach()}

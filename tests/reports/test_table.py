@@ -251,6 +251,19 @@ def test_the_picture_has_a_point_for_every_number(folder):
     assert (folder.folder / "figures" / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_values_of_a_parameter_are_joined_to_curves(tmp_path):
+    """Fig. 6 of MODUL: each curve over the values that its parameter has, with gaps passed over."""
+    axes = {"method": ["alpha", "t"], "value": ["0.001", "0.1", "0.3", "1"]}
+    folder = SweepFolder(tmp_path, axes, seeds=[0], grid="mine")
+    for number, values in enumerate([("alpha", "0.001"), ("alpha", "0.1"), ("alpha", "1"), ("t", "0.1"), ("t", "0.3")]):
+        folder.finish(*values, curve=[50.0 + number])
+    (axis,) = draw(Comparison(read([folder.folder]))).axes
+    curves = [[*line.get_ydata()] for line in axis.lines if line.get_linestyle() == "-"]
+    assert [curve for curve in curves if max(curve) > 1] == [[50.0, 51.0, 52.0], [53.0, 54.0]]  # others are edges
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.001", "0.1", "0.3", "1"]
+    assert axis.get_xlabel() == "value"
+
+
 def test_what_is_compared_with_one_baseline_is_told_apart_and_long_titles_are_wrapped(tmp_path):
     methods = ["CE", "CE+RGRL", "CE+RGRL+RM", "GCE"]
     compare, title = {"CE+RGRL": "CE", "CE+RGRL+RM": "CE"}, "Accuracy of methods with a long story, " * 3

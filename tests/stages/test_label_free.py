@@ -89,8 +89,6 @@ def test_any_number_of_ranks_is_the_same_training(command, tmp_path, ranks):
     assert main([*arguments, f"out={tmp_path / 'one'}"]) == 0
     on_ranks(ranks, "seam", *arguments, f"out={tmp_path / 'ranks'}")
     for name in OTHERS:
-        states = [
-            Checkpoints(tmp_path / out / "a" / name / "checkpoints", 2).load_newest() for out in ("one", "ranks")
-        ]
+        states = [Checkpoints(tmp_path / out / "a" / name / "checkpoints", 2).load_newest() for out in ("one", "ranks")]
         for part in ("net", "averages", "memory"):
             torch.testing.assert_close(states[1][part], states[0][part], rtol=1e-8, atol=1e-10)

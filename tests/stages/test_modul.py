@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.data.loading.paired import Paired
 from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.distill import mixup
-from dist_rmd.distill.division import CLEAN, OPEN
+from dist_rmd.distill.division import CLEAN, CLOSED, OPEN
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.evaluate import evaluate
 from dist_rmd.pipeline.command import main
@@ -107,6 +108,22 @@ def test_any_robust_loss_may_stand_in_cross_entropys_place():
     found = s.losses(s.net, b)
     for name, value in expected.items():  # rotations are told by cross entropy
         assert found[f"loss_{name}"].item() == pytest.approx(value, rel=1e-9), name
+
+
+def test_mixed_images_may_be_learned_under_both_labels():
+    s, b = modul("modul.mix_ce=true"), batch(dtype=torch.float64)
+    mix, expected = mixup.draw(s.draws, b.epoch, b.number, 10, 8.0), naive(s, b)
+    w, other = mix.weight, mix.partner
+    net = copy.deepcopy(s.net).train()
+    with torch.no_grad():
+        logits = numpy(net.head(net.encoder(w * b.views[0] + (1 - w) * b.views[0][other])))
+    own, others = (softmax_loss(logits, labels.numpy()) for labels in (b.labels, b.labels[other]))
+    expected["ce"] = (w * own + (1 - w) * others).mean()
+    found = s.losses(s.net, b)
+    for name, value in expected.items():
+        assert found[f"loss_{name}"].item() == pytest.approx(value, rel=1e-9), name
+    with pytest.raises(ConfigError, match=r"modul.mix_ce=true is of mixed images, but modul.mixup=0"):
+        stage("modul", "modul.mix_ce=true", "modul.mixup=0")
 
 
 def test_a_wrong_loss_is_named():
@@ -300,6 +317,18 @@ def test_prototypes_follow_the_embedding_as_fast_as_asked(data, momentum):
     blended = momentum * first.numpy() + (1 - momentum) * fresh
     expected = blended / np.linalg.norm(blended, axis=1, keepdims=True)
     np.testing.assert_allclose(s.prototypes.numpy(), expected, atol=1e-6)
+
+
+def test_closed_images_may_be_named_anew_in_every_step(data):
+    """By what the teacher says of the present view; clean images keep their label."""
+    fixed, online = (looked(data, SETS, LABELS, LABELS, *more)[0] for more in ([], ["modul.labels=online"]))
+    assert online.memory["closed"][:12].tolist() == [int(s == CLOSED) for s in SETS]
+    b = replace(batch(size=9), rows=torch.arange(9), labels=torch.tensor(LABELS[:9]))
+    with torch.no_grad():
+        said = online.teacher(b.views[0])[0].argmax(dim=1)
+    assert not torch.equal(said[6:], b.labels[6:])
+    relabelled = replace(b, labels=torch.cat([b.labels[:6], said[6:]]))
+    assert online.losses(online.net, b)["loss"] == fixed.losses(fixed.net, relabelled)["loss"]
 
 
 def test_batches_are_of_clean_and_closed_images_with_open_ones_beside(data):

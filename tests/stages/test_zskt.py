@@ -58,6 +58,13 @@ def test_networks_of_two_kinds_have_no_places_to_compare():
     assert set(s.losses(s.net, batch_for(s))) == {"loss", "loss_student"}
 
 
+def test_networks_that_tell_no_stages_are_named_at_the_start():
+    with pytest.raises(ConfigError, match=r"zskt\.beta=250 .* which the student does not tell: .* or zskt\.beta=0"):
+        stage("zskt", "model.name=pair/resnet10")
+    s = stage("zskt", "model.name=pair/resnet10", "zskt.beta=0")
+    assert s.losses(s.net, batch_for(s))["loss"].isfinite()
+
+
 def test_defaults_are_those_of_the_authors_code():
     c = sections.parse(None, []).section(ZSKTConfig)
     assert c.epochs * c.rounds == 80_000
