@@ -25,6 +25,7 @@ from dist_rmd.stages._label_free import LabelFree
 DEFAULTS = sections.parse(None)
 NEEDED = (*typing.get_args(LabelFree), "teacher", "division", "relabel", "inversion")
 EVERYTHING = f"stages=[{','.join(dict.fromkeys([*NEEDED, *available('stages')]))}]"
+LABEL_BY_LABEL = (EVERYTHING.replace(",dividemix", "").replace(",sop", ""),)  # the stages that take all keys of `task`
 OPENSET = ("noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5")
 CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "data.path": ((), "data.path={place}/moved/digits"),
@@ -38,6 +39,10 @@ CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {
         "noise.file={place}/moved/labels.csv",
     ),
     "noise.column": (("noise.kind=file", "noise.file={place}/labels.csv", "noise.column=one"), "noise.column=two"),
+    **{
+        f"task.{name}": (LABEL_BY_LABEL, f"task.{name}={value}")
+        for name, value in {"mixup": 1, "kd": 0.5, "average": 0.5, "divided": "true", "relabel": "true"}.items()
+    },
     "out": ((), "out={place}/elsewhere"),
     "stages": ((), "stages=[simsiam,classifier,rgrl]"),
     "inputs": (("stages=[vkd]", "inputs.teacher={place}/taught"), "inputs.teacher={place}/moved/taught/teacher.pt"),
