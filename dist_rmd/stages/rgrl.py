@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from dist_rmd.config import StageConfig
+from dist_rmd.config import Role, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeFloat
 from dist_rmd.data.loading.batch import Batch
+from dist_rmd.distill.dist import dist_loss
 from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.errors import ConfigError
@@ -48,8 +49,20 @@ class RelationConfig:
     """the student's encoder starts as a copy of the teacher, not at random"""
     method: Literal["auto", "gather", "gram"] = "auto"
     """how the loss is computed, with one result: gather exchanges features, gram D x D matrices; auto: the faster"""
+    form: Literal["rmdnet", "dist"] = leaf("rmdnet", Role.RESULT, added=True)
+    """the relations that are matched.  rmdnet: between images (eq. 5-10), weighted by `node` and `edge`; dist: DIST's
+    correlations (Huang et al. 2022), weighted by `inter` and `intra`"""
+    inter: NonNegativeFloat = leaf(1.0, Role.RESULT, added=True)
+    """form=dist: weight of the correlation of an image's features"""
+    intra: NonNegativeFloat = leaf(1.0, Role.RESULT, added=True)
+    """form=dist: weight of the correlation of a feature over the images"""
 
     def __post_init__(self) -> None:
+        others = ("inter", "intra") if self.form == "rmdnet" else ("node", "edge", "norm", "node_pairs", "method")
+        for key in others:
+            if getattr(self, key) != getattr(type(self), key):
+                owner = "dist" if self.form == "rmdnet" else "rmdnet"
+                raise ConfigError(f"relation.{key} is for relation.form={owner}, but the form is {self.form}")
         if self.method == "gram" and self.node_pairs != "all":
             raise ConfigError(
                 f"relation.method=gram forms no pairs of images, which relation.node_pairs={self.node_pairs} is about: "
@@ -80,6 +93,7 @@ class Related(TaskStage):
         c = config.section(RelationConfig)
         self.views = VIEWS[c.teacher_view]
         self.k, self.taught_by = c.k, c.teacher
+        self.form, self.inter, self.intra = c.form, c.inter, c.intra
         self.teacher_knn: float | None = None
         learned = None if c.teacher == "random" else inputs[c.teacher]
         if learned is not None:
@@ -91,6 +105,12 @@ class Related(TaskStage):
             random = encoder(config.model.name, config.model.width, config.model.init)
             self.teacher = random.requires_grad_(False).eval()
         widths = self.teacher.out_features, self.net.encoder.out_features
+        if widths[0] != widths[1] and c.form == "dist":
+            raise ConfigError(
+                f"relation.form=dist compares features one by one, but the teacher has {widths[0]} and the student "
+                f"{widths[1]}: set relation.form=rmdnet and relation.node=0, which leaves edge matching",
+                agreed=True,
+            )
         if widths[0] != widths[1] and c.node:
             raise ConfigError(
                 f"relation.node={c.node:g} compares features one by one, but the teacher has {widths[0]} and the "
@@ -114,14 +134,22 @@ class Related(TaskStage):
         self.remember(seen, batch, mixed.other is not None)
         targets = lesson.result()
         task = self.judged(seen, mixed)
-        relation = self.relation(targets, seen.features, batch.sizes, batch.labels)
+        relation = self.relations(targets, seen.features, batch)
         return {
             "loss_task": task["loss"].detach(),
             **task,
-            "loss": task["loss"] + self.k * relation.loss,
-            "loss_node": relation.node,
-            "loss_edge": relation.edge,
+            **relation,
+            "loss": task["loss"] + self.k * relation["loss"],
         }
+
+    def relations(self, teacher: Tensor, student: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The relation loss between features b x D, and its two parts, unweighted and without gradient."""
+        if self.form == "dist":
+            inter, intra = dist_loss(teacher, student, batch.sizes)
+            loss = self.inter * inter + self.intra * intra
+            return {"loss": loss, "loss_inter": inter.detach(), "loss_intra": intra.detach()}
+        matched = self.relation(teacher, student, batch.sizes, batch.labels)
+        return {"loss": matched.loss, "loss_node": matched.node, "loss_edge": matched.edge}
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
         if said := super().warning(metrics):

@@ -60,6 +60,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {
         for stage in ("probe", "relabel")
     },
     "relation.teacher": (("stages=[simsiam,simclr,rgrl]",), "relation.teacher=simclr"),
+    **{f"relation.{weight}": (("relation.form=dist",), f"relation.{weight}=0.5") for weight in ("inter", "intra")},
+    "relation.form": ((), "relation.form=dist"),
     "relabel.student": (("stages=[simsiam,classifier,elr,relabel]",), "relabel.student=elr"),
     "weights.mean": ((), "weights.mean=[0.5,0.5,0.5]"),
     "weights.std": ((), "weights.std=[0.5,0.5,0.5]"),

@@ -24,6 +24,7 @@ TRAININGS = [name for name in available("stages") if issubclass(lookup("stages",
 
 OPTIONS = (
     "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
+    "rgrl relation.form=dist relation.inter=0.5",
     "dfad dfad.student_steps=9",
     "zskt zskt.generator_steps=9",
     "dafl dafl.gray=true",

@@ -7,6 +7,7 @@ from support.recipe import batch, stage
 
 from dist_rmd.config import sections
 from dist_rmd.data.augment.views import Views
+from dist_rmd.distill.dist import dist_loss
 from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
@@ -182,3 +183,25 @@ def test_gram_cannot_leave_pairs_out(node_pairs):
 def test_an_unknown_relation_method_is_a_configuration_mistake():
     with pytest.raises(ConfigError, match=r"relation\.method"):
         stage("rgrl", "relation.method=gramm")
+
+
+def test_dist_takes_the_place_of_the_papers_relations():
+    s, b = stage("rgrl", "relation.form=dist", "relation.k=3", "relation.inter=0.5"), batch()
+    terms = s.losses(s.net, b)
+    features = s.teacher(b.views[0]), s.net(b.views[0])[1]
+    inter, intra = dist_loss(*features, [10])
+    assert terms["loss_inter"].item() == pytest.approx(inter.item(), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx((terms["loss_task"] + 3 * (0.5 * inter + intra)).item(), rel=1e-5)
+    assert "loss_node" not in terms
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["relation.inter=2"], "inter is for relation.form=dist, but the form is rmdnet"),
+        (["relation.form=dist", "relation.edge=0.1"], "edge is for relation.form=rmdnet, but the form is dist"),
+    ],
+)
+def test_a_weight_of_the_other_form_is_refused(words, said):
+    with pytest.raises(ConfigError, match=said):
+        stage("rgrl", *words)
