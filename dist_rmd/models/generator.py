@@ -17,15 +17,13 @@ class Generator(nn.Module):
 
     A linear layer makes maps of side / 4 with 2 * width channels.  Nearest-neighbour interpolation doubles their side
     twice, each time followed by a convolution; the second convolution halves the channels, and a last convolution makes
-    the three colours.  bounded: put a Tanh before the last normalisation.  gray: make one channel, given three times,
-    for a teacher of gray images, whose answers to coloured ones mean nothing.  Weights come from torch's global
-    generator.
+    the three colours.  bounded: put a Tanh before the last normalisation.  Weights come from torch's global generator.
     """
 
-    def __init__(self, latent: int, side: int, width: int = 64, bounded: bool = True, gray: bool = False):
+    def __init__(self, latent: int, side: int, width: int = 64, bounded: bool = True):
         super().__init__()
         self.start, self.side = -(-side // 4), side
-        wide, colours = 2 * width, 1 if gray else 3
+        wide = 2 * width
         self.project = nn.Linear(latent, wide * self.start**2)
         self.begin = nn.BatchNorm2d(wide)
         self.middle = nn.Sequential(nn.Conv2d(wide, wide, 3, 1, 1), nn.BatchNorm2d(wide), nn.LeakyReLU(SLOPE))
@@ -33,12 +31,12 @@ class Generator(nn.Module):
             nn.Conv2d(wide, width, 3, 1, 1),
             nn.BatchNorm2d(width),
             nn.LeakyReLU(SLOPE),
-            nn.Conv2d(width, colours, 3, 1, 1),
+            nn.Conv2d(width, 3, 3, 1, 1),
             nn.Tanh() if bounded else nn.Identity(),
-            nn.BatchNorm2d(colours, affine=False),
+            nn.BatchNorm2d(3, affine=False),
         )
 
     def forward(self, noise: Tensor) -> Tensor:
         x = self.begin(self.project(noise).unflatten(1, (-1, self.start, self.start)))
         x = self.middle(F.interpolate(x, size=2 * self.start))
-        return self.end(F.interpolate(x, size=self.side)).expand(-1, 3, -1, -1)
+        return self.end(F.interpolate(x, size=self.side))

@@ -44,14 +44,12 @@ class DataFreeStage(ClassifierStage):
         data: DataInfo,
         inputs: Mapping[str, Any],
         latent: int,
-        gray: bool,
         bounded: bool = True,
         classifier: Callable[[Encoder, int], nn.Module] = ImageClassifier,
     ):
-        """latent: dimensions of the noise.  gray, bounded: of the Generator.  classifier: (encoder, classes) -> net."""
+        """latent: dimensions of the noise.  bounded: see Generator.  classifier: (encoder, classes) -> student."""
         student = classifier(encoder(config.model.name, config.model.width, config.model.init), data.classes)
-        generator = Generator(latent, data.side, bounded=bounded, gray=gray)
-        self.net = nn.ModuleDict({"student": student, "generator": generator})
+        self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, bounded=bounded)})
         self.teacher = frozen_teacher(inputs["teacher"])
         self.latent, self.seed_of_noise = latent, config.seed
         self.told = False

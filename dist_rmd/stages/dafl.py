@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, Role, Schedule, StageConfig, leaf
+from dist_rmd.config import Optimization, Schedule, StageConfig
 from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -41,8 +41,6 @@ class DAFLConfig(Optimization):
     """weight of the activation loss"""
     beta: NonNegativeFloat = 5.0
     """weight of the information entropy loss"""
-    gray: bool = leaf(False, Role.RESULT, added=True)
-    """make gray images, for a teacher of gray images"""
     latent: PositiveInt = 1000
     """dimensions of the noise"""
     generator_lr: PositiveFloat = 0.02
@@ -62,7 +60,7 @@ class DAFL(DataFreeStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = self.optimization = config.section(DAFLConfig)
-        super().__init__(config, data, inputs, self.config.latent, self.config.gray)
+        super().__init__(config, data, inputs, self.config.latent)
 
     def param_groups(self) -> list[dict[str, Any]]:
         generator = {"optimizer": "adam", "lr": self.config.generator_lr, "constant_lr": True}

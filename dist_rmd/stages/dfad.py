@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, Role, Schedule, StageConfig, leaf
+from dist_rmd.config import Optimization, Schedule, StageConfig
 from dist_rmd.config.key_types import NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -34,8 +34,6 @@ class DFADConfig(Optimization):
     the next, down to `gamma` of the initial rate; step: times `gamma` at each of `milestones`"""
     milestones: tuple[NonNegativeInt, ...] = (100, 200)
     """epochs after which schedule=step lowers both learning rates"""
-    gray: bool = leaf(False, Role.RESULT, added=True)
-    """make gray images, for a teacher of gray images"""
     latent: PositiveInt = 256
     """dimensions of the noise"""
     generator_lr: PositiveFloat = 1e-3
@@ -54,7 +52,7 @@ class DFAD(DataFreeStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = self.optimization = config.section(DFADConfig)
-        super().__init__(config, data, inputs, self.config.latent, self.config.gray)
+        super().__init__(config, data, inputs, self.config.latent)
         self.round = self.config.student_steps + 1
 
     def param_groups(self) -> list[dict[str, Any]]:

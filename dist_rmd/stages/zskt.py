@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, Role, StageConfig, leaf
+from dist_rmd.config import Optimization, StageConfig
 from dist_rmd.config.key_types import NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -45,8 +45,6 @@ class ZSKTConfig(Optimization):
     """largest norm of the gradient (no limit when null)"""
     beta: NonNegativeFloat = 250.0
     """weight of the attention loss, which the student alone has"""
-    gray: bool = leaf(False, Role.RESULT, added=True)
-    """make gray images, for a teacher of gray images"""
     latent: PositiveInt = 100
     """dimensions of the noise"""
 
@@ -76,7 +74,7 @@ class ZSKT(DataFreeStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = self.optimization = config.section(ZSKTConfig)
         classifier = Attentive if c.beta else ImageClassifier
-        super().__init__(config, data, inputs, c.latent, c.gray, bounded=False, classifier=classifier)
+        super().__init__(config, data, inputs, c.latent, bounded=False, classifier=classifier)
         self.round = c.generator_steps + c.student_steps
         for whose, net in (("the student", self.net["student"]), ("the teacher", self.teacher)):
             kind: Any = type(net.encoder)

@@ -15,15 +15,6 @@ def test_images_are_normalised_over_the_batch(side, bounded):
     assert images.std(0).mean() > 0.2  # they differ
 
 
-def test_gray_images_are_one_channel_given_three_times():
-    torch.manual_seed(0)
-    images = Generator(latent=5, side=8, width=8, gray=True)(torch.randn(12, 5))
-    assert images.shape == (12, 3, 8, 8)
-    assert torch.equal(images[:, 0], images[:, 1])
-    assert torch.equal(images[:, 0], images[:, 2])
-    torch.testing.assert_close(images.var(correction=0), torch.tensor(1.0), rtol=0, atol=1e-2)
-
-
 def test_at_side_32_it_is_that_of_dfads_code():
     """Linear, normalisation, 8 -> 16 -> 32 by nearest neighbours, convolutions 128, 128, 64, 3."""
     net = Generator(latent=256, side=32).double()

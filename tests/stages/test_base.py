@@ -27,7 +27,6 @@ OPTIONS = (
     "rgrl relation.form=dist relation.inter=0.5",
     "dfad dfad.student_steps=9",
     "zskt zskt.generator_steps=9",
-    "dafl dafl.gray=true",
     "inversion inversion.iterations=5",
     "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
     "modul loss.name=gce",
