@@ -1,6 +1,7 @@
 """Plug-ins by file name: lookup("losses", "gce") is the one public object of dist_rmd/losses/gce.py."""
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from typing import Any
@@ -15,7 +16,12 @@ def available(kind: str) -> list[str]:
     `base` and what begins with an underscore are not among them: these serve the others.
     """
     package = importlib.import_module(f"dist_rmd.{kind}")
-    names = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"base"}
+    return [*_names(tuple(package.__path__))]
+
+
+@functools.cache  # each configuration that is read asks for all stages
+def _names(folders: tuple[str, ...]) -> list[str]:
+    names = {module.name for module in pkgutil.iter_modules(folders)} - {"base"}
     return sorted(name for name in names if not name.startswith("_"))
 
 

@@ -108,11 +108,13 @@ def _say(line: str) -> None:
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; the configuration itself is not read yet.  Raises ConfigError."""
+    asked = any(word.startswith(("-h", "--h")) for word in argv)  # the text of all keys takes a while
+    keys = configuration.help_text(sections.sections()) if asked else ""
     parser = Parser(
         prog="dist-rmd train",
         description="Train the stages of one run.  Start it with torchrun or srun for several processes.  Started "
         "again, it goes on where it was.",
-        epilog=f"Keys of CONFIG.yaml and of key=value:\n{configuration.help_text(sections.sections())}",
+        epilog=f"Keys of CONFIG.yaml and of key=value:\n{keys}",
     )
     parser.add_configuration()
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
