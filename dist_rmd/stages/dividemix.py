@@ -1,6 +1,6 @@
 """DivideMix (Li et al. 2020, https://arxiv.org/abs/2002.07394): noisy labels as semi-supervised learning."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -18,13 +18,14 @@ from dist_rmd.data.loading.loader import Loader
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill import mixup
 from dist_rmd.distill.division import clean_probability
+from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.distributed.collectives import mean_rows, rank
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.average import move_average
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier
-from dist_rmd.stages._student import score_images
+from dist_rmd.stages._student import frozen_encoder, score_images
 from dist_rmd.stages._task import TaskConfig
 from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batch_mean, fitted, one_hot
 
@@ -54,6 +55,8 @@ class DivideMixConfig:
     """epochs after the warm-up in which lambda_u grows from 0"""
     confidence: NonNegativeFloat = 0.0
     """weight of sum p log p in the warm-up, a penalty of confident predictions; 1 for asymmetric noise"""
+    relation: NonNegativeFloat = 0.0
+    """K, weight of RMDNet's relation loss to the encoder of stage `simsiam` (node 0.8, edge 0.35); 0: none"""
 
 
 class DivideMix(ClassifierStage):
@@ -67,12 +70,19 @@ class DivideMix(ClassifierStage):
     An epoch is as many steps of each network as batches of task.batch_size are in all images.  In the authors' code it
     is one pass over the images with a label, which is as many when half of the images keep theirs.  Here half a batch
     has labels, and the smaller set repeats itself.  The average of both networks' logits is what is evaluated.
+
+    With dividemix.relation each network also learns the relations between the images that it sees, plain in the warm-up
+    and mixed after it, which the frozen encoder of stage `simsiam` tells (RMDNet eq. 10).
     """
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig, "dividemix": DivideMixConfig}
     recipe = "task"
     views = ("weak", "weak")
     net: nn.ModuleDict
+
+    @classmethod
+    def needs(cls, config: StageConfig) -> tuple[str, ...]:
+        return ("simsiam",) if config.section(DivideMixConfig).relation else ()
 
     @classmethod
     def model(cls, config: StageConfig) -> Model:
@@ -106,6 +116,18 @@ class DivideMix(ClassifierStage):
         self.ce = CE()
         for name in NETWORKS:
             self._take(name)
+        self.teacher = frozen_encoder(inputs["simsiam"]) if self.config.relation else None
+        self.relation = RelationLoss()
+        if self.teacher is not None and 2 * self.teacher.out_features != both.encoder.out_features:
+            raise ConfigError(
+                f"dividemix.relation={self.config.relation:g} compares features one by one, but those of simsiam are "
+                f"{self.teacher.out_features} and those of a network {both.encoder.out_features // 2}: train simsiam "
+                "with the same model, or set dividemix.relation=0",
+                agreed=True,
+            )
+
+    def frozen(self) -> list[nn.Module]:
+        return [] if self.teacher is None else [self.teacher]
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
         self.source, self.learned, self.seed_of_batches = source, labels, seed
@@ -163,11 +185,11 @@ class DivideMix(ClassifierStage):
                 [target for part, target in zip(batches, targets, strict=True) for _ in part.views],
             )
         )
-        logits, _ = learning(images)
-        logits = _wide(logits)
+        logits, features = learning(images)
+        logits, rows_of = _wide(logits), [sum(each) for each in zip(*sizes, strict=True)]
         p, log_p = logits.softmax(dim=1), logits.log_softmax(dim=1)
         labelled = len(batch.rows) * len(batch.views)
-        mean = mean_rows(p, [sum(each) for each in zip(*sizes, strict=True)])
+        mean = mean_rows(p, rows_of)
         terms = {
             "labelled": batch_mean(-(labels * log_p).sum(dim=1)[:labelled], batch),
             "prior": -(len(mean) * mean).log().mean(),  # KL(uniform || mean p)
@@ -176,16 +198,27 @@ class DivideMix(ClassifierStage):
         if batch.extra is not None:
             terms["unlabelled"] = batch_mean((p - labels).square().mean(dim=1)[labelled:], batch.extra)
             loss = loss + self._lambda(batch) * terms["unlabelled"]
+        related = self._related(images, features, rows_of)
         right = {} if batch.right is None else {"kept_right": _counts(batch.right)}
-        return {"loss": loss, **{f"loss_{name}": term.detach() for name, term in terms.items()}, **right}
+        parts = {f"loss_{name}": term.detach() for name, term in terms.items()}
+        return {"loss": loss + sum(related), **parts, **right}
 
     def _warm(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, _ = net(batch.views[0])
+        logits, features = net(batch.views[0])
         loss = batch_mean(self.ce(logits, batch.labels), batch)
+        loss = loss + sum(self._related(batch.views[0], features, batch.sizes))
         if self.config.confidence:
             log_p = _wide(logits).log_softmax(dim=1)
             loss = loss + self.config.confidence * batch_mean((log_p.exp() * log_p).sum(dim=1), batch)
         return {"loss": loss, **fitted(logits, batch)}
+
+    def _related(self, images: Tensor, features: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """The relation loss, weighted, of the rows of all ranks; empty without a teacher."""
+        if self.teacher is None:
+            return []
+        with torch.no_grad():
+            taught = self.teacher(images)
+        return [self.config.relation * self.relation(taught, features, sizes).loss]
 
     def _lambda(self, batch: Batch) -> float:
         """lambda_u, which grows linearly within the first epochs after the warm-up."""

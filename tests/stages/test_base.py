@@ -46,6 +46,7 @@ OPTIONS = (
     "dfnd dfnd.mixup=1",
     "sop sop.consistency=0.9 sop.balance=0.1",
     "dividemix dividemix.warmup=1 task.batch_size=10",
+    "dividemix dividemix.warmup=1 task.batch_size=10 dividemix.relation=0.5",
     "dividemix dividemix.confidence=1",
 )
 

@@ -85,6 +85,32 @@ def test_the_warm_up_is_cross_entropy_and_for_asymmetric_noise_its_penalty():
     assert found == pytest.approx(ce + (p * np.log(p)).sum(axis=1).mean(), rel=1e-9)
 
 
+@pytest.mark.parametrize("warmup", [1, 9])
+def test_relations_are_those_of_the_images_that_the_network_sees(warmup):
+    """RMDNet's loss in numpy: correlations of rows, Frobenius norms, of mixed or, in the warm-up, plain images."""
+    settings = (f"dividemix.warmup={warmup}", "task.batch_size=10")
+    plain, related = doubled(*settings), doubled(*settings, "dividemix.relation=0.5")
+    related.teacher.double()
+    related.net.load_state_dict(plain.net.state_dict())
+    b, seen = batch_for(plain, dtype=torch.float64), []
+    related.teacher.register_forward_hook(lambda net, images, features: seen.append((images[0], features)))
+    net = copy.deepcopy(related.net["second"])
+    expected, found = (s.losses(s.net, b)["loss"].item() for s in (plain, related))
+    ((images, taught),) = seen
+    assert len(images) == (34 if warmup == 1 else 10)
+    with torch.no_grad():
+        own = net(images)[1].numpy()
+    t, s = (np.corrcoef(rows) for rows in (taught.numpy(), own))
+    both = np.corrcoef(taught.numpy(), own)[: len(images), len(images) :]
+    loss = 0.8 * np.linalg.norm(both - np.eye(len(images))) + 0.35 * np.linalg.norm(t - s)
+    assert found - expected == pytest.approx(0.5 * loss, rel=1e-6)
+
+
+def test_relations_need_features_of_one_width():
+    with pytest.raises(ConfigError, match=r"dividemix.relation=0.5 compares features one by one, .* are 64 .* 128"):
+        stage("dividemix", "dividemix.relation=0.5", "model.width=16")
+
+
 def test_what_is_evaluated_is_the_average_of_both_networks():
     s = doubled()
     images = batch_for(s, dtype=torch.float64).views[0]
