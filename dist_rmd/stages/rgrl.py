@@ -80,7 +80,7 @@ class Related(TaskStage):
 
     The teacher is the frozen encoder of a stage without labels, or a random one, in evaluation mode and without
     gradient; it sees the last view of a batch, the student the first, both mixed where images are.  Both matrices are
-    over the pooled features of the global batch.
+    over the pooled features of the global batch.  With relation.form=dist, DIST's loss takes the place of both.
     """
 
     @classmethod
