@@ -13,6 +13,7 @@ from dist_rmd.evaluation._features import extract_all
 from dist_rmd.pipeline.runner import train
 from dist_rmd.registry import lookup
 from dist_rmd.run.finished import FinishedRun
+from dist_rmd.stages._task import TaskConfig
 
 STAGE = "classifier"
 
@@ -33,7 +34,8 @@ def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) ->
 
     parts: the part of each image, 0, 1, ..., in the order of the run's labels.
 
-    The network of a part is trained as the run's stage `classifier` is or would be, in <run>/folds/<part>-of-<parts>.
+    The network of a part is trained as the run's stage `classifier` is or would be, but for half as many epochs: a
+    network that has learned its own wrong labels by heart judges others worse.  Its run is <run>/folds/<part>-of-<parts>.
     A stopped training goes on at the next call; a finished network is read back.  Raises ConfigError where no stage of
     the run is configured by the section `task`, so that nobody has chosen how to train a classifier.
     """
@@ -62,7 +64,10 @@ def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -
     folds = run.folder.folds
     table = folds / f"{name}.npz"
     labels.save(table)
+    task = run.config.section(TaskConfig)
     overrides = {
+        "task.epochs": max(1, task.epochs // 2), "task.warmup_epochs": task.warmup_epochs / 2,
+        "task.milestones": [milestone // 2 for milestone in task.milestones],
         "out": folds, "name": name, "stages": f"[{STAGE}]", "inputs": "{}",
         "data.path": dataset.folder, "data.holdout": 0, "data.per_class": "null", "data.skip": 0,
         "noise.kind": "file", "noise.rate": 0, "noise.file": table, "noise.column": "null",

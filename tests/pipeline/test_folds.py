@@ -60,6 +60,8 @@ def test_stopped_it_goes_on_and_finished_it_is_read_back(words, run, capsys):
         f"out={folds}",
         f"name={name}",
         "stages=[classifier]",
+        "task.epochs=1",
+        "task.milestones=[75,90,105]",
         "data.per_class=null",
         "noise.kind=file",
         "noise.rate=0",
