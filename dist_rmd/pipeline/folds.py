@@ -13,7 +13,6 @@ from dist_rmd.evaluation._features import extract_all
 from dist_rmd.pipeline.runner import train
 from dist_rmd.registry import lookup
 from dist_rmd.run.finished import FinishedRun
-from dist_rmd.stages._task import TaskConfig
 
 STAGE = "classifier"
 
@@ -35,7 +34,7 @@ def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) ->
     parts: the part of each image, 0, 1, ..., in the order of the run's labels.
 
     The network of a part is trained as the run's stage `classifier` is or would be, but for half as many epochs: a
-    network that has learned its own wrong labels by heart judges others worse.  Its run is <run>/folds/<part>-of-<parts>.
+    network that knows its own wrong labels by heart judges others worse.  Its run is <run>/folds/<part>-of-<parts>.
     A stopped training goes on at the next call; a finished network is read back.  Raises ConfigError where no stage of
     the run is configured by the section `task`, so that nobody has chosen how to train a classifier.
     """
@@ -64,7 +63,7 @@ def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -
     folds = run.folder.folds
     table = folds / f"{name}.npz"
     labels.save(table)
-    task = run.config.section(TaskConfig)
+    task = run.config.sections["task"]
     overrides = {
         "task.epochs": max(1, task.epochs // 2), "task.warmup_epochs": task.warmup_epochs / 2,
         "task.milestones": [milestone // 2 for milestone in task.milestones],
