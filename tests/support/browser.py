@@ -23,6 +23,10 @@ OPTIONS = (
 SECONDS = 60  # for anything that is waited for
 
 
+class Navigated(Exception):
+    """The page was left while an expression was evaluated on it."""
+
+
 class Browser:
     """One page of a running Chromium; `messages` are what its console, its errors and its dialogs said."""
 
@@ -45,6 +49,8 @@ class Browser:
         while True:
             answer = self._read()
             if answer.get("id") == self._number:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated(method, answer)
                 assert "error" not in answer, (method, answer)
                 return answer["result"]
             self._note(answer)
@@ -89,9 +95,15 @@ class Browser:
     def until(self, script: str) -> None:
         """Wait until the expression is true."""
         end = time.monotonic() + SECONDS
-        while not self.value(script):
+        while not self._holds(script):
             assert time.monotonic() < end, f"never: {script}"
             time.sleep(0.05)
+
+    def _holds(self, script: str) -> bool:
+        try:
+            return bool(self.value(script))
+        except Navigated:
+            return False
 
     def click(self, selector: str) -> None:
         """Press and release the mouse in the middle of the first element that the selector names."""
