@@ -33,8 +33,8 @@ def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) ->
 
     parts: the part of each image, 0, 1, ..., in the order of the run's labels.
 
-    The network of a part is trained as the run's stage `classifier` is or would be, but for half as many epochs: a
-    network that knows its own wrong labels by heart judges others worse.  Its run is <run>/folds/<part>-of-<parts>.
+    The network of a part is trained as the run's stage `classifier` is or would be, but for half as many epochs, after
+    which it judged as well (docs/results/clean.md).  Its run is <run>/folds/<part>-of-<parts>.
     A stopped training goes on at the next call; a finished network is read back.  Raises ConfigError where no stage of
     the run is configured by the section `task`, so that nobody has chosen how to train a classifier.
     """
@@ -66,11 +66,12 @@ def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -
     task = run.config.sections["task"]
     overrides = {
         "task.epochs": max(1, task.epochs // 2), "task.warmup_epochs": task.warmup_epochs / 2,
-        "task.milestones": [milestone // 2 for milestone in task.milestones],
         "out": folds, "name": name, "stages": f"[{STAGE}]", "inputs": "{}",
         "data.path": dataset.folder, "data.holdout": 0, "data.per_class": "null", "data.skip": 0,
         "noise.kind": "file", "noise.rate": 0, "noise.file": table, "noise.column": "null",
     }  # fmt: skip
+    if task.schedule != "cosine":  # which has no milestones
+        overrides["task.milestones"] = [milestone // 2 for milestone in task.milestones]
     return train(run.folder.config, *(f"{key}={value}" for key, value in overrides.items()))
 
 
