@@ -124,6 +124,9 @@ def load(file: Path, seeds: Sequence[int] | None = None) -> Grid:
     tree = read_yaml(file)
     if unknown := tree.keys() - set(KEYS):
         raise ConfigError(f"{file}: unknown key {min(unknown)!r}; a grid has {', '.join(KEYS)}")
+    for key in ("set", "compare", "published", "axes"):
+        if not isinstance(tree.get(key) or {}, dict):
+            raise ConfigError(f"{file}: {key} must be `name: value` lines, got {tree[key]!r}")
     axes = {spelled(axis): _named(file, axis, values) for axis, values in (tree.get("axes") or {}).items()}
     if not axes:
         raise ConfigError(f"{file}: a grid needs axes, each with at least one value")

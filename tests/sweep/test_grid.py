@@ -110,6 +110,7 @@ def test_the_search(load):
     [
         ("title:", "titel:", "unknown key 'titel'; a grid has title, folder, published"),
         ("table: 1}", "table: 1, names: {CEE: CE}}", "published.names: no axis has 'CEE'"),
+        ("compare: {CE+RMDNet (K=1): CE}", "compare: method", "compare must be `name: value` lines, got 'method'"),
         ("config: base.yaml", "", r"no `config` for method=CE, rate=0\.2"),
         ("seeds: [0, 3]", "seeds: [0, 0]", r"seeds must be different whole numbers.*\[0, 0\]"),
         ("seeds: [0, 3]", "seeds: [-1]", r"seeds=.*expected a list, each entry a whole number from 0 on"),
