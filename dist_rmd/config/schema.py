@@ -247,6 +247,8 @@ class Optimization:
     """multiply lr by batch_size / 256"""
     momentum: NonNegativeFloat = 0.9
     """momentum of SGD"""
+    nesterov: bool = leaf(False, Role.RESULT, added=True)
+    """Nesterov's momentum in SGD (Sutskever et al. 2013): the gradient counts once more in each step"""
     weight_decay: NonNegativeFloat = 5e-4
     """weight decay, on all parameters"""
     schedule: Schedule = "cosine"
@@ -262,6 +264,10 @@ class Optimization:
     """clip the gradient to this norm (no clipping when null)"""
     eval_every: PositiveInt = 1
     """epochs between two evaluations; the last epoch is always evaluated"""
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov=true needs a momentum above 0")
 
 
 @dataclass(frozen=True)

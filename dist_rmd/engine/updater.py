@@ -54,7 +54,10 @@ class Updater:
             for kind in ("sgd", "adamw", "adam")
         }
         if of["sgd"]:
-            sgd = torch.optim.SGD(of["sgd"], momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+            momentum, weight_decay, nesterov = config.momentum, config.weight_decay, config.nesterov
+            sgd = torch.optim.SGD(
+                of["sgd"], momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
+            )
             # torch would allocate them in the first step, and leave them unwritten when that step moves nothing.
             for group in sgd.param_groups:
                 for parameter in group["params"] if group["momentum"] else ():

@@ -66,8 +66,9 @@ def _schedules(config: Config) -> list[str]:
     for stage in (lookup("stages", name) for name in config.stages):
         if issubclass(stage, TrainingStage):
             recipe = config.sections[stage.recipe]
-            if recipe.optimizer != "sgd" and recipe.momentum != type(recipe).momentum:
-                lines.append(f"{stage.recipe}.momentum has no effect: {stage.recipe}.optimizer={recipe.optimizer}")
+            for key in ("momentum", "nesterov"):
+                if recipe.optimizer != "sgd" and getattr(recipe, key) != getattr(type(recipe), key):
+                    lines.append(f"{stage.recipe}.{key} has no effect: {stage.recipe}.optimizer={recipe.optimizer}")
             chosen = recipe.milestones not in ((), type(recipe).milestones)  # the defaults are not the user's
             if chosen and recipe.schedule not in ("step", "restarts"):
                 lines.append(f"{stage.recipe}.milestones has no effect: {stage.recipe}.schedule={recipe.schedule}")

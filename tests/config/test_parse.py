@@ -197,6 +197,11 @@ def test_graphs_of_what_is_not_compiled_are_refused():
         parse(None, ["speed.cuda_graphs=true"], SECTIONS)
 
 
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ConfigError, match="nesterov=true needs a momentum"):
+        parse(None, ["task.nesterov=true", "task.momentum=0"], SECTIONS)
+
+
 def test_missing_file_is_named():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse(Path("nowhere.yaml"), [], SECTIONS)

@@ -57,6 +57,21 @@ def test_a_group_of_adams_is_adam_at_its_own_rate_and_the_rest_is_sgd():
     assert updater.readings()["train/lr"] < 0.05
 
 
+def test_equals_nesterovs_momentum_written_out():
+    """Sutskever et al. 2013 as torch has it: v = m v + g, w = w - lr (g + m v)."""
+    weight = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    config = Optimization(epochs=2, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, schedule="cosine")
+    updater, clock = Updater([{"params": [weight]}], config, 2, CPU, "fp64"), Clock()
+    expected, velocity = weight.detach().clone(), torch.zeros(2).double()
+    for _ in range(4):
+        move(updater, (weight**2).sum(), clock)
+        gradient = 2 * expected + 0.01 * expected
+        velocity = 0.9 * velocity + gradient
+        expected = expected - updater.readings()["train/lr"] * (gradient + 0.9 * velocity)
+        clock.tick()
+    torch.testing.assert_close(weight.detach(), expected)
+
+
 def test_equals_adamw_written_out():
     """Loshchilov & Hutter 2019, algorithm 2: weight decay apart from the gradient, both at the schedule's rate."""
     weight = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))

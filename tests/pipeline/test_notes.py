@@ -78,8 +78,9 @@ def test_sections_that_no_stage_reads():
 def test_a_momentum_that_adamw_does_not_have():
     view = LabelView.of(np.arange(30) % 3, 3)
     assert told(view, "task.optimizer=adamw") == []
-    assert told(view, "task.optimizer=adamw", "task.momentum=0.8") == [
-        "task.momentum has no effect: task.optimizer=adamw"
+    assert told(view, "task.optimizer=adamw", "task.momentum=0.8", "task.nesterov=true") == [
+        "task.momentum has no effect: task.optimizer=adamw",
+        "task.nesterov has no effect: task.optimizer=adamw",
     ]
 
 
