@@ -18,8 +18,7 @@ def random_directions(like: Tensor, sizes: Sequence[int], rank: int, seed: int, 
     numbers = like[0].numel() if len(like) else 0
     places = torch.arange(len(like) * numbers, device=like.device) + sum(sizes[:rank]) * numbers
     bits = keyed_rng.bits(seed, epoch, number, "direction", places)
-    normals = torch.special.ndtri((bits + 0.5) * 2**-32)
-    return unit(normals.view(like.shape).to(like.dtype))
+    return unit(keyed_rng.normal(bits).view(like.shape).to(like.dtype))
 
 
 def unit(directions: Tensor) -> Tensor:

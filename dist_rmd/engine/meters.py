@@ -65,8 +65,8 @@ class Meters:
         """Reduce the terms over steps and ranks since the last call, and measure the speed.
 
         Every rank must call it, after an `add`.  {"train/<term>": value, "perf/images_per_s": of all ranks together,
-        "perf/data_wait_frac": share of the time in which this rank waited for data}; a term whose wholes are 0 is left
-        out.
+        "perf/data_wait_frac": share of the time in which this rank waited for data, "perf/train_s": seconds of these
+        steps, without those of evaluations and checkpoints}; a term whose wholes are 0 is left out.
         """
         totals = all_reduce_sum(torch.cat([*self._sums.values()])).tolist()  # waits for the device
         parts, wholes = self._taken_apart(totals, world_size())
@@ -74,6 +74,7 @@ class Meters:
         result = {f"train/{name}": part / wholes[name] for name, part in parts.items() if wholes[name]}
         result["perf/images_per_s"] = self._images / seconds
         result["perf/data_wait_frac"] = self._waited / seconds
+        result["perf/train_s"] = seconds
         self._clear()
         return result
 

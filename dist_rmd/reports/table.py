@@ -6,7 +6,7 @@ import math
 import statistics
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...
     only: some cells, such as method=CE,CE+RMDNet; once for each axis.
     tag: test/top1, or val/top1: accuracy on the noisy labels that data.holdout holds out, to choose settings by.
 
-    Last and best epoch have a table each; cells without a result are marked.  Writes table.md, table.csv (a line for
-    each cell), table.tex and figures/table.png into the first sweep folder; returns Markdown and paths.
+    Last and best epoch have a table each, and so have the epoch that is best on held-out labels, where there are any,
+    and the time; cells without a result are marked.  Writes table.md, table.csv (a line for each cell), table.tex and
+    figures/table.png into the first sweep folder; returns Markdown and paths.
     """
     if tag not in IMAGES:
         raise ConfigError(f"--tag {tag}: expected {' or '.join(IMAGES)}")
@@ -70,7 +71,7 @@ def _markdown(results: Comparison) -> str:
     sweep = results.sweep
     lines = [*_header(results), *(f"{note}." for note in _legend(results))]
     parts = [f"# {sweep.title}", "\n".join(f"- {line}" for line in lines)]
-    for heading, which in (("Last epoch", _last), (f"Best epoch, {_chosen(sweep)}", _best)):
+    for heading, which in _sections(results):
         parts.append(f"## {heading}")
         for block in results.blocks:
             parts += [f"**{block.title}**"] if block.title else []
@@ -83,11 +84,27 @@ def _markdown(results: Comparison) -> str:
 def _latex(results: Comparison) -> str:
     header, legend = _header(results), _legend(results)
     parts = ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}"]
-    for heading, which in (("last epoch", _last), (f"best epoch, {_chosen(results.sweep)}", _best)):
+    for heading, which in _sections(results):
         for block in results.blocks:
-            caption = f"{', '.join(filter(None, [results.sweep.title, block.title]))}: {heading}."
+            title = ", ".join(filter(None, [results.sweep.title, block.title]))
+            caption = f"{title}: {heading[0].lower()}{heading[1:]}."
             parts.append(_typeset.latex(which(results, block), caption, [*header, *(f"{note}." for note in legend)]))
     return "\n\n".join(parts)
+
+
+Section = tuple[str, Callable[[Comparison, Block], _typeset.Table]]
+"""a heading, and the function that makes the table of a block of cells under it"""
+
+
+def _sections(results: Comparison) -> list[Section]:
+    """Headings, and the function that makes a block's table under each; those without a number are left out."""
+    outcomes = results.sweep.outcomes
+    sections: list[Section] = [("Last epoch", _last), (f"Best epoch, {_chosen(results.sweep)}", _best)]
+    if _known(outcome.held_out for outcome in outcomes):
+        sections.append(("Epoch chosen on held-out labels as given", _held_out))
+    if _known(outcome.seconds for outcome in outcomes):
+        sections.append(("Seconds of training, of the last stage", _seconds))
+    return sections
 
 
 def _header(results: Comparison) -> list[str]:
@@ -196,16 +213,40 @@ def _best(results: Comparison, block: Block) -> _typeset.Table:
     return _table(results, block, lambda label: [("ours", lambda cell: _ours(cell, "best"))], is_plain=True)
 
 
+def _held_out(results: Comparison, block: Block) -> _typeset.Table:
+    """Accuracies on test images after the epoch that is best on held-out labels, of the rows that hold labels out."""
+
+    def rows(label: str) -> list[tuple[str, Callable[[Cell], str]]]:
+        cells = [cell for (row, _), cell in block.cells.items() if row == label]
+        if not _known(outcome.held_out for cell in cells for outcome in cell.outcomes.values()):
+            return []
+        kinds: list[tuple[str, Callable[[Cell], str]]] = [("ours", lambda cell: _ours(cell, "held_out"))]
+        if baseline := results.sweep.compare.get(label):
+            kinds.append((f"gain over {baseline}", lambda cell: _spread(results.gains(cell, "held_out"), "+.2f")))
+        return kinds
+
+    return _table(results, block, rows, is_plain=False)
+
+
+def _seconds(results: Comparison, block: Block) -> _typeset.Table:
+    def text(cell: Cell) -> str:
+        spent = _known(outcome.seconds for outcome in cell.finished.values())
+        return f"{statistics.mean(spent):.0f}" if spent else GAP
+
+    return _table(results, block, lambda label: [("ours", text)], is_plain=True, shown="seconds")
+
+
 def _table(
     results: Comparison,
     block: Block,
     rows: Callable[[str], list[tuple[str, Callable[[Cell], str]]]],
     is_plain: bool,
+    shown: str = "accuracy",
 ) -> _typeset.Table:
     """A table of a block's cells.
 
     rows: label of a row -> the kinds of its lines, each with the function that makes a cell's text.
-    is_plain: each row has a single line, whose kind is not named.
+    is_plain: each row has a single line, whose kind is not named.  shown: what the cells tell.
     """
     groups = []
     for label in block.rows:
@@ -214,8 +255,8 @@ def _table(
             cells = (block.cells.get((label, column)) for column in block.columns)
             stub = (label,) if is_plain else (label if not lines else "", kind)
             lines.append((*stub, *(text(cell) if cell else "" for cell in cells)))
-        groups.append(tuple(lines))
-    headings = tuple(results.heading(column) for column in block.columns)
+        groups += [tuple(lines)] if lines else []
+    headings = tuple(results.heading(column, shown) for column in block.columns)
     return _typeset.Table((results.row_axis,) if is_plain else (results.row_axis, ""), headings, tuple(groups))
 
 
@@ -228,7 +269,7 @@ def _ours(cell: Cell, which: str) -> str:
         if status == "not begun":
             return GAP
         return status if counts[status] == planned else f"{status} ({counts[status]}/{planned})"
-    text = _spread([getattr(outcome, which) for outcome in finished])
+    text = _spread(_known(getattr(outcome, which) for outcome in finished))
     text += "†" if any(outcome.collapsed for outcome in finished) else ""
     text += "‡" if any(outcome.forced for outcome in finished) else ""
     lost = [f"{counts[status]} {status}" for status in ("diverged", "failed") if counts[status]]
@@ -289,7 +330,8 @@ def _csv(results: Comparison) -> str:
     """CSV text: a line for each cell; accuracies in percent with four decimals."""
     columns = (
         *results.sweep.axes, "published", "last_mean", "last_std", "difference", "best_mean", "best_std",
-        "gain", "gain_std", "published_gain", "n", "seeds", "planned", "status", "changed", "note",
+        "held_out_mean", "held_out_std", "gain", "gain_std", "published_gain", "seconds", "n", "seeds", "planned",
+        "status", "changed", "note",
     )  # fmt: skip
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -304,7 +346,9 @@ def _csv(results: Comparison) -> str:
                 **results.values(cell),
                 **_moments("last_mean", "last_std", [outcome.last for outcome in finished.values()]),
                 **_moments("best_mean", "best_std", [outcome.best for outcome in finished.values()]),
+                **_moments("held_out_mean", "held_out_std", _known(outcome.held_out for outcome in finished.values())),
                 **_moments("gain", "gain_std", gains),
+                "seconds": _moments("s", "", _known(outcome.seconds for outcome in finished.values()))["s"],
                 "n": len(finished),
                 "seeds": " ".join(map(str, finished)),
                 "planned": len(cell.outcomes),
@@ -324,6 +368,10 @@ def _moments(mean: str, std: str, values: Sequence[float]) -> dict[str, str]:
         mean: _number(statistics.mean(values)) if values else "",
         std: _number(statistics.stdev(values)) if len(values) > 1 else "",
     }
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _number(value: float | None) -> str:

@@ -125,6 +125,13 @@ class FinishedRun:
             return []
         return [record for record in read_metrics(metrics) if record["stage"] == stage]
 
+    def seconds(self, stage: str) -> float | None:
+        """Wall time of the stage's training steps; None where another run has trained it, or an older version."""
+        metrics = self.folder.metrics
+        points = read_metrics(metrics) if metrics.exists() else []
+        spent = [point["perf/train_s"] for point in points if point["stage"] == stage and "perf/train_s" in point]
+        return sum(spent) if spent else None
+
     @property
     def forced(self) -> list[str]:
         """Stages that were resumed with --force under another configuration than they began with."""

@@ -111,6 +111,8 @@ class TaskStage(ClassifierStage):
     """weights of the terms, by name"""
     sees_others: ClassVar[bool] = False
     """whether the network sees other images beside a batch"""
+    classifier: ImageClassifier
+    """the network that is evaluated: `net`, or a part of it"""
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
@@ -129,18 +131,18 @@ class TaskStage(ClassifierStage):
             self.image_weights = self.refined["weights"] / self.refined["weights"].mean()
         self.draws = config.seed
         body = encoder(config.model.name, config.model.width, config.model.init)
-        self.net: ImageClassifier
         if self.guide is None and not self.sees_others:
-            self.net = ImageClassifier(body, data.classes)
+            self.classifier = ImageClassifier(body, data.classes)
         else:
             taught = None if self.guide is None else self.guide.encoder.out_features
-            self.net = TaskNetwork(body, data.classes, taught)
+            self.classifier = TaskNetwork(body, data.classes, taught)
+        self.net = self.classifier
         self.start_average()
 
     def start_average(self) -> None:
-        """Start the moving average, if task.average is set, from the present weights of the network."""
+        """Start the moving average, if task.average is set, from the present weights of the classifier."""
         if self.task.average:
-            self.averages = {"average": average_of(self.net)}
+            self.averages = {"average": average_of(self.classifier)}
 
     def frozen(self) -> list[nn.Module]:
         return [] if self.guide is None else [self.guide]
@@ -224,8 +226,9 @@ class TaskStage(ClassifierStage):
 
     def after_step(self, clock: Clock) -> None:
         if self.task.average:
-            move_average(self.averages["average"], self.net, self.task.average)
+            move_average(self.averages["average"], self.classifier, self.task.average)
 
     def eval_nets(self) -> dict[str, nn.Module]:
-        """The network, or with task.average the moving average and, as `network`, the network."""
-        return {"": self.averages["average"], "network": self.net} if self.task.average else {"": self.net}
+        """The classifier, or with task.average the moving average and, as `network`, the classifier."""
+        averages, net = self.averages, self.classifier
+        return {"": averages["average"], "network": net} if self.task.average else {"": net}

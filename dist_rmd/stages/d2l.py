@@ -101,7 +101,7 @@ class D2L(TaskStage):
         rows = chosen(len(self.learned), c.lid_images, self.draws, epoch)
         self.net.eval()
         features = score_images(
-            self.source, self.learned.part(rows), lambda images, _: self.net.encoder(images), lambda share: None
+            self.source, self.learned.part(rows), lambda images, _: self.classifier.encoder(images), lambda share: None
         )
         self.net.train()
         parts = [part for part in features.split(c.lid_batch) if len(part) > c.k]

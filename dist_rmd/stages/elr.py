@@ -51,8 +51,8 @@ class ELR(TaskStage):
     def remember(self, seen: Seen, batch: Batch, is_mixed: bool) -> None:
         logits = seen.logits
         if is_mixed:
-            with torch.no_grad(), statistics_kept(self.net):
-                logits = self.net(batch.views[0])[0]
+            with torch.no_grad(), statistics_kept(self.classifier):
+                logits = self.classifier(batch.views[0])[0]
         targets, beta, said = self.memory["targets"], self.config.beta, probabilities(logits.detach())
         target = beta * targets[batch.rows] + (1 - beta) * said / said.sum(dim=1, keepdim=True)
         write_rows(targets, batch.rows, target, batch.sizes)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from dist_rmd.published import Published, published
 from dist_rmd.sweep.results import Cell, Sweep
@@ -66,10 +67,13 @@ class Comparison:
         """Name of each axis -> the cell's value on this axis."""
         return dict(zip(self.sweep.axes, cell.coordinates, strict=True))
 
-    def heading(self, column: tuple[str, ...]) -> tuple[str, ...]:
-        """Values of a column as text; if all are numbers, with the names of their axes: `rho1 0.5`, `rho2 0.25`."""
+    def heading(self, column: tuple[str, ...], shown: str = "accuracy") -> tuple[str, ...]:
+        """Values of a column as text; if all are numbers, with the names of their axes: `rho1 0.5`, `rho2 0.25`.
+
+        shown: the heading where the axes after the method have no value to tell.
+        """
         if all(map(_is_number, column)):
-            return tuple(map(named, self.column_axes, column)) or ("accuracy",)
+            return tuple(map(named, self.column_axes, column)) or (shown,)
         return column
 
     def published(self, cell: Cell) -> Published | None:
@@ -94,11 +98,16 @@ class Comparison:
             return None
         return self.sweep.cells.get(tuple((values | {self.row_axis: method}).values()))
 
-    def gains(self, cell: Cell) -> list[float]:
-        """Accuracy of the last epoch minus the baseline's, for every seed that both have finished."""
+    def gains(self, cell: Cell, which: Literal["last", "held_out"] = "last") -> list[float]:
+        """Accuracy of the last epoch minus the baseline's, for every seed that both have finished.
+
+        which: the outcomes' field that is compared.
+        """
         baseline = self.baseline(cell)
         before = baseline.finished if baseline else {}
-        return [cell.finished[seed].last - before[seed].last for seed in cell.finished if seed in before]
+        both = [(one, before[seed]) for seed, one in cell.finished.items() if seed in before]
+        pairs = [(getattr(one, which), getattr(other, which)) for one, other in both]
+        return [ours - theirs for ours, theirs in pairs if None not in (ours, theirs)]
 
     def published_gain(self, cell: Cell) -> float | None:
         """Published number of the cell minus the baseline's; None if either is missing."""

@@ -36,6 +36,11 @@ class Outcome:
     best: float = float("nan")
     """highest accuracy of all epochs: the epoch is chosen by the same images"""
     best_epoch: int = 0
+    held_out: float | None = None
+    """accuracy on test images after the epoch that is best on held-out labels; None where no labels are held out, and
+    where `last` and `best` are themselves of held-out labels"""
+    seconds: float | None = None
+    """wall time of the last stage's training steps; None where another run has trained it"""
     collapsed: bool = False
     """the network predicts one class for all test images"""
     forced: bool = False
@@ -204,8 +209,10 @@ def _outcome(sweep: Path, planned: Mapping[str, Any], tag: str) -> Outcome:
         hint = "" if tag == TEST else " (data.holdout holds labels out)"
         raise DataError(f"{folder}: its last stage, {stage}, has not measured {tag}: no table can show it{hint}")
     best = max(curve, key=lambda epoch: curve[epoch])
+    chosen = max((record for record in scores if HELD_OUT in record), key=lambda record: record[HELD_OUT], default={})
     return Outcome(
         folder, "finished", "", curve[max(curve)], curve[best], best,
+        held_out=top1(chosen) if tag == TEST else None, seconds=run.seconds(stage),
         collapsed=scores[-1].get("test/predicted_classes") == 1, forced=stage in run.forced,
     )  # fmt: skip
 

@@ -34,5 +34,5 @@ def test_a_configuration_names_an_encoder_by_its_file(key):
     assert config.leaves[key].value == "resnet50/imagenet"
     with pytest.raises(ConfigError) as caught:
         sections.parse(None, [f"{key}=resnet81"])
-    assert str(caught.value).startswith(f"{key}=resnet81: expected one of pair, resnet10, ")
+    assert str(caught.value).startswith(f"{key}=resnet81: expected one of pair, projected, resnet10, ")
     assert "; did you mean resnet1" in str(caught.value)

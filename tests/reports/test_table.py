@@ -102,6 +102,34 @@ def test_the_head_of_the_page_says_what_it_is_made_of(folder):
     assert f"- {folder.folder}/cifar10-CE+RMDNet-symmetric-0.2-seed1: collapsed\n" in page
 
 
+def rows_of(markdown):
+    """The rows of a table, without blanks."""
+    return [line.replace(" ", "") for line in markdown.splitlines() if line.startswith("|") and "---" not in line]
+
+
+def test_the_epoch_that_held_out_labels_choose(tmp_path):
+    folder = SweepFolder(tmp_path, {"method": ["CE", "GCE", "SCE"]}, seeds=[0, 1], compare={"GCE": "CE", "SCE": "CE"})
+    for seed in (0, 1):
+        folder.finish("CE", seed=seed, curve=[70.0, 60.0, 50.0], held_out=[31.0, 32.0, 29.0])
+        folder.finish("GCE", seed=seed, curve=[80.0, 81.0 + seed], held_out=[30.0, 30.5])
+        folder.finish("SCE", seed=seed, curve=[85.0])
+    assert "Seconds" not in table([folder.folder])
+    run = folder.folder / "GCE-seed1"
+    points = [("simsiam", 40.0), ("rgrl", 5.0), ("rgrl", 6.5)]
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"stage": stage, "perf/train_s": spent}) + "\n" for stage, spent in points)
+    )
+    page = table([folder.folder])
+    chosen = page[page.index("## Epoch chosen on held-out labels") : page.index("## Seconds")]
+    ours = ["|CE|ours|60.00±0.00|", "|GCE|ours|81.50±0.71|", "||gainoverCE|+21.50±0.71|"]
+    assert rows_of(chosen) == ["|method||accuracy|", *ours]
+    assert rows_of(page[page.index("## Seconds") :]) == ["|method|seconds|", "|CE|—|", "|GCE|12|", "|SCE|—|"]
+    with open(folder.folder / "table.csv") as file:
+        lines = {line["method"]: line for line in csv.DictReader(file)}
+    assert (lines["GCE"]["held_out_mean"], lines["GCE"]["seconds"]) == ("81.5000", "11.5000")
+    assert (lines["SCE"]["held_out_mean"], lines["SCE"]["seconds"]) == ("", "")
+
+
 def test_accuracies_on_held_out_labels(tmp_path):
     folder = SweepFolder(tmp_path, {"method": ["CE", "GCE"]}, seeds=[0])
     folder.finish("CE", curve=[70.0, 60.0], held_out=[31.0, 29.0])
@@ -162,7 +190,7 @@ def test_the_csv_has_a_line_for_each_cell(folder):
         "published": "71.0", "last_mean": "72.0000", "last_std": "1.7321", "difference": "1.0000",
         "best_mean": "75.0000", "best_std": "0.0000", "gain": "9.0000", "gain_std": "1.0000",
         "published_gain": "8.8800", "n": "3", "seeds": "0 1 2", "planned": "3", "status": "3 finished",
-        "changed": "", "note": "",
+        "changed": "", "note": "", "held_out_mean": "", "held_out_std": "", "seconds": "",
     }  # fmt: skip
     line = by_place["cifar100", "CE", "0.4"]
     assert (line["n"], line["seeds"], line["status"]) == ("2", "0 2", "2 finished, 1 diverged")

@@ -25,6 +25,8 @@ TRAININGS = [name for name in available("stages") if issubclass(lookup("stages",
 OPTIONS = (
     "rgrl relation.norm=rms relation.node_pairs=other_label relation.teacher_view=other",
     "rgrl relation.form=dist relation.inter=0.5",
+    "rgrl relation.form=ega task.mixup=1 task.kd=0.5",
+    "rgrl_elr relation.form=ega",
     "dfad dfad.student_steps=9",
     "zskt zskt.generator_steps=9",
     "inversion inversion.iterations=5",

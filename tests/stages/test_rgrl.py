@@ -3,8 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import small
 from support.recipe import batch, stage
+from support.whole_runs import assert_same, stopped
 
+from dist_rmd import load_run
 from dist_rmd.config import sections
 from dist_rmd.data.augment.views import Views
 from dist_rmd.distill.dist import dist_loss
@@ -12,6 +15,9 @@ from dist_rmd.distill.relation import RelationLoss
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater
 from dist_rmd.errors import ConfigError
+from dist_rmd.models.encoder import encoder
+from dist_rmd.pipeline.command import main
+from dist_rmd.run.artefacts import load
 from dist_rmd.stages.rgrl import RelationConfig
 
 
@@ -200,8 +206,68 @@ def test_dist_takes_the_place_of_the_papers_relations():
     [
         (["relation.inter=2"], "inter is for relation.form=dist, but the form is rmdnet"),
         (["relation.form=dist", "relation.edge=0.1"], "edge is for relation.form=rmdnet, but the form is dist"),
+        (["relation.form=ega", "relation.intra=2"], "intra is for relation.form=dist, but the form is ega"),
     ],
 )
 def test_a_weight_of_the_other_form_is_refused(words, said):
     with pytest.raises(ConfigError, match=said):
         stage("rgrl", *words)
+
+
+def test_embedding_graph_alignment_is_the_authors():
+    """Both sides through a linear layer to 256; the teacher's learns by cross entropy alone, and so does its head."""
+    s, b = stage("rgrl", "relation.form=ega", "relation.k=0.7"), batch(dtype=torch.float64)
+    s.net.double()
+    s.teacher.double()
+    (view,) = b.views
+    terms = s.losses(s.net, b)
+    terms["loss"].backward()
+    named = {name: p.detach().numpy() for name, p in s.net.named_parameters()}
+    below, teacher = (net(view).detach().numpy() for net in (s.net.student.encoder.net, s.teacher))
+
+    def through(rows, layer):
+        return rows @ named[f"{layer}.weight"].T + named[f"{layer}.bias"]
+
+    def cross_entropy(logits):
+        return -(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[np.arange(10), b.labels].mean()
+
+    student, taught = through(below, "student.encoder.projection"), through(teacher, "projection")
+    rows = np.corrcoef(taught, student)
+    edge = np.linalg.norm(rows[:10, :10] - rows[10:, 10:])
+    node = np.linalg.norm(rows[:10, 10:] - np.eye(10))
+    task, beside = cross_entropy(through(student, "student.head")), cross_entropy(through(taught, "head"))
+    expected = {"loss_task": task, "loss_teacher": beside, "loss_node": node, "loss_edge": edge}
+    expected["loss"] = task + 0.7 * (0.8 * node + 0.35 * edge) + beside
+    assert {name: terms[name].item() for name in expected} == pytest.approx(expected, rel=1e-9)
+
+    said = s.net.head(s.net.projection(s.teacher(view)))
+    alone = torch.autograd.grad(torch.nn.functional.cross_entropy(said, b.labels), s.net.projection.weight)
+    torch.testing.assert_close(s.net.projection.weight.grad, *alone)
+    assert (s.param_groups()[1]["lr"], s.param_groups()[1]["constant_lr"]) == (0.01, True)
+
+
+def test_embedding_graph_alignment_starts_from_a_teacher_and_knows_every_width():
+    s = stage("rgrl", "relation.form=ega", "relation.init_from_teacher=true", "task.average=0.9")
+    average = s.averages["average"].encoder.net
+    for net in (s.classifier.encoder.net, average):
+        assert torch.equal(net.conv1.weight, s.teacher.conv1.weight)
+    wide = {"encoder": encoder("resnet10", 16).state_dict(), "model": {"name": "resnet10", "width": 16}, "scores": [{}]}
+    assert stage("rgrl", "relation.form=ega", simsiam=wide).net.projection.in_features == 128
+    assert stage("rgrl", "relation.form=ega", "relation.teacher=random").teacher.out_features == 64
+
+
+def test_embedding_graph_alignment_stopped_twice_has_the_same_bits_and_predicts(tmp_path):
+    data = small.prepare(tmp_path / "data")
+    command = [*small.RECIPE, "stages=[rgrl]", "relation.teacher=random", "relation.form=ega", f"data.path={data}",
+               "data.reader=memory", "name=a", "checkpoint.every=2"]  # fmt: skip
+    assert main([*command, f"out={tmp_path / 'straight'}"]) == 0
+    arguments = [*command, f"out={tmp_path}"]
+    assert [stopped(arguments, "rgrl", step) for step in (3, 6)] == [75, 75]
+    assert main(arguments) == 0
+    assert_same(tmp_path / "a", tmp_path / "straight" / "a", "rgrl")
+    content, run = load(tmp_path / "a" / "rgrl" / "artefact.pt"), load_run(tmp_path / "a")
+    assert content["model"]["name"] == "projected/resnet10"
+    assert set(content) >= {"encoder", "head"}
+    images = torch.randn(4, 3, 8, 8)
+    for best in (False, True):
+        assert run.network("rgrl", best=best)(images)[1].shape == (4, 256)

@@ -64,6 +64,14 @@ def unit(bits: Tensor) -> Tensor:
     return (bits >> 8).to(torch.float32) * 2**-24
 
 
+def normal(bits: Tensor) -> Tensor:
+    """float64, standard normal, from 32 bits: the quantile at the middle of each of 2^32 equal parts of (0, 1).
+
+    float32 would round the last parts up to 1, whose quantile is infinite.
+    """
+    return torch.special.ndtri((bits.double() + 0.5) * 2**-32)
+
+
 def below(bits: Tensor, limit: int | Tensor) -> Tensor:
     """Uniform integers (int64) in [0, limit) from 32 bits; `limit` < 2^31."""
     return (bits * limit) >> 32

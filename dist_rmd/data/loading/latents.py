@@ -55,4 +55,4 @@ class Latents:
 def normal(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
     """Standard normals of this shape, float64: the normal quantile function at keyed uniform draws."""
     bits = keyed_rng.bits(seed, step, 0, "latent", torch.arange(shape[0] * shape[1], device=device))
-    return torch.special.ndtri((bits + 0.5) * 2**-32).view(shape)
+    return keyed_rng.normal(bits).view(shape)

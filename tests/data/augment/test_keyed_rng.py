@@ -111,3 +111,10 @@ def test_epoch_orders_know_nothing_of_label_noise_of_the_same_seed(seed, epoch):
     wrong = corrupt(labels, "symmetric", 0.4, 10, seed) != labels
     shares = [part.mean() for part in np.array_split(wrong[keyed_rng.epoch_order(N, seed, epoch)], 4)]
     assert shares == pytest.approx([0.4] * 4, abs=0.03)  # six standard errors of a quarter's share
+
+
+def test_normals_are_finite_from_the_lowest_bits_to_the_highest():
+    low, middle, high = keyed_rng.normal(torch.tensor([0, 2**31, 2**32 - 1])).tolist()
+    assert low == pytest.approx(-6.3379, abs=1e-3)
+    assert high == pytest.approx(-low, rel=1e-6)
+    assert middle == pytest.approx(0, abs=1e-9)
