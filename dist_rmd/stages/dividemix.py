@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dist_rmd.config import Model, StageConfig
+from dist_rmd.config import Model, Role, StageConfig, leaf
 from dist_rmd.config.key_types import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -25,6 +25,7 @@ from dist_rmd.losses.ce import CE
 from dist_rmd.models.average import move_average
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._student import frozen_encoder, score_images
 from dist_rmd.stages._task import TaskConfig
 from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batch_mean, fitted, one_hot
@@ -56,7 +57,9 @@ class DivideMixConfig:
     confidence: NonNegativeFloat = 0.0
     """weight of sum p log p in the warm-up, a penalty of confident predictions; 1 for asymmetric noise"""
     relation: NonNegativeFloat = 0.0
-    """K, weight of RMDNet's relation loss to the encoder of stage `simsiam` (node 0.8, edge 0.35); 0: none"""
+    """K, weight of RMDNet's relation loss to the encoder of stage `teacher` (node 0.8, edge 0.35); 0: none"""
+    teacher: LabelFree = leaf("simsiam", Role.RESULT, added=True)
+    """the stage whose encoder teaches relations"""
 
 
 class DivideMix(ClassifierStage):
@@ -72,7 +75,7 @@ class DivideMix(ClassifierStage):
     has labels, and the smaller set repeats itself.  The average of both networks' logits is what is evaluated.
 
     With dividemix.relation each network also learns the relations between the images that it sees, plain in the warm-up
-    and mixed after it, which the frozen encoder of stage `simsiam` tells (RMDNet eq. 10).
+    and mixed after it, which the frozen encoder of a stage without labels tells (RMDNet eq. 10).
     """
 
     sections: ClassVar[Mapping[str, type]] = {"task": TaskConfig, "dividemix": DivideMixConfig}
@@ -82,7 +85,8 @@ class DivideMix(ClassifierStage):
 
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
-        return ("simsiam",) if config.section(DivideMixConfig).relation else ()
+        c = config.section(DivideMixConfig)
+        return (c.teacher,) if c.relation else ()
 
     @classmethod
     def model(cls, config: StageConfig) -> Model:
@@ -116,13 +120,14 @@ class DivideMix(ClassifierStage):
         self.ce = CE()
         for name in NETWORKS:
             self._take(name)
-        self.teacher = frozen_encoder(inputs["simsiam"]) if self.config.relation else None
+        taught_by = self.config.teacher
+        self.teacher = frozen_encoder(inputs[taught_by]) if self.config.relation else None
         self.relation = RelationLoss()
         if self.teacher is not None and 2 * self.teacher.out_features != both.encoder.out_features:
             raise ConfigError(
-                f"dividemix.relation={self.config.relation:g} compares features one by one, but those of simsiam are "
-                f"{self.teacher.out_features} and those of a network {both.encoder.out_features // 2}: train simsiam "
-                "with the same model, or set dividemix.relation=0",
+                f"dividemix.relation={self.config.relation:g} compares features one by one, but those of {taught_by} "
+                f"are {self.teacher.out_features} and those of a network {both.encoder.out_features // 2}: train "
+                f"{taught_by} with the same model, or set dividemix.relation=0",
                 agreed=True,
             )
 

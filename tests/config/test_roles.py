@@ -59,6 +59,10 @@ CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {
         f"{stage}.teacher": ((f"stages=[simsiam,simclr,{stage}]",), f"{stage}.teacher=simclr")
         for stage in ("probe", "relabel")
     },
+    "dividemix.teacher": (
+        ("stages=[simsiam,simclr,dividemix]", "dividemix.relation=1"),
+        "dividemix.teacher=simclr",
+    ),
     "relation.teacher": (("stages=[simsiam,simclr,rgrl]",), "relation.teacher=simclr"),
     **{f"relation.{weight}": (("relation.form=dist",), f"relation.{weight}=0.5") for weight in ("inter", "intra")},
     "relation.form": ((), "relation.form=dist"),

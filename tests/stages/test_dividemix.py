@@ -111,6 +111,15 @@ def test_relations_need_features_of_one_width():
         stage("dividemix", "dividemix.relation=0.5", "model.width=16")
 
 
+def test_any_stage_without_labels_teaches_relations():
+    words = ["dividemix.relation=0.5", "dividemix.teacher=byol"]
+    weights = {key: value + 1 for key, value in encoder("resnet10", 8).state_dict().items()}
+    s = stage("dividemix", *words, byol={"encoder": weights, "model": {"name": "resnet10", "width": 8}})
+    assert torch.equal(s.teacher.conv1.weight, weights["conv1.weight"])
+    needs = [type(s).needs(sections.parse(None, given)) for given in (words, words[1:])]
+    assert needs == [("byol",), ()]
+
+
 def test_what_is_evaluated_is_the_average_of_both_networks():
     s = doubled()
     images = batch_for(s, dtype=torch.float64).views[0]
