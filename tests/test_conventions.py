@@ -26,6 +26,7 @@ ROOMS = {
     "config": "cli.paths config registry text",
     "distributed": "config distributed engine.signals",
     "distributed.collectives": "",
+    "distributed.sync_batchnorm": "distributed.collectives models.batchnorm",
     "data.datasets": "cli.paths data.datasets data.images data.labels.lists data.labels.look_alikes data.labels.noise "
     "text",
     "data.images": "data.images",
@@ -57,7 +58,7 @@ ROOMS = {
     "trackers.base",
     "pipeline.command": "cli config distributed engine pipeline",
     "evaluation": "data.labels data.loading distributed.collectives evaluation models",
-    "suspects": "data.images.alike suspects text",
+    "suspects": "data.images.alike evaluation._nearest suspects text",
     "suspects.__main__": "cli.terminal report",
     "reports": "cli.paths config data distill.division distributed engine.writers evaluation files losses._build "
     "pipeline.folds published registry reports run stages.division stages.rgrl suspects sweep text",

@@ -108,7 +108,8 @@ def place(
 def parallel(net: nn.Module, world: World, config: Distributed) -> nn.Module:
     """Wrap a placed `net` so that gradients are averaged over ranks, and all hold the first rank's buffers.
 
-    Of an nn.ModuleDict, each network is wrapped by itself.
+    Of an nn.ModuleDict, each network is wrapped by itself.  Buffers are sent at every step only where ranks have batch
+    statistics of their own: statistics over all ranks are the same numbers on each.
     """
     if world.size == 1:
         return net
@@ -117,6 +118,7 @@ def parallel(net: nn.Module, world: World, config: Distributed) -> nn.Module:
     wrapped = DistributedDataParallel(
         net,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        broadcast_buffers=not config.sync_batchnorm,
         gradient_as_bucket_view=True,
         static_graph=config.static_graph,
     )

@@ -15,16 +15,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dist_rmd.distributed.collectives import all_reduce_sum, global_moments, world_size
 from dist_rmd.errors import ConfigError
+from dist_rmd.models.batchnorm import BatchNorm, kind
 
 
-class SyncBatchNorm(_BatchNorm):
+class SyncBatchNorm(BatchNorm):
     """torch.nn.BatchNorm1d/2d/3d whose training statistics are those of all ranks' rows together.
 
     N x C or N x C x ... -> the same shape, dtype and memory format; half-precision inputs are computed in float32.
     Input gradients are those of the sum of all ranks' losses; weight and bias gradients are this rank's part of it,
     which DDP averages (as with torch.nn.SyncBatchNorm).  In evaluation mode and on one rank it is torch's BatchNorm.
     It is computed as x * scale + shift, as torch does on CPUs: its layer for GPUs subtracts the mean first, which is
-    more exact where means are much larger than deviations.
+    more exact where means are much larger than deviations.  The statistics of all views are exchanged at once.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -36,18 +37,25 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         x = input.float() if input.itemsize < 4 else input
-        mean, var, count = _global_statistics(x.detach())
-        if (
-            self.track_running_stats
-            and self.running_mean is not None
-            and self.running_var is not None
-            and self.num_batches_tracked is not None
-        ):
-            self.num_batches_tracked += 1
-            momentum = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * (count / (count - 1)), momentum)
+        mean, var, count = _global_statistics(x.detach(), self.views)
+        if self.track_running_stats:
+            self._follow(mean, var * (count / (count - 1)))
         return _Normalise.apply(x, self.weight, self.bias, mean, var, count, self.eps).to(input.dtype)
+
+    def _follow(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics towards those of each view in turn: mean and unbiased variance, V x C."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        on_host = self.momentum is not None and not torch.compiler.is_compiling()
+        if on_host:
+            self.count()
+        for view_mean, view_var in zip(mean.unbind(), var.unbind(), strict=True):
+            if not on_host:
+                self.num_batches_tracked += 1
+            momentum = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(view_mean, momentum)
+            self.running_var.lerp_(view_var, momentum)
 
 
 class SyncBatchNormAct(SyncBatchNorm):
@@ -73,14 +81,15 @@ def convert(net: nn.Module) -> nn.Module:
 
 
 def is_plain(net: nn.Module) -> bool:
-    """Whether all batch normalisation in `net` is torch's, so that torch can convert it, too."""
-    return all(_is_torchs(module) for module in net.modules() if isinstance(module, _BatchNorm))
+    """Whether all batch normalisation in `net` is torch's, of one view, so that torch can convert it, too."""
+    layers = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    return all(_is_torchs(layer) and getattr(layer, "views", 1) == 1 for layer in layers)
 
 
 def _synced(module: _BatchNorm) -> type[SyncBatchNorm]:
     if _is_torchs(module):
         return SyncBatchNorm
-    if type(module).__name__ == "BatchNormAct2d":
+    if kind(module).__name__ == "BatchNormAct2d":
         return SyncBatchNormAct
     raise ConfigError(
         f"{type(module).__name__} of this network normalises in its own way, which is not known for several ranks: set "
@@ -89,20 +98,32 @@ def _synced(module: _BatchNorm) -> type[SyncBatchNorm]:
 
 
 def _is_torchs(module: _BatchNorm) -> bool:
-    return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return kind(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C), biased variance (C) and number of values per channel (0-d), over all ranks."""
+def _global_statistics(x: Tensor, views: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (V x C), biased variance (V x C) and number of values per view and channel (0-d), over all ranks."""
+    found = [_statistics(view) for view in x.chunk(views)]
+    mean, var = (torch.cat(column) for column in zip(*found, strict=True))
+    mean, var, count = global_moments(mean, var, x.numel() / len(mean))
+    return mean.view(views, -1), var.view(views, -1), count
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C each) on this rank."""
     if torch.compiler.is_compiling():
         var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
-    else:  # ten times as fast as var_mean on a CPU; a compiler cannot look into it
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-    return global_moments(mean, var, x.numel() / len(mean))
+        return mean, var
+    # Ten times as fast as var_mean on a CPU; a compiler cannot look into it.
+    mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+    return mean, var
 
 
 class _Normalise(Function):
-    """y = (x - mean) / std * weight + bias, where mean and std = sqrt(var + eps) are functions of x on all ranks."""
+    """y = (x - mean) / std * weight + bias, where mean and std = sqrt(var + eps) are functions of x on all ranks.
+
+    mean, var: V x C, of V views, the equal parts of x.
+    """
 
     @staticmethod
     def forward(
@@ -127,25 +148,42 @@ class _Normalise(Function):
         x, mean, inverse_std, scale, count = ctx.saved_tensors
         # Sums of dy * (x - mean) / std and of dy: the gradients of weight and bias, and what that of x needs.  They do
         # not depend on the weight, but without one torch's kernel for channels_last on GPUs fails.
-        _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            dy, x, scale, None, None, mean, inverse_std, True, 0.0, [False, True, True]
-        )
+        views = zip(dy.chunk(len(mean)), x.chunk(len(mean)), scale, mean, inverse_std, strict=True)
+        sums = [
+            torch.ops.aten.native_batch_norm_backward(
+                view_dy, view, factor, None, None, view_mean, view_inverse, True, 0.0, [False, True, True]
+            )[1:]
+            for view_dy, view, factor, view_mean, view_inverse in views
+        ]
+        dweight, dbias = (torch.stack(column) for column in zip(*sums, strict=True))  # V x C
         dx = None
         if ctx.needs_input_grad[0]:
             # dx = weight / std * (dy - mean of dy - (x - mean) / std * mean of dy (x - mean) / std)
             #    = scale * dy + slope * x + shift
             slope, shift = (all_reduce_sum(torch.stack([dweight, dbias])) * (scale / -count)).unbind()
             slope = slope * inverse_std
-            dx = _affine(x, slope, torch.addcmul(shift, slope, mean, value=-1)).addcmul_(dy, _by_channel(scale, x))
+            shift = torch.addcmul(shift, slope, mean, value=-1)
+            dx = _affine(x, slope, shift)
+            _by_view(dx, len(mean)).addcmul_(_by_view(dy, len(mean)), _by_channel(scale, x))
         needs_weight, needs_bias = ctx.needs_input_grad[1:3]
-        return dx, dweight if needs_weight else None, dbias if needs_bias else None, None, None, None, None
+        return (
+            dx, dweight.sum(0) if needs_weight else None, dbias.sum(0) if needs_bias else None, None, None, None, None
+        )  # fmt: skip
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x * scale + shift, both by channel, in one pass."""
-    return torch.addcmul(_by_channel(shift, x), x, _by_channel(scale, x))
+    """x * scale + shift, both by view and channel (V x C), in one pass."""
+    result = torch.empty_like(x)  # what autograd.Function returns must not be a view: a ReLU may overwrite it
+    by_view = (_by_view(tensor, len(scale)) for tensor in (x, result))
+    torch.addcmul(_by_channel(shift, x), next(by_view), _by_channel(scale, x), out=next(by_view))
+    return result
+
+
+def _by_view(x: Tensor, views: int) -> Tensor:
+    """N x C x ... -> V x N/V x C x ..."""
+    return x.unflatten(0, (views, -1))
 
 
 def _by_channel(values: Tensor, x: Tensor) -> Tensor:
-    """C -> C x 1 x ..., which broadcasts over `x`."""
-    return values.view(-1, *[1] * (x.dim() - 2))
+    """V x C -> V x 1 x C x 1 x ..., which broadcasts over `x` by view."""
+    return values.view(len(values), 1, -1, *[1] * (x.dim() - 2))

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dist_rmd.distributed.collectives import first_ranks
+from dist_rmd.models.batchnorm import BatchNorm
 
 
 def average_of(net: nn.Module) -> nn.Module:
@@ -26,6 +27,8 @@ def move_average(average: nn.Module, net: nn.Module, momentum: float) -> None:
     statistics = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
     moving = [*average.parameters(), *(buffer for buffer in average.buffers() if buffer.is_floating_point())]
     get_ema_multi_avg_fn(momentum)(moving, [*net.parameters(), *first_ranks(statistics)], 0)
-    for mine, theirs in zip(average.buffers(), net.buffers(), strict=True):
-        if not mine.is_floating_point():
-            mine.copy_(theirs)
+    counters = [buffer for buffer in average.buffers() if not buffer.is_floating_point()]
+    torch._foreach_copy_(counters, [buffer for buffer in net.buffers() if not buffer.is_floating_point()])
+    for mine, theirs in zip(average.modules(), net.modules(), strict=True):
+        if isinstance(mine, BatchNorm) and isinstance(theirs, BatchNorm):
+            mine.uncounted = theirs.uncounted

@@ -12,6 +12,7 @@ from dist_rmd.distributed.processes import World
 from dist_rmd.engine import compilation
 from dist_rmd.engine.clock import Clock
 from dist_rmd.engine.updater import Updater, parameter_dtype
+from dist_rmd.models.batchnorm import for_training
 from dist_rmd.pipeline.resolved import ResolvedRun
 from dist_rmd.stages.base import Stage, TrainingStage
 
@@ -36,6 +37,8 @@ def place(stage: Stage, world: World, dtype: torch.dtype, sync_batchnorm: bool =
             name: tensor.to(world.device, dtype if tensor.dtype == torch.float32 else None)
             for name, tensor in stage.memory.items()
         }
+        if not compiled:
+            for_training(stage.net)
     for frozen in stage.frozen():
         processes.place(frozen, world, sync_batchnorm=False, dtype=dtype)
 

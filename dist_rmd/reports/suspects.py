@@ -214,8 +214,10 @@ def _sets(run: FinishedRun) -> dict[int, str]:
 
 def _head(run: FinishedRun, stage: str, found: Suspicion, folds: int) -> Iterator[str]:
     count, least, most = len(found.right), float(found.least.sum()), float(found.most.sum())
+    near = found.near
+    among = f" among the {near.compared:,} images most alike" if near.compared < count else ""
     yield (
-        f"{run.folder}: {count:,} labels, judged by features of {stage} ({found.near.nearest.shape[1]} neighbours and "
+        f"{run.folder}: {count:,} labels, judged by features of {stage} ({near.nearest.shape[1]} neighbours{among} and "
         f"{PARTS} folds)" + (f" and by {folds} classifiers that have not seen them" if folds else "")
     )
     if stage not in UNTOUCHED:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dist_rmd.config import Optimization, Role, StageConfig, leaf
 from dist_rmd.config.key_types import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.loading.batch import Batch
+from dist_rmd.models.batchnorm import for_training
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import mlp
 from dist_rmd.models.statistics import batch_statistics
@@ -45,15 +46,20 @@ class BYOLConfig(Optimization):
 
 
 class Online(Branch):
-    """The online network, both views in one forward pass: -> predictions p1 and p2, projections z1, N x D each."""
+    """The online network, both views in one forward pass: -> predictions p1 and p2, projections z1, N x D each.
+
+    Each view is normalised by its own batch statistics.
+    """
 
     def __init__(self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module):
         super().__init__(encoder, projector)
         self.predictor = predictor
+        for_training(self, views=2)
 
     def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        z1, z2 = super().forward(view1), super().forward(view2)
-        return self.predictor(z1), self.predictor(z2), z1.detach()
+        z = super().forward(torch.cat([view1, view2]))  # 2N x D
+        p1, p2 = self.predictor(z).chunk(2)
+        return p1, p2, z.detach().chunk(2)[0]
 
 
 class BYOL(MomentumStage):
@@ -82,7 +88,7 @@ class BYOL(MomentumStage):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         view1, view2 = batch.views
         with torch.no_grad(), batch_statistics(self.target):
-            z1, z2 = wide(self.target(view1)), wide(self.target(view2))
+            z1, z2 = wide(self.target(torch.cat([view1, view2]))).chunk(2)
         p1, p2, projected = map(wide, net(view1, view2))
         per_sample = 4 - 2 * (F.cosine_similarity(p1, z2) + F.cosine_similarity(p2, z1))
         return {"loss": batch_mean(per_sample, batch), "feature_std": spread(projected)}

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.config import Optimization, Role, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.loading.batch import Batch
+from dist_rmd.models.batchnorm import for_training
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import predictor, projector
 from dist_rmd.stages._label_free import LabelFreeStage, spread, wide
@@ -43,19 +45,21 @@ class SimSiamConfig(Optimization):
 
 
 class Siamese(nn.Module):
-    """Both branches in one forward, so that DDP sees one: two views N x 3 x S x S -> p1, p2, z1, z2, each N x D.
+    """Both branches in one forward pass: two views N x 3 x S x S -> p1, p2, z1, z2, each N x D.
 
-    Each view passes through the networks by itself: batch statistics never mix the two.
+    Batch statistics never mix the two: each view is normalised by its own.
     """
 
     def __init__(self, encoder: nn.Module, projector: nn.Module, predictor: nn.Module):
         super().__init__()
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
+        for_training(self, views=2)
 
     def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        z1 = self.projector(self.encoder(view1))  # N x D
-        z2 = self.projector(self.encoder(view2))  # N x D
-        return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
+        z = self.projector(self.encoder(torch.cat([view1, view2])))  # 2N x D
+        p1, p2 = self.predictor(z).chunk(2)
+        z1, z2 = z.detach().chunk(2)
+        return p1, p2, z1, z2
 
 
 class SimSiam(LabelFreeStage):

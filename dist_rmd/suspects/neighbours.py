@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dist_rmd.evaluation._nearest import Bank
+
 TEMPERATURE = 0.3  # a neighbour weighs exp(cosine / TEMPERATURE)
-ROWS, COLUMNS = 1024, 2**14  # cosines in memory at a time, between ROWS and COLUMNS images: 64 MiB
 GATHERED = 2**24  # numbers in memory at a time for the neighbours' classes: 64 MiB
 
 
@@ -17,18 +18,18 @@ class Neighbours:
 
     nearest: N x k int64, numbers of the neighbours by falling cosine.
     cosine: N x k float32, the neighbours' cosines.
+    compared: with about how many images each was compared, at most N.
     """
 
     nearest: Tensor
     cosine: Tensor
+    compared: int
 
     @classmethod
     def of(cls, points: Tensor, k: int) -> "Neighbours":
         """Find the neighbours by the cosines of N x D points (float32); 1 <= k < N.  No image is its own neighbour."""
-        unit = F.normalize(points)
-        found = [_nearest(unit, start, k) for start in range(0, len(unit), ROWS)]
-        nearest, cosine = (torch.cat(column) for column in zip(*found, strict=True))
-        return cls(nearest, cosine)
+        bank = Bank(F.normalize(points))
+        return cls(*bank.of_own(k), bank.compared)
 
     def shares(self, classes: Tensor) -> Tensor:
         """Weighted mean of the neighbours' rows of `classes` (N x C float32): N x C, with rows of the same sum."""
@@ -36,20 +37,3 @@ class Neighbours:
         size = max(1, GATHERED // (weights.shape[1] * classes.shape[1]))
         parts = zip(self.nearest.split(size), weights.split(size), strict=True)
         return torch.cat([torch.bmm(w[:, None], classes[near])[:, 0] for near, w in parts])
-
-
-def _nearest(unit: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
-    """(positions, cosines), n x k, of the unit rows nearest to rows start..start+ROWS-1."""
-    rows = unit[start : start + ROWS]
-    own = torch.arange(start, start + len(rows), device=unit.device)
-    positions = torch.empty(len(rows), 0, dtype=torch.int64, device=unit.device)
-    cosines = torch.empty(len(rows), 0, device=unit.device)
-    for first in range(0, len(unit), COLUMNS):
-        cosine = rows @ unit[first : first + COLUMNS].T
-        here = (own >= first) & (own < first + COLUMNS)
-        cosine[here, own[here] - first] = -torch.inf  # no image is its own neighbour
-        values, columns = cosine.topk(min(k, cosine.shape[1]))
-        cosines, order = torch.cat([cosines, values], 1).sort(dim=1, descending=True, stable=True)
-        positions = torch.cat([positions, columns + first], 1).gather(1, order)[:, :k]
-        cosines = cosines[:, :k]
-    return positions, cosines

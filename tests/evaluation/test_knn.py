@@ -3,13 +3,14 @@ import torch.nn.functional as F
 from support.forked import on_ranks
 from support.ranks.knn import score, table
 
+from dist_rmd.evaluation._nearest import Bank
 from dist_rmd.evaluation.knn import vote
 
 
 def test_vote_equals_the_naive_float64_formula():
     (bank, labels), (queries, _) = table(61, 0), table(37, 1)
     bank, queries = F.normalize(bank), F.normalize(queries)
-    predicted = vote(queries, bank, labels, classes=3, neighbours=7)
+    predicted = vote(queries, Bank(bank), labels, classes=3, neighbours=7)
     for query, found in zip(queries.double().numpy(), predicted, strict=True):
         cosine = bank.double().numpy() @ query
         nearest = np.argsort(-cosine)[:7]

@@ -6,6 +6,7 @@ import torch
 from support.recipe import batch, stage
 
 from dist_rmd.engine.clock import Clock
+from dist_rmd.models.batchnorm import BatchNorm
 
 
 def byol():
@@ -20,9 +21,12 @@ def byol():
 
 def test_loss_is_the_papers_equation_2_in_both_directions():
     s, b = byol(), batch(views=2, dtype=torch.float64)
-    trained = copy.deepcopy(s.target).train()
+    trained, net = copy.deepcopy(s.target).train(), copy.deepcopy(s.net)
+    for layer in (*trained.modules(), *net.modules()):
+        if isinstance(layer, BatchNorm):
+            layer.views = 1
     z1, z2 = (trained(view).detach().numpy() for view in b.views)
-    p1, p2 = (s.net.predictor(s.net.projector(s.net.encoder(view))).detach().numpy() for view in b.views)
+    p1, p2 = (net.predictor(net.projector(net.encoder(view))).detach().numpy() for view in b.views)
 
     def squared(p, z):
         unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (p, z)]

@@ -3,6 +3,7 @@ import pytest
 import torch
 from support import naive_suspects
 
+from dist_rmd.evaluation import _nearest
 from dist_rmd.suspects import neighbours
 from dist_rmd.suspects.neighbours import Neighbours
 
@@ -10,8 +11,9 @@ from dist_rmd.suspects.neighbours import Neighbours
 @pytest.mark.parametrize(("rows", "columns", "gathered"), [(1024, 2**14, 2**24), (7, 10, 100), (50, 3, 1)])
 def test_neighbours_and_their_classes_are_those_of_the_full_matrix(monkeypatch, rows, columns, gathered):
     """Whatever is held at a time."""
-    for name, value in {"ROWS": rows, "COLUMNS": columns, "GATHERED": gathered}.items():
-        monkeypatch.setattr(neighbours, name, value)
+    monkeypatch.setattr(neighbours, "GATHERED", gathered)
+    monkeypatch.setattr(_nearest, "ROWS", rows)
+    monkeypatch.setattr(_nearest, "COLUMNS", columns)
     draw = np.random.default_rng(0)
     points, classes = draw.normal(size=(50, 6)), draw.dirichlet(np.ones(4), 50)
     near = Neighbours.of(torch.from_numpy(points).float(), 9)

@@ -2,9 +2,10 @@
 
     tools/bench [SECTION...] [--quick] [--out DIR] [--compare OLD.json [NEW.json]] ...
 
-Sections: machine input relation step profile rgrl pack scaling model checkpoint startup evaluation suspects; all of
-them by default, which takes 20 minutes on two CPU cores.  Each finished table is on the disk at once, as
-DIR/bench.json and DIR/bench.md, so that an interrupted run keeps what is done.  docs/performance.md explains every row.
+Sections: machine input relation step profile launches rgrl pack scaling model checkpoint startup evaluation
+suspects growth; all of them by default, which takes 40 minutes on two CPU cores.  Each finished table is on the disk at
+once, as DIR/bench.json and DIR/bench.md, so that an interrupted run keeps what is done.  docs/performance.md explains
+every row.
 """
 
 import argparse
@@ -41,6 +42,7 @@ SECTIONS = (
     "relation",
     "step",
     "profile",
+    "launches",
     "rgrl",
     "pack",
     "scaling",
@@ -49,6 +51,7 @@ SECTIONS = (
     "startup",
     "evaluation",
     "suspects",
+    "growth",
 )
 LIBRARIES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pillow", "lightly", "kornia", "cleanlab")
 
@@ -79,7 +82,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="DIR", help="prepared 32x32 images (random pixels by default)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--rounds", type=int, help="counted rounds (5; with --quick 1)")
-    parser.add_argument("--sizes", default="", help="relation: global batches B, by commas")
+    parser.add_argument("--sizes", default="", help="relation: global batches B; growth: numbers of images; by commas")
     parser.add_argument("--batches", default="", help="step, profile, rgrl: global batches, by commas (GPU: 512,64)")
     parser.add_argument("--alone", action="store_true", help="input, step: ours alone, nothing of others")
     parser.add_argument(
