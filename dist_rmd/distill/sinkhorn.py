@@ -22,12 +22,12 @@ def transport_plan(log_a: Tensor, log_b: Tensor, cost: Tensor, reg: float | Tens
     return (f[..., :, None] + scores + g[..., None, :]).exp()
 
 
-def transport_cost(log_a: Tensor, log_b: Tensor, cost: Tensor, reg: float, iterations: int) -> Tensor:
-    """The cost <P, cost> of the plan of `transport_plan`, without the entropy term -> ... values >= 0."""
-    return (transport_plan(log_a, log_b, cost, reg, iterations) * cost).sum(dim=(-2, -1))
-
-
 def column_error(plan: Tensor, log_b: Tensor) -> Tensor:
     """The relative error of each column sum of a plan m x n: |sum_i P_ij - b_j| / b_j -> n values."""
     b = log_b.exp()
     return (plan.sum(dim=-2) - b).abs() / b
+
+
+def missed_mass(plan: Tensor, log_b: Tensor) -> Tensor:
+    """The mass by which all column sums of a plan ... x m x n miss b: sum_j |sum_i P_ij - b_j| -> ... values, 0..2."""
+    return (plan.sum(dim=-2) - log_b.exp()).abs().sum(dim=-1)

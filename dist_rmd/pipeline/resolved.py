@@ -248,7 +248,10 @@ def check(
         plan._files(stage)
         stage.check(stage.scope(config))
         if stage.labels == "true" and not dataset.verified:
-            raise ConfigError(f"stage {name} learns true labels, but nobody knows those of {dataset.folder}")
+            raise ConfigError(
+                f"stage {name} learns true labels, but nobody knows those of {dataset.folder}: bring a teacher that "
+                f"has learned other images (inputs.{name}=RUN)"
+            )
         if not issubclass(stage, TrainingStage):
             continue
         recipe = config.sections[stage.recipe]

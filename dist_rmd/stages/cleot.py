@@ -54,6 +54,7 @@ class CLEOT(TaskStage):
         super().__init__(config, data, inputs)
         self.config = config.section(CLEOTConfig)
         self.ce = CE()
+        self.told = False
 
     def terms(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
         if batch.epoch < self.config.warmup:
@@ -72,8 +73,9 @@ class CLEOT(TaskStage):
             return {"task": moved[own], "sinkhorn_error": column_error(gamma, share)[own]}
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        if metrics.get("train/sinkhorn_error", 0.0) > MISSED:
-            missed = metrics["train/sinkhorn_error"]
+        missed = metrics.get("train/sinkhorn_error", 0.0)
+        if missed > MISSED and not self.told:
+            self.told = True  # once: it stays so
             return (
                 f"Sinkhorn has not converged: images are missed by {missed:.1%} of their mass; "
                 "raise cleot.iterations or cleot.reg"

@@ -45,6 +45,11 @@ class D2LConfig:
                 f"d2l.k={self.k} neighbours cannot be found among d2l.lid_batch={self.lid_batch} images: "
                 "choose a smaller k or a larger batch"
             )
+        if self.k >= self.lid_images:
+            raise ConfigError(
+                f"d2l.k={self.k} neighbours cannot be found among d2l.lid_images={self.lid_images} images: "
+                "choose a smaller k or more images"
+            )
 
 
 class D2L(TaskStage):
@@ -74,7 +79,9 @@ class D2L(TaskStage):
     def prepare(self, source: Loaders, labels: LabelView) -> None:
         super().prepare(source, labels)
         if len(self.learned) <= self.config.k:
-            raise DataError(f"d2l.k={self.config.k} neighbours cannot be found among {len(self.learned)} images")
+            raise DataError(
+                f"d2l.k={self.config.k} neighbours cannot be found among {len(self.learned)} images: choose a smaller k"
+            )
 
     def start_epoch(self) -> None:
         memory, window = self.memory, self.config.window

@@ -14,7 +14,7 @@ from dist_rmd.config.key_types import FilePath, NonNegativeFloat, NonNegativeInt
 from dist_rmd.data.labels.view import read_arrays
 from dist_rmd.data.loading.batch import Batch
 from dist_rmd.distill.adversarial import random_directions, steepest
-from dist_rmd.distill.sinkhorn import transport_cost
+from dist_rmd.distill.sinkhorn import missed_mass, transport_plan
 from dist_rmd.distributed.collectives import rank
 from dist_rmd.errors import DataError
 from dist_rmd.losses.ce import CE
@@ -24,6 +24,10 @@ from dist_rmd.stages._task import Seen, TaskStage
 from dist_rmd.stages.base import DataInfo, batch_mean
 
 __all__ = ["WAR"]
+
+
+MISSED = 0.05
+"""share of the mass by which a transport plan misses its columns, above which the user is warned"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class WAR(TaskStage):
         cost = equal_costs(data.classes) if c.vectors is None else similarity(Path(c.vectors), data.classes)
         self.memory = {"cost": cost.float()}  # constant; in `memory`, so that the device follows the network's
         self.ce = CE()
+        self.told = False
 
     def look(self, net: nn.Module, mixed: Mixed) -> Seen:
         (images,) = mixed.views
@@ -80,7 +85,10 @@ class WAR(TaskStage):
         return {"task": self.ce(seen.logits, batch.labels)}
 
     def label_free(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        return {} if seen.others is None else {"smooth": self._distance(seen.others, seen.logits.detach())}
+        if seen.others is None:
+            return {}
+        plan, log_q = self._plan(seen.others, seen.logits.detach())
+        return {"smooth": self._cost(plan), "sinkhorn_error": missed_mass(plan, log_q)}
 
     def _moved(self, images: Tensor, batch: Batch) -> Tensor:
         """The adversarial images x + r, without gradient."""
@@ -90,15 +98,30 @@ class WAR(TaskStage):
                 said = self.net(images)[0]
 
             def distance(step: Tensor) -> Tensor:
-                return batch_mean(self._distance(self.net(images + step)[0], said), batch)
+                plan, _ = self._plan(self.net(images + step)[0], said)
+                return batch_mean(self._cost(plan), batch)
 
             return images + self.config.eps * steepest(distance, start, self.config.xi)
 
-    def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
-        """OT between the predictions of `logits` and of `target`, b x C each -> b values."""
+    def _plan(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The transport plan from the predictions of `logits` to those of `target`, b x C each -> b x C x C.
+
+        Also returns the logarithms of the latter, b x C.
+        """
         logits, target = (x.float() if x.itemsize < 4 else x for x in (logits, target))
         log_p, log_q = logits.log_softmax(dim=1), target.log_softmax(dim=1)
-        return transport_cost(log_p, log_q, self.memory["cost"], self.config.reg, self.config.iterations)
+        return transport_plan(log_p, log_q, self.memory["cost"], self.config.reg, self.config.iterations), log_q
+
+    def _cost(self, plan: Tensor) -> Tensor:
+        """<P, C> of each of b plans, without the entropy term -> b values >= 0."""
+        return (plan * self.memory["cost"]).sum(dim=(1, 2))
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        missed = metrics.get("train/sinkhorn_error", 0.0)
+        if self.told or missed <= MISSED:
+            return super().warning(metrics)
+        self.told = True  # once: it stays so
+        return f"Sinkhorn has not converged: {missed:.1%} of the mass is missed; raise war.iterations or war.reg"
 
 
 def equal_costs(classes: int) -> Tensor:

@@ -84,6 +84,7 @@ def test_sinkhorn_that_has_not_converged_is_said():
     assert said == (
         "Sinkhorn has not converged: images are missed by 30.0% of their mass; raise cleot.iterations or cleot.reg"
     )
+    assert s.warning({"train/sinkhorn_error": 0.3}) is None  # said once
     assert "collapsed" in s.warning({"test/predicted_classes": 1})
 
 

@@ -112,7 +112,7 @@ def test_stopped_around_the_turning_point_it_ends_with_the_same_bits(command, tm
     assert_same(tmp_path / "a", tmp_path / "straight" / "a", "d2l")
 
 
-@pytest.mark.parametrize("value", ["k=0", "k=128", "lid_batch=20", "window=0"])
+@pytest.mark.parametrize("value", ["k=0", "k=128", "lid_batch=20", "lid_images=20", "window=0"])
 def test_impossible_values_are_named(value):
     with pytest.raises(ConfigError, match=f"d2l.{value.partition('=')[0]}"):
         stage("d2l", f"d2l.{value}")

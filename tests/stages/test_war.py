@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dist_rmd.distill.adversarial import random_directions
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.pipeline.command import main
 from dist_rmd.pipeline.resolved import check
+from dist_rmd.stages._task import Seen
 from dist_rmd.stages.war import similarity
 
 
@@ -61,6 +63,20 @@ def test_the_loss_is_the_authors_formula(tmp_path, vectors):
     assert found["loss_smooth"].item() == pytest.approx(smooth, rel=1e-6)
     assert found["loss"].item() == pytest.approx(loss, rel=1e-6)
     assert smooth > 0
+
+
+def test_sinkhorn_that_has_not_converged_is_said_once():
+    """Between predictions that differ by half of their mass, one iteration moves next to nothing."""
+    s = stage("war", "war.iterations=1")
+    seen = Seen(torch.tensor([[0.0, 0, -3]]), torch.empty(0), others=torch.tensor([[0.0, -3, 0]]))
+    missed = s.label_free(seen, batch(size=1))["sinkhorn_error"].item()
+    assert missed == pytest.approx(0.927, abs=1e-3)
+    said = "Sinkhorn has not converged: 92.7% of the mass is missed; raise war.iterations or war.reg"
+    assert [s.warning({"train/sinkhorn_error": missed}) for _ in range(2)] == [said, None]
+    s.config = replace(s.config, iterations=20)
+    missed = s.label_free(seen, batch(size=1))["sinkhorn_error"].item()
+    assert missed < 0.001
+    assert s.warning({"train/sinkhorn_error": missed}) is None
 
 
 def test_only_the_images_themselves_leave_a_trace_in_statistics():
