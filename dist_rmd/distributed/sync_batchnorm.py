@@ -173,9 +173,11 @@ class _Normalise(Function):
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x * scale + shift, both by view and channel (V x C), in one pass."""
-    result = torch.empty_like(x)  # what autograd.Function returns must not be a view: a ReLU may overwrite it
-    by_view = (_by_view(tensor, len(scale)) for tensor in (x, result))
-    torch.addcmul(_by_channel(shift, x), next(by_view), _by_channel(scale, x), out=next(by_view))
+    terms = _by_channel(shift, x), _by_view(x, len(scale)), _by_channel(scale, x)
+    if torch.compiler.is_compiling():  # a compiler refuses `out`
+        return torch.addcmul(*terms).flatten(0, 1)
+    result = torch.empty_like(x)  # in the format of x, and no view, since a ReLU may overwrite what a Function returns
+    torch.addcmul(*terms, out=_by_view(result, len(scale)))
     return result
 
 

@@ -16,6 +16,7 @@ from tools.bench_parts.tables import Row, Table
 from tools.bench_parts.timing import turns
 
 ALONE, SAME, MORE = "1 rank", "same global batch", "same batch per rank"
+LOCAL = "same global batch, dist.sync_batchnorm=false"
 WITHOUT_GRADIENTS, WITHOUT_STATISTICS = "same global batch, gradients not exchanged", "..., nor batch statistics"
 
 
@@ -46,6 +47,7 @@ def measure(settings: Settings) -> Iterator[Table]:
         rows += [
             _row(name + SAME, found[ranks], SAME, batch, ALONE),
             _row(name + MORE, found[ranks], MORE, ranks * batch, ALONE),
+            _row(name + LOCAL, found[ranks], LOCAL, batch, ALONE),
             _row(name + WITHOUT_GRADIENTS, found[ranks], WITHOUT_GRADIENTS, batch, name + SAME),
             _row(name + WITHOUT_STATISTICS, found[ranks], WITHOUT_STATISTICS, batch, name + SAME),
         ]
@@ -74,6 +76,7 @@ def _epochs(settings: Settings, steps: int, peers: RankGroup) -> dict[str, tuple
     ways = {SAME: Epochs(settings, "simsiam", steps, batch, ON, peers)}
     if ranks > 1:
         ways[MORE] = Epochs(settings, "simsiam", steps, batch * ranks, ON, peers)
+        ways[LOCAL] = Epochs(settings, "simsiam", steps, batch, (*ON, local), peers)
         ways[WITHOUT_GRADIENTS] = Epochs(settings, "simsiam", steps, batch, ON, peers, exchange=False)
         ways[WITHOUT_STATISTICS] = Epochs(settings, "simsiam", steps, batch, (*ON, local), peers, exchange=False)
     times = turns(ways, 3, settings.device)
