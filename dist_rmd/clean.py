@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -16,7 +17,7 @@ from dist_rmd import prepare, report
 from dist_rmd.cli import command_line, terminal
 from dist_rmd.cli.command_line import Parser
 from dist_rmd.cli.paths import user_path
-from dist_rmd.config import sections
+from dist_rmd.config import Config, sections
 from dist_rmd.data.prepared import beton
 from dist_rmd.errors import ConfigError, DataError, UserError
 from dist_rmd.files import write_atomically
@@ -24,6 +25,7 @@ from dist_rmd.pipeline import command
 from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import picture_path
+from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.suspects.outcome import Outcome, Trained, outcome
 
 CONFIG = "rmdnet/folder-cpu"
@@ -31,7 +33,7 @@ DESCRIPTION = """\
 Find the wrong labels of a folder of images, and train a classifier on corrected labels.  DIR holds train/<class>/* and
 test/<class>/*, or <class>/* alone.  The command takes these steps, and prints the command of each step:
   prepare    writes the images in the form that training reads                         OUT/data
-  train      trains SimSiam without labels, and a classifier on the given labels       OUT/given
+  train      trains an encoder without labels, and a classifier on the given labels    OUT/given
   suspects   ranks all labels by how suspect they are, and makes a page to decide on   OUT/given/suspects.html
   train      trains the same classifier on the corrected labels                        OUT/cleaned
 OUT/clean.html shows the results.  After a stop or a kill, the same command resumes.
@@ -41,7 +43,7 @@ examples:
   dist-rmd clean ~/pets
   dist-rmd clean ~/pets --labels labels.csv                    # with what you have decided on the page
   dist-rmd clean ~/pets rmdnet/folder --side 64 task.epochs=50
-  dist-rmd clean ~/pets inputs.simsiam=runs/other              # features that are there already
+  dist-rmd clean ~/pets inputs.simclr=runs/other               # features that are there already
 """
 
 
@@ -55,6 +57,49 @@ class Step:
 
     def __str__(self) -> str:
         return shlex.join(["dist-rmd", self.program, *self.words])
+
+
+@dataclass(frozen=True)
+class Features:
+    """The stage without labels whose features judge the labels, and which the classifiers may start from.
+
+    stage: its name.  brought: where its network is, if another run or program has trained it.
+    start: whether the classifiers start from its network.
+    """
+
+    stage: str
+    brought: str | None
+    start: bool
+
+    @classmethod
+    def of(cls, config: Config) -> "Features":
+        """What a configuration says.  Raises ConfigError where it names no stage without labels."""
+        names = get_args(LabelFree)
+        start = config.sections["task"].init_from
+        for name in names:
+            if name in config.inputs:
+                return cls(name, config.inputs[name], start == name)
+        for name in names:
+            if name in config.stages:
+                return cls(name, None, start == name)
+        raise ConfigError(
+            f"stages=[{','.join(config.stages)}]: clean needs features without labels: a configuration with one of "
+            f"the stages {', '.join(names)}, or inputs.<stage>=<a run that has trained it>"
+        )
+
+    def given(self) -> list[str]:
+        """Settings of the run on the given labels, which has the features."""
+        if self.brought is None:
+            return [f"stages=[{self.stage},classifier]"]
+        # Stage relabel is there to read the features, for `suspects`; the classifier does not learn what it finds.
+        own = [] if self.start else ["task.init_from=null"]
+        return ["stages=[relabel,classifier]", f"relabel.teacher={self.stage}", *own]
+
+    def later(self, given: Path) -> list[str]:
+        """Settings of a run on other labels.  given: the run on the given labels."""
+        if self.start:
+            return [f"inputs.{self.stage}={self.brought or given}"]
+        return [] if self.brought is None else ["task.init_from=null"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse(sys.argv[1:] if argv is None else argv)
         config, overrides = command_line.configuration(args.words)
         _check(overrides)
-        sections.parse(config or Path(CONFIG), overrides)  # reports mistakes before minutes of work
+        parsed = sections.parse(config or Path(CONFIG), overrides)  # reports mistakes before minutes of work
+        features = Features.of(parsed)
         if not args.folder.is_dir():
             raise DataError(f"{args.folder}: no such folder")
         if args.folds not in ("0", "2", "3", "4", "5"):
@@ -91,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.labels and not args.labels.is_file():
             raise DataError(f"{args.labels}: no such file")
         out = args.out or Path("runs", args.folder.absolute().name)
-        steps = list(_steps(args, config or Path(CONFIG), overrides, out))
+        common = [str(config or CONFIG), f"out={out}", f"data.path={out / 'data'}", *overrides]
+        steps = list(_steps(args, out, common, features))
         for number, step in enumerate(steps, 1):
             print(f"\n[{number}/{len(steps)}] {step}", flush=True)
             if code := step.run(step.words):
@@ -112,16 +159,13 @@ def _check(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{override}: clean sets {key} itself; type its steps one by one to have it otherwise")
 
 
-def _steps(args: Namespace, config: Path, overrides: Sequence[str], out: Path) -> Iterator[Step]:
+def _steps(args: Namespace, out: Path, common: Sequence[str], features: Features) -> Iterator[Step]:
     data, given = out / "data", out / "given"
     if not beton.manifest_path(data).exists():
         words = ["folder", str(data), "--from", str(args.folder), "--unverified"]
         words += ["--side", args.side] if args.side else []
         yield Step("prepare", [*words, *["--skip-bad"] * args.skip_bad], prepare.main)
-    brought = any(override.startswith("inputs.simsiam=") for override in overrides)
-    common = [str(config), f"out={out}", f"data.path={data}", *overrides]
-    stages = "classifier" if brought else "simsiam,classifier"
-    yield Step("train", [*common, "name=given", f"stages=[{stages}]"], command.main)
+    yield Step("train", [*common, "name=given", *features.given()], command.main)
     suspects = functools.partial(_report, "suspects")
     yield Step("suspects", [str(given), "--folds", args.folds], suspects)
     if args.labels:
@@ -129,7 +173,8 @@ def _steps(args: Namespace, config: Path, overrides: Sequence[str], out: Path) -
     else:
         soft = ["task.relabel=true", "relabel.soft=true", f"relabel.file={given / 'probabilities.npz'}"]
         labels = ["name=cleaned", "stages=[relabel,classifier]", *soft]
-    yield Step("train", [*common, *labels], command.main)
+    own = [word for word in common if not word.startswith("inputs")]  # which these stages do not all start from
+    yield Step("train", [*own, *labels, *features.later(given)], command.main)
 
 
 def _report(name: str, words: Sequence[str]) -> int:

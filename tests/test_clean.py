@@ -18,12 +18,13 @@ from dist_rmd.__main__ import COMMANDS
 from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.pipeline import command
 from dist_rmd.run import artefacts
+from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import RunFolder
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SETTINGS = (
-    "--side", "8", "--folds", "2", "simsiam.epochs=2", "simsiam.batch_size=16", "task.epochs=2", "task.batch_size=16",
-    "simsiam.proj_hidden=16", "simsiam.proj_out=16", "simsiam.pred_hidden=8", "device=cpu", "data.compile_views=false",
+    "--side", "8", "--folds", "2", "simclr.epochs=2", "simclr.batch_size=16", "simclr.proj_hidden=16", "task.epochs=2",
+    "task.batch_size=16", "device=cpu", "data.compile_views=false",
 )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_each_command_that_is_printed_can_be_typed_alone_and_has_nothing_left_to
 def test_stopped_in_a_step_the_same_command_goes_on(cleaned, folder, tmp_path, capsys):
     """Once in the first training, once in a network of the folds; the result is that of a run that was not stopped."""
     words = [str(folder), "--out", str(tmp_path / "out"), *SETTINGS]
-    for stage, step in (("simsiam", 4), ("classifier", 8)):
+    for stage, step in (("simclr", 4), ("classifier", 8)):
         with fault(f"kind=SIGTERM,rank=0,step={step},stage={stage}"):
             assert clean.main(words) == 75
         assert "the same command goes on from there" in capsys.readouterr().err
@@ -159,6 +160,22 @@ def test_what_was_decided_on_the_page_is_trained_on_beside_the_rest(cleaned, fol
     assert tree(cleaned / "cleaned") == kept
 
 
+@pytest.mark.parametrize("start", [True, False])
+def test_features_that_are_there_already_are_not_trained_again(cleaned, folder, tmp_path, start):
+    """The classifiers start from them, or, as they must where these are of another kind of network, at random."""
+    brought = artefacts.load(RunFolder(cleaned / "given").artefact("simclr"))
+    words = [*SETTINGS, f"inputs.simclr={cleaned / 'given'}", *([] if start else ["task.init_from=null"])]
+    assert clean.main([str(folder), "--out", str(tmp_path / "out"), *words, "--folds", "0"]) == 0
+    given, after = (FinishedRun(tmp_path / "out" / name) for name in ("given", "cleaned"))
+    assert given.stages == after.stages == ["relabel", "classifier"]
+    assert artefacts.load(given.artefact("simclr"))["key"] == brought["key"]
+    assert given.config.sections["task"].relabel is False
+    assert after.config.sections["task"].relabel is True
+    assert (after.config.sections["task"].init_from, [*after.config.inputs]) == (
+        ("simclr", ["simclr"]) if start else (None, [])
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
@@ -166,6 +183,7 @@ def test_what_was_decided_on_the_page_is_trained_on_beside_the_rest(cleaned, fol
         ([".", "name=mine"], 2, "name=mine: clean sets name itself"),
         ([".", "noise.rate=0.4"], 2, "noise.rate=0.4: clean sets noise.rate itself"),
         ([".", "task.epoch=3"], 2, "unknown key 'task.epoch'"),
+        ([".", "modul/quickstart"], 2, "clean needs features without labels"),
         ([".", "--labels", "nothing.csv"], 65, "nothing.csv: no such file"),
         ([".", "--folds", "9"], 2, "--folds 9: choose 2 to 5, or 0"),
     ],

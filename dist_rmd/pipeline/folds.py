@@ -18,14 +18,22 @@ STAGE = "classifier"
 
 
 class _Probabilities(nn.Module):
-    """The classifier `net` as images N x 3 x S x S -> probabilities of the classes, N x C."""
+    """The classifier `net` as images N x 3 x S x S -> probabilities of the classes, N x C.
 
-    def __init__(self, net: nn.Module):
+    mirrored: take the mean of the probabilities of an image and of its mirror image.
+    """
+
+    def __init__(self, net: nn.Module, mirrored: bool):
         super().__init__()
-        self.net = net
+        self.net, self.mirrored = net, mirrored
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)[0].float().softmax(dim=1)
+        own = self._of(images)
+        return (own + self._of(images.flip(3))) / 2 if self.mirrored else own
+
+    def _of(self, images: Tensor) -> Tensor:
+        probabilities: Tensor = self.net(images)[0].float().softmax(dim=1)
+        return probabilities
 
 
 def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) -> Tensor:
@@ -64,9 +72,10 @@ def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -
     table = folds / f"{name}.npz"
     labels.save(table)
     task = run.config.sections["task"]
+    start = {} if task.init_from is None else {f"inputs.{task.init_from}": run.artefact(task.init_from)}
     overrides = {
         "task.epochs": max(1, task.epochs // 2), "task.warmup_epochs": task.warmup_epochs / 2,
-        "out": folds, "name": name, "stages": f"[{STAGE}]", "inputs": "{}",
+        "out": folds, "name": name, "stages": f"[{STAGE}]", "inputs": "{}", **start,
         "data.path": dataset.folder, "data.holdout": 0, "data.per_class": "null", "data.skip": 0,
         "noise.kind": "file", "noise.rate": 0, "noise.file": table, "noise.column": "null",
     }  # fmt: skip
@@ -78,7 +87,7 @@ def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -
 def _judge(run: FinishedRun, dataset: Dataset, labels: LabelView) -> Tensor:
     """Class probabilities of the images of `labels` by the run's network, in the order of `labels`."""
     world = detect("auto")
-    net = _Probabilities(run.network(STAGE, dataset, world.device))
+    net = _Probabilities(run.network(STAGE, dataset, world.device), run.config.augment.flip)
     found, _, _ = extract_all(net, run.source(dataset, world).evaluation("train", labels))
     return found.cpu()[_places(labels.indices)]
 

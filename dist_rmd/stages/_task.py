@@ -20,8 +20,9 @@ from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.models.statistics import statistics_kept
 from dist_rmd.stages._divided import divided
+from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._mixing import Mixed, mix
-from dist_rmd.stages._student import frozen_teacher
+from dist_rmd.stages._student import frozen_teacher, take_over
 from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batch_mean, fitted
 
 
@@ -48,6 +49,8 @@ class TaskConfig(LabelledOptimization):
     relabel: bool = leaf(False, Role.RESULT, added=True)
     """learn the labels of stage `relabel`, with each image's loss weighted by the probability of its label; with
     relabel.soft the expected loss of each image under the probabilities of all classes"""
+    init_from: LabelFree | None = leaf(None, Role.RESULT, added=True)
+    """stage without labels from whose encoder the network starts; from random weights when null"""
     average: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)
     """decay per step of a moving average of the network's weights; the average is evaluated in place of the network.
     0: no average"""
@@ -118,7 +121,8 @@ class TaskStage(ClassifierStage):
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         task = config.section(TaskConfig)
         wanted = {"teacher": task.kd, "division": task.divided, "relabel": task.relabel}
-        return tuple(name for name, needed in wanted.items() if needed)
+        start = () if task.init_from is None else (task.init_from,)
+        return (*start, *(name for name, needed in wanted.items() if needed))
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         task = self.optimization = self.task = config.section(TaskConfig)
@@ -131,6 +135,8 @@ class TaskStage(ClassifierStage):
             self.image_weights = self.refined["weights"] / self.refined["weights"].mean()
         self.draws = config.seed
         body = encoder(config.model.name, config.model.width, config.model.init)
+        if task.init_from is not None:
+            take_over(body, inputs[task.init_from], config.model)
         if self.guide is None and not self.sees_others:
             self.classifier = ImageClassifier(body, data.classes)
         else:

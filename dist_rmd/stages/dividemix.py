@@ -33,7 +33,7 @@ from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batc
 __all__ = ["DivideMix"]
 
 NETWORKS = ("first", "second")
-UNUSED = "task.mixup", "task.divided", "task.kd", "task.relabel", "task.average"
+UNUSED = "task.mixup", "task.init_from", "task.divided", "task.kd", "task.relabel", "task.average"
 """keys of section `task` that change what other stages learn, and that this stage has no use for"""
 
 

@@ -114,7 +114,7 @@ class Related(TaskStage):
     @classmethod
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         teacher = config.section(RelationConfig).teacher
-        return (*([] if teacher == "random" else [teacher]), *super().needs(config))
+        return tuple(dict.fromkeys([*([] if teacher == "random" else [teacher]), *super().needs(config)]))
 
     @classmethod
     def model(cls, config: StageConfig) -> Model:

@@ -19,6 +19,7 @@ from dist_rmd.pipeline.resolved import check
 from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.run import artefacts
 from dist_rmd.stages._task import TaskConfig
+from dist_rmd.stages.rgrl import RGRL
 
 OPENSET = (
     "noise.rate=0", "noise.kind=openset", "noise.rho1=0.5", "noise.rho2=0.5", "teacher.epochs=8",
@@ -84,6 +85,17 @@ def test_refined_labels_are_what_is_learned_if_they_are_of_the_same_images():
     assert s.learned.rows.tolist() == list(range(30))
     with pytest.raises(DataError, match="refined labels are of other images"):
         s.prepare(SimpleNamespace(device=device), LabelView(np.arange(1, 31), labels, labels, 3))
+
+
+def test_the_network_starts_from_a_label_free_encoder_and_its_average_with_it():
+    s, at_random = stage("classifier", "task.init_from=simsiam", "task.average=0.9"), stage("classifier")
+    learned = stage("rgrl").teacher
+    for net in (s.net, s.averages["average"]):
+        for mine, theirs in zip(net.encoder.state_dict().values(), learned.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs)
+    assert torch.equal(s.net.head.weight, at_random.net.head.weight)
+    assert not torch.equal(s.net.encoder.conv1.weight, at_random.net.encoder.conv1.weight)
+    assert RGRL.needs(sections.parse(None, ["task.init_from=simsiam"])) == ("simsiam",)  # once, for both purposes
 
 
 def test_an_image_has_one_label():

@@ -93,6 +93,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--runs", type=Path, nargs="+", default=[], metavar="RUN",
         help="suspects: finished runs of SimSiam on verified labels (short ones on digits by default)",
     )  # fmt: skip
+    parser.add_argument(
+        "--folds", type=int, choices=range(6), default=0, metavar="N",
+        help="suspects: 2 to 5 classifiers that have not seen the images, too; ours and cleanlab hear the same ones",
+    )  # fmt: skip
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="folder on the disk that checkpoints are to go to")
     parser.add_argument(
         "--compare", type=Path, nargs="+", default=[], metavar="JSON",
@@ -180,6 +184,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
         sizes=numbers("--sizes", arguments.sizes),
         options=tuple(arguments.options),
         runs=tuple(arguments.runs),
+        folds=arguments.folds,
         chosen=numbers("--batches", arguments.batches),
         alone=arguments.alone,
     )

@@ -30,6 +30,8 @@ class Settings:
     """settings (key=value) of further rows of the product's"""
     runs: tuple[Path, ...] = ()
     """runs of SimSiam for the section `suspects`; its own when empty"""
+    folds: int = 0
+    """classifiers that have not seen the images they judge, for the section `suspects`; 0: features alone judge"""
     chosen: tuple[int, ...] = ()
     """global batches of whole training steps; the device's own choice when empty"""
     alone: bool = False

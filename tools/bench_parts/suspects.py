@@ -5,6 +5,7 @@ alone, once the features are there.
 """
 
 import contextlib
+import functools
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from dist_rmd.data.labels.view import LabelView, noisy_view, openset_view
 from dist_rmd.data.prepared.beton import Dataset
 from dist_rmd.distributed.processes import detect
 from dist_rmd.evaluation._features import extract_all
+from dist_rmd.pipeline.folds import out_of_fold
+from dist_rmd.pipeline.runner import train
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.suspects.scores import parts, suspicion
 from tools.bench_parts import peers
@@ -36,6 +39,8 @@ from tools.bench_parts.tables import Row, Table
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDS = 5
+EPOCHS = 40  # of a classifier; those of --folds take half of them
+HEARD = "classifiers"
 CLEANLAB, MARGIN, OURS = "cleanlab, self-confidence", "cleanlab, normalised margin", "ours"
 
 Floats = NDArray[np.floating]
@@ -46,7 +51,7 @@ def measure(settings: Settings) -> Iterator[Table]:
         trained = FinishedRun(run)
         dataset = trained.dataset()
         features = extract(trained, dataset, settings)
-        yield compared(run.name, dataset, features, settings)
+        yield compared(trained, dataset, features, settings)
 
 
 def digits(settings: Settings) -> list[Path]:
@@ -91,10 +96,12 @@ def noises(dataset: Dataset, seed: int) -> dict[str, LabelView]:
     return made
 
 
-def compared(name: str, dataset: Dataset, features: torch.Tensor, settings: Settings) -> Table:
+def compared(run: FinishedRun, dataset: Dataset, features: torch.Tensor, settings: Settings) -> Table:
     """Rows for each noise."""
     absent = peers.missing("cleanlab")
     ways = {OURS: ours} if absent else {CLEANLAB: by_cleanlab, OURS: ours}
+    if settings.folds:
+        ways[HEARD] = functools.partial(hearing, run, dataset, settings, not absent)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for seed in range(settings.rounds):
         for noise, view in noises(dataset, seed).items():
@@ -110,11 +117,18 @@ def compared(name: str, dataset: Dataset, features: torch.Tensor, settings: Sett
         facts = {key: spread([result[key] for result in results]) for key in results[0] if key != "seconds"}
         base = f"{noise}: {CLEANLAB}" if way == OURS and not absent else None
         rows.append(Row(f"{noise}: {way}", [result["seconds"] for result in results], base, facts=facts))
+    hearsay = (
+        f" Rows with classifiers: both have the probabilities of the same {settings.folds} classifiers of --folds, and "
+        "their time is in the figures."
+        if settings.folds
+        else ""
+    )
     return Table(
-        f"Wrong labels of {name}",
+        f"Wrong labels of {run.folder.path.name}",
         f"{len(dataset.classes)} classes, SimSiam's features ({features.shape[1]} numbers), {settings.rounds} seeds of "
         f"the noise, {FOLDS} folds, the same for both. cleanlab has the probabilities of scikit-learn's logistic "
-        "regression on standardised features. AUROC; precision at N, the number of wrong labels: mean (least..most).",
+        f"regression on standardised features.{hearsay} AUROC; precision at N, the number of wrong labels: mean "
+        "(least..most).",
         rows,
     )
 
@@ -139,6 +153,29 @@ def by_cleanlab(features: torch.Tensor, view: LabelView) -> dict[str, Floats]:
 def ours(features: torch.Tensor, view: LabelView) -> dict[str, Floats]:
     found = suspicion(features, torch.from_numpy(view.given).to(features.device), view.num_classes, FOLDS)
     return {OURS: found.right.cpu().numpy()}
+
+
+def hearing(
+    run: FinishedRun, dataset: Dataset, settings: Settings, cleanlab: bool, features: torch.Tensor, view: LabelView
+) -> dict[str, Floats]:
+    """Rankings by `--folds`, which start from the features as in `clean`; and cleanlab's, of the same probabilities."""
+    table = settings.scratch / "hearing.npz"
+    view.save(table)
+    with contextlib.redirect_stdout(sys.stderr):
+        trained = train(
+            run.folder.config, "stages=[classifier]", f"inputs.simsiam={run.folder.path}", "task.init_from=simsiam",
+            f"out={settings.scratch}", f"name=hearing-{view.digest[:16]}", f"data.path={dataset.folder}",
+            "data.per_class=null", "noise.kind=file", "noise.rate=0", f"noise.file={table}",
+            f"task.epochs={2 if settings.quick else EPOCHS}", f"device={settings.device}",
+        )  # fmt: skip
+        networks = out_of_fold(trained, dataset, parts(len(view), settings.folds))
+    found = suspicion(features, torch.from_numpy(view.given), view.num_classes, FOLDS, networks)
+    said = {f"ours, {HEARD}": found.right.numpy()}
+    if cleanlab:
+        from cleanlab.rank import get_label_quality_scores
+
+        said[f"cleanlab, {HEARD}"] = get_label_quality_scores(view.given, networks.double().numpy())
+    return said
 
 
 def judged(score: Floats, wrong: NDArray[np.bool_]) -> dict[str, float]:

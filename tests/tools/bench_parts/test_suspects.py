@@ -1,3 +1,6 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +48,8 @@ def test_both_rank_the_same_labels_and_what_is_absent_is_said(dataset, tmp_path,
     monkeypatch.setattr(suspects, "by_cleanlab", lambda x, view: {
         title: -(view.given != view.true).astype(float) for title in (suspects.CLEANLAB, suspects.MARGIN)
     })  # fmt: skip
-    table = suspects.compared("digits", dataset, features, settings(tmp_path))
+    run = SimpleNamespace(folder=SimpleNamespace(path=Path("digits")))
+    table = suspects.compared(run, dataset, features, settings(tmp_path))
     rows = {row.name: row for row in table.rows}
     found = rows["noise: ours"]
     assert len(found.seconds) == 2
