@@ -35,7 +35,7 @@ test/<class>/*, or <class>/* alone.  The command takes these steps, and prints t
   prepare    writes the images in the form that training reads                         OUT/data
   train      trains an encoder without labels, and a classifier on the given labels    OUT/given
   suspects   ranks all labels by how suspect they are, and makes a page to decide on   OUT/given/suspects.html
-  train      trains the same classifier on the corrected labels                        OUT/cleaned
+  train      trains the same classifier, in which suspect labels count less            OUT/cleaned
 OUT/clean.html shows the results.  After a stop or a kill, the same command resumes.
 """
 EPILOG = """\
@@ -171,8 +171,8 @@ def _steps(args: Namespace, out: Path, common: Sequence[str], features: Features
     if args.labels:
         labels = ["name=decided", "stages=[classifier]", "noise.kind=file", f"noise.file={args.labels}"]
     else:
-        soft = ["task.relabel=true", "relabel.soft=true", f"relabel.file={given / 'probabilities.npz'}"]
-        labels = ["name=cleaned", "stages=[relabel,classifier]", *soft]
+        weighted = ["task.relabel=true", "relabel.learn=given", f"relabel.file={given / 'probabilities.npz'}"]
+        labels = ["name=cleaned", "stages=[relabel,classifier]", *weighted]
     own = [word for word in common if not word.startswith("inputs")]  # which these stages do not all start from
     yield Step("train", [*own, *labels, *features.later(given)], command.main)
 
@@ -187,13 +187,15 @@ def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
     tag, before = _accuracy(given)
     _, after = _accuracy(cleaned)
     old, new = given.labels, cleaned.labels
-    labels = new.given
-    if "relabel" in cleaned.stages:
-        labels = artefacts.load(cleaned.artefact("relabel"))["labels"].numpy()
-    moved = int((labels != old.given[np.searchsorted(old.indices, new.indices)]).sum())
+    if name == "cleaned":
+        weights = artefacts.load(cleaned.artefact("relabel"))["weights"]
+        done = f"{int((weights < 0.5).sum()):,} of {len(old):,} labels are more probably wrong than right"
+    else:
+        moved = int((new.given != old.given[np.searchsorted(old.indices, new.indices)]).sum())
+        done = f"{moved:,} of {len(old):,} labels changed, {len(old) - len(new):,} images left out"
     content = Outcome(
         title=out.absolute().name, tag=tag, name=name, before=before, after=after,
-        images=len(old), left=len(new), changed=moved, commands=[str(step) for step in steps],
+        images=len(old), left=len(new), done=done, commands=[str(step) for step in steps],
     )  # fmt: skip
     page, (_, decide) = out / "clean.html", given.folder.suspects
     picture = picture_path(given.path, "suspects").read_bytes()
@@ -201,7 +203,7 @@ def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
     write_atomically(page, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
     print(
         f"\n{tag} of the classifier, last epoch: {before.last:.2f} with the given labels, {after.last:.2f} with the "
-        f"{name} labels ({moved} changed, {len(old) - len(new)} images left out)\n"
+        f"{name} labels ({done})\n"
         f"{page}: the results; open the page in a browser\n"
         f"{decide}: decide yourself, save labels.csv, and repeat this command with --labels labels.csv"
     )

@@ -39,17 +39,19 @@ class RelabelConfig:
     file: FilePath | None = leaf(None, Role.PLACE)
     """probabilities.npz that `report suspects` wrote for the same images and labels: the stage takes its probabilities
     from this file, and needs no features"""
-    soft: bool = leaf(False, Role.RESULT, added=True)
-    """later stages learn each image under all classes, each class with its probability, in place of the most probable
-    class with the image's weight"""
+    learn: Literal["probable", "soft", "given"] = leaf("probable", Role.RESULT, added=True)
+    """what later stages learn.  probable: each image under its most probable class, with the weight of this class's
+    probability; soft: under all classes, each with its probability; given: under its given label, with the weight of
+    the probability that the label is right"""
 
 
 class Relabel(ComputationStage):
     """Estimates class probabilities p_i of every image from the labels of images with similar features.
 
-    The refined label is argmax p_i, the image's weight max p_i.  dist_rmd.suspects.scores computes p_i from the labels
-    of the nearest neighbours (leave-one-out), out-of-fold Gaussians of the classes, the given label, and an estimate of
-    how often each class is given as each other class.  No true label is used.
+    Later stages learn an image under the label c = argmax p_i, or with learn=given under its given label, with the
+    weight p_ic.  dist_rmd.suspects.scores computes p_i from the labels of the nearest neighbours (leave-one-out),
+    out-of-fold Gaussians of the classes, the given label, and an estimate of how often each class is given as each
+    other class.  No true label is used.
     """
 
     sections: ClassVar[Mapping[str, type]] = {"relabel": RelabelConfig}
@@ -95,9 +97,10 @@ class Relabel(ComputationStage):
         else:
             assert self.teacher is not None
             posterior = self._judged(self.teacher, source, labels, proceed)
-        weights, refined = posterior.max(dim=1)
-        self._keep(labels, refined, weights, posterior)
-        return self._metrics(labels, refined.numpy())
+        probable = posterior.argmax(dim=1)
+        learned = torch.from_numpy(labels.given) if self.config.learn == "given" else probable
+        self._keep(labels, learned, posterior.gather(1, learned[:, None])[:, 0], posterior)
+        return self._metrics(labels, probable.numpy())
 
     def _judged(self, teacher: Encoder, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> Tensor:
         """The probabilities p_i, N x C float32 on the CPU."""
@@ -125,34 +128,35 @@ class Relabel(ComputationStage):
         given = torch.from_numpy(labels.given)
         self._keep(labels, given, torch.ones(len(labels)), F.one_hot(given, self.classes).float())
 
-    def _keep(self, labels: LabelView, refined: Tensor, weights: Tensor, posterior: Tensor) -> None:
+    def _keep(self, labels: LabelView, learned: Tensor, weights: Tensor, posterior: Tensor) -> None:
         self._artefact = {
             "indices": torch.from_numpy(labels.indices),
             "given": torch.from_numpy(labels.given),
-            "labels": refined,
+            "labels": learned,
             "weights": weights,
-            **({"probabilities": posterior} if self.config.soft else {}),
+            **({"probabilities": posterior} if self.config.learn == "soft" else {}),
         }
 
     @classmethod
     def summary(cls, metrics: Mapping[str, float]) -> str:
-        said = f"{metrics['relabel/changed']:.1f} % of the labels changed"
+        said = f"another class than the given one is more probable for {metrics['relabel/changed']:.1f} % of the images"
         if "relabel/right" not in metrics:
             return said
-        return f"{said}; {metrics['relabel/right']:.1f} % are right, {metrics['relabel/right_given']:.1f} % were"
+        return f"{said}; {metrics['relabel/right']:.1f} % are right, {metrics['relabel/right_given']:.1f} % as given"
 
     def artefact(self) -> dict[str, Any]:
-        """indices, given, labels: N int64, positions of the images in the beton, given labels and refined labels;
-        weights: N float32, 0..1, probabilities of the refined labels; with relabel.soft also probabilities: N x C
-        float32."""
+        """indices, given, labels: N int64, positions of the images in the beton, given labels and labels to learn;
+        weights: N float32, 0..1, probabilities of the labels to learn; with relabel.learn=soft also probabilities: N x
+        C float32."""
         return self._artefact
 
-    def _metrics(self, labels: LabelView, refined: Any) -> dict[str, float]:
-        """Percent of changed labels; if the true labels are known, also of correct labels before and after."""
-        found = {"relabel/changed": 100 * float(np.mean(refined != labels.given))}
+    def _metrics(self, labels: LabelView, probable: Any) -> dict[str, float]:
+        """Percent of images whose most probable class is not the given one; if the true labels are known, also percent
+        of right labels, given and most probable."""
+        found = {"relabel/changed": 100 * float(np.mean(probable != labels.given))}
         if labels.true is not None:
             found["relabel/right_given"] = 100 * float(np.mean(labels.given == labels.true))
-            found["relabel/right"] = 100 * float(np.mean(refined == labels.true))
+            found["relabel/right"] = 100 * float(np.mean(probable == labels.true))
         return found
 
 

@@ -28,7 +28,7 @@ PAGE = """\
 <tr><td>the labels as given</td><td>{images}</td><td>{before}</td><td>{best_before}</td></tr>
 <tr><td>{name} labels</td><td>{left}</td><td>{after}</td><td>{best_after}</td></tr>
 </table>
-<p>{changed} of {images} labels were changed, {dropped} images left out.{caution}</p>
+<p>{done}.{caution}</p>
 <p><a href="{decide}">Look at the suspects, and decide</a>: keep, relabel or drop; save labels.csv, train on that with
 <code>--labels labels.csv</code>.</p>
 <p><img src="data:image/png;base64,{picture}" alt="The most suspect labels, given and proposed"></p>
@@ -53,8 +53,8 @@ class Outcome:
     """The content of the page.
 
     title: name of the folder.  tag: the metric, such as test/top1.  name: name of the labels of the last training.
-    images: number of images under given labels.  left: number of images in the last training.  changed: number of
-    these under another label.  commands: the commands of the steps, a line each.
+    images: number of images under given labels.  left: number of images in the last training.  done: what became of
+    the labels.  commands: the commands of the steps, a line each.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Outcome:
     after: Trained
     images: int
     left: int
-    changed: int
+    done: str
     commands: Sequence[str]
 
 
@@ -81,8 +81,7 @@ def outcome(content: Outcome, picture: bytes, decide: str) -> str:
         name=html.escape(content.name),
         images=f"{content.images:,}",
         left=f"{content.left:,}",
-        changed=f"{content.changed:,}",
-        dropped=f"{content.images - content.left:,}",
+        done=html.escape(content.done),
         caution=UNVERIFIED if content.tag.endswith("_unverified") else "",
         decide=html.escape(decide),
         picture=base64.b64encode(picture).decode(),

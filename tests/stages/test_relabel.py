@@ -69,17 +69,22 @@ def test_an_early_student_has_a_say(run, recipe, tmp_path):
     assert (found["labels"].numpy() == said.argmax(axis=1)).mean() > 0.99
 
 
-def test_probabilities_of_a_file_are_learned_as_soft_labels(run, recipe, tmp_path, capsys):
+def test_probabilities_of_a_file_are_soft_labels_or_weights_of_the_given_ones(run, recipe, tmp_path, capsys):
     """Those that `report suspects` finds by the same features are those that the stage finds itself."""
     suspects([run.folder.path])
     file = run.folder.probabilities
-    soft = [*recipe, "stages=[relabel,classifier]", "task.relabel=true", "relabel.soft=true", f"out={tmp_path}"]
+    soft = [*recipe, "stages=[relabel,classifier]", "task.relabel=true", "relabel.learn=soft", f"out={tmp_path}"]
     assert main([*soft, f"relabel.file={file}", "name=b"]) == 0
     found = refined(FinishedRun(tmp_path / "b"))
     np.testing.assert_allclose(found["probabilities"].sum(dim=1), 1, atol=1e-5)
     assert torch.equal(found["labels"], found["probabilities"].argmax(dim=1))
     assert torch.equal(found["labels"], refined(run)["labels"])
     assert "probabilities" not in refined(run)
+    weighted = [f"relabel.file={file}", "relabel.learn=given", "stages=[relabel]", "task.relabel=false"]
+    assert main([*soft, *weighted, "name=e"]) == 0
+    kept, given = refined(FinishedRun(tmp_path / "e")), torch.from_numpy(run.labels.given)
+    assert torch.equal(kept["labels"], given)
+    assert torch.equal(kept["weights"], found["probabilities"].gather(1, given[:, None])[:, 0])
     both = ["stages=[classifier,relabel]", "task.relabel=false", "relabel.student=classifier"]
     assert main([*soft, f"relabel.file={file}", *both, "name=c"]) == 2
     assert "relabel.student=classifier: the probabilities in relabel.file=" in capsys.readouterr().err
@@ -108,7 +113,7 @@ def test_a_run_that_only_refines_says_what_it_found_and_names_no_division(run, r
     arguments = [*recipe, "stages=[relabel]", f"inputs.simsiam={run.folder.path}", f"out={tmp_path}", "name=b"]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert "of the labels changed; " in said
+    assert "another class than the given one is more probable for " in said
     assert "report division" not in said
 
 
