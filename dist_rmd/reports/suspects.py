@@ -96,7 +96,7 @@ def _one(run: FinishedRun, wanted: str | None, folds: int, images: int, data: st
     about = f"{len(ranking):,} images; {least:,} to {most:,} labels are expected to be wrong"
     table, decide = run.folder.suspects
     picture = run.figures / "suspects.png"
-    title = f"Suspect labels of {run.path.absolute().name}"
+    title = f"Suspect labels of {'/'.join(run.path.absolute().parts[-2:])}"  # clean's runs are all called given
     cleaned = run.folder.cleaned
     written = {table: ranking.csv(), cleaned: ranking.cleaned(), decide: page(ranking, title, about, images, pictures)}
     for path, text in written.items():
@@ -120,7 +120,7 @@ def _one(run: FinishedRun, wanted: str | None, folds: int, images: int, data: st
             f"{decide} ({decide.stat().st_size / 1e6:.1f} MB): keep, relabel or drop in a browser, and save labels.csv",
             f"{table}: every image, the most suspect label first",
             f"{cleaned}: labels to train on if nobody looks, {int(ranking.sure.sum()):,} images",
-            f"{run.folder.probabilities}: the probability of each class, which stage relabel takes as soft labels",
+            f"{run.folder.probabilities}: the probability of each class, weights or soft labels for stage relabel",
             str(picture),
             f"Train on what you have saved, or on this: noise.kind=file noise.file={cleaned}",
         ]

@@ -74,7 +74,7 @@ def test_a_run_of_simsiam_alone(simsiam, data, capsys):
     board = EventAccumulator(str(simsiam / "tb" / "figures"))
     board.Reload()
     assert board.Tags()["images"] == ["figures/suspects"]
-    assert "<title>Suspect labels of simsiam</title>" in (simsiam / "suspects.html").read_text()
+    assert f"<title>Suspect labels of {simsiam.parent.name}/simsiam</title>" in (simsiam / "suspects.html").read_text()
 
 
 def auroc(wrong):
