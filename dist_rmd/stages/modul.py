@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from dist_rmd.config import Role, StageConfig, leaf
 from dist_rmd.config.key_types import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
+from dist_rmd.data.loading.loader import Loader
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.data.loading.paired import Paired
 from dist_rmd.distill import mixup
@@ -79,6 +81,9 @@ class ModulConfig:
     labels: Literal["fixed", "online"] = leaf("fixed", Role.RESULT, added=True)
     """labels of the closed set.  fixed: the division's; online: what the teacher says of the present view, in every
     step, as in the authors' code"""
+    drawn: Literal["pool", "halves"] = leaf("pool", Role.RESULT, added=True)
+    """how clean and closed images are drawn.  pool: as often as there are of them; halves: every batch is half clean,
+    half closed, and an epoch a pass over the clean set, as in the authors' code"""
     soft: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
     """weight of T^2 KL on labelled images; not in the paper, like the next three"""
     soft_mixed: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
@@ -261,8 +266,16 @@ class Modul(TrainingStage):
             self.memory["closed"].index_copy_(0, torch.from_numpy(labels.rows[rows]).to(source.device), closed)
 
     def batches(self, source: Loaders, labels: LabelView, seed: int) -> Batches:
-        """Batches of labelled images, clean and closed set in one pool, each paired with a batch of the open set."""
-        loader = source.training(self.labelled, self.views, self.optimization.batch_size, seed)
+        """Batches of labelled images, of the clean and of the closed set, each paired with a batch of the open set."""
+        size = self.optimization.batch_size
+        loader: Loader | None = None
+        if self.config.drawn == "halves":
+            clean = self.divided["indices"].numpy()[self.divided["sets"].numpy() == CLEAN]
+            is_clean = np.isin(self.labelled.indices, clean)
+            if is_clean.any() and not is_clean.all():
+                loader = source.balanced(self.labelled, is_clean, self.views, size, seed)
+        if loader is None:
+            loader = source.training(self.labelled, self.views, size, seed)
         if not (self.weights["rotation"] or self.weights["soft_open"]):
             return loader
         size = min(self.config.open_batch_size, len(self.opened))

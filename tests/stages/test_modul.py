@@ -341,6 +341,17 @@ def test_batches_are_of_clean_and_closed_images_with_open_ones_beside(data):
         assert sorted(b.extra.indices.tolist()) == [9, 10, 11]  # all there are, fewer than open_batch_size
 
 
+def test_batches_may_be_half_clean_and_half_closed(data):
+    _, loader = looked(data, SETS, LABELS, LABELS, "modul.drawn=halves")
+    assert len(loader) == sum(s == CLEAN for s in SETS) // 2
+    for epoch in range(2):
+        for b in loader.epoch(epoch):
+            assert [SETS[i] for i in b.indices.tolist()] == [CLEAN, CLEAN, CLOSED, CLOSED]
+            assert b.extra is not None
+    _, loader = looked(data, [CLEAN] * 9 + [OPEN] * 3, LABELS, LABELS, "modul.drawn=halves")
+    assert len(loader) == 2  # there is nothing to draw the other half from
+
+
 def test_a_division_that_leaves_nothing_to_learn_is_a_clear_end(data):
     with pytest.raises(DataError, match="all images into the open set"):
         looked(data, [2] * 12, LABELS, LABELS)

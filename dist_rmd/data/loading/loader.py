@@ -84,9 +84,7 @@ class Loader:
         return batches if self._stream is None else beside(batches, self._stream)
 
     def _made(self, epoch: int, start: int) -> Generator[Batch]:
-        order = self._indices
-        if self._shuffle:
-            order = order[keyed_rng.epoch_order(len(order), self._seed, epoch)]
+        order = self._order(epoch)
         own, numbers, sizes = [], [], []
         for number in range(start, self._batches):
             whole = order[number * self._batch_size : (number + 1) * self._batch_size]
@@ -101,6 +99,12 @@ class Loader:
                 given, rows, *truth = self._known[:, indices].unbind()
                 right = truth[0] == 1 if truth else None
                 yield Batch(views, given, indices, rows, shard_sizes, epoch, number, right)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Positions in the beton, in the order in which they are cut into global batches."""
+        if not self._shuffle:
+            return self._indices
+        return self._indices[keyed_rng.epoch_order(len(self._indices), self._seed, epoch)]
 
     def _part(self, size: int, rank: int) -> slice:
         """The part of a global batch of `size` samples that rank `rank` takes."""

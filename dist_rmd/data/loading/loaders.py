@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dist_rmd.config import Augment, Data
 from dist_rmd.data.augment.views import Views
 from dist_rmd.data.labels.view import LabelView
+from dist_rmd.data.loading.balanced import Balanced
 from dist_rmd.data.loading.latents import Latents
 from dist_rmd.data.loading.loader import ImageReader, Loader
 from dist_rmd.data.loading.memory_reader import MadeReader, MemoryReader
@@ -42,6 +45,13 @@ class Loaders:
         """Augmented views of the training images in keyed order, in whole global batches of `batch_size`."""
         views = self._views(kinds, seed, compiled=self.config.compile_views)
         return Loader(self._reader("train"), labels, views, batch_size, seed, self.rank, self.world)
+
+    def balanced(
+        self, labels: LabelView, is_first: NDArray[np.bool_], kinds: Sequence[str], batch_size: int, seed: int
+    ) -> Balanced:
+        """Like `training`, in batches half of which are of the images where `is_first` holds, an N bool."""
+        views = self._views(kinds, seed, compiled=self.config.compile_views)
+        return Balanced(self._reader("train"), labels, is_first, views, batch_size, seed, self.rank, self.world)
 
     def made(self, images: Tensor, labels: LabelView, kinds: Sequence[str], batch_size: int, seed: int) -> Loader:
         """Like `training`, for N images that a stage has made (N x S x S x 3 uint8), and their labels."""
