@@ -171,7 +171,7 @@ def _steps(args: Namespace, out: Path, common: Sequence[str], features: Features
     if args.labels:
         labels = ["name=decided", "stages=[classifier]", "noise.kind=file", f"noise.file={args.labels}"]
     else:
-        weighted = ["task.relabel=true", "relabel.learn=given", f"relabel.file={given / 'probabilities.npz'}"]
+        weighted = ["task.relabel=true", "relabel.keep=true", f"relabel.file={given / 'probabilities.npz'}"]
         labels = ["name=cleaned", "stages=[relabel,classifier]", *weighted]
     own = [word for word in common if not word.startswith("inputs")]  # which these stages do not all start from
     yield Step("train", [*own, *labels, *features.later(given)], command.main)

@@ -48,7 +48,7 @@ class TaskConfig(LabelledOptimization):
     """weight of the distance to the features of stage `teacher` (MODUL eq. 20); the method's loss has weight 1 - kd"""
     relabel: bool = leaf(False, Role.RESULT, added=True)
     """learn the labels of stage `relabel`, with each image's loss weighted by the probability of its label; with
-    relabel.learn=soft the expected loss of each image under the probabilities of all classes"""
+    relabel.soft the expected loss of each image under the probabilities of all classes"""
     init_from: LabelFree | None = leaf(None, Role.RESULT, added=True)
     """stage without labels from whose encoder the network starts; from random weights when null"""
     average: ClosedUnitInterval = leaf(0.0, Role.RESULT, added=True)

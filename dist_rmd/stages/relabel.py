@@ -39,16 +39,22 @@ class RelabelConfig:
     file: FilePath | None = leaf(None, Role.PLACE)
     """probabilities.npz that `report suspects` wrote for the same images and labels: the stage takes its probabilities
     from this file, and needs no features"""
-    learn: Literal["probable", "soft", "given"] = leaf("probable", Role.RESULT, added=True)
-    """what later stages learn.  probable: each image under its most probable class, with the weight of this class's
-    probability; soft: under all classes, each with its probability; given: under its given label, with the weight of
-    the probability that the label is right"""
+    soft: bool = leaf(False, Role.RESULT, added=True)
+    """later stages learn each image under all classes, each class with its probability, in place of the most probable
+    class with the image's weight"""
+    keep: bool = leaf(False, Role.RESULT, added=True)
+    """later stages learn each image under its given label, with the weight of the probability that this label is right,
+    in place of the most probable class with its probability"""
+
+    def __post_init__(self) -> None:
+        if self.soft and self.keep:
+            raise ConfigError("relabel.soft and relabel.keep: an image is learned in one way; choose one of the two")
 
 
 class Relabel(ComputationStage):
     """Estimates class probabilities p_i of every image from the labels of images with similar features.
 
-    Later stages learn an image under the label c = argmax p_i, or with learn=given under its given label, with the
+    Later stages learn an image under the label c = argmax p_i, or with keep=true under its given label, with the
     weight p_ic.  dist_rmd.suspects.scores computes p_i from the labels of the nearest neighbours (leave-one-out),
     out-of-fold Gaussians of the classes, the given label, and an estimate of how often each class is given as each
     other class.  No true label is used.
@@ -98,7 +104,7 @@ class Relabel(ComputationStage):
             assert self.teacher is not None
             posterior = self._judged(self.teacher, source, labels, proceed)
         probable = posterior.argmax(dim=1)
-        learned = torch.from_numpy(labels.given) if self.config.learn == "given" else probable
+        learned = torch.from_numpy(labels.given) if self.config.keep else probable
         self._keep(labels, learned, posterior.gather(1, learned[:, None])[:, 0], posterior)
         return self._metrics(labels, probable.numpy())
 
@@ -134,7 +140,7 @@ class Relabel(ComputationStage):
             "given": torch.from_numpy(labels.given),
             "labels": learned,
             "weights": weights,
-            **({"probabilities": posterior} if self.config.learn == "soft" else {}),
+            **({"probabilities": posterior} if self.config.soft else {}),
         }
 
     @classmethod
@@ -146,8 +152,8 @@ class Relabel(ComputationStage):
 
     def artefact(self) -> dict[str, Any]:
         """indices, given, labels: N int64, positions of the images in the beton, given labels and labels to learn;
-        weights: N float32, 0..1, probabilities of the labels to learn; with relabel.learn=soft also probabilities: N x
-        C float32."""
+        weights: N float32, 0..1, probabilities of the labels to learn; with relabel.soft also probabilities: N x C
+        float32."""
         return self._artefact
 
     def _metrics(self, labels: LabelView, probable: Any) -> dict[str, float]:

@@ -73,18 +73,20 @@ def test_probabilities_of_a_file_are_soft_labels_or_weights_of_the_given_ones(ru
     """Those that `report suspects` finds by the same features are those that the stage finds itself."""
     suspects([run.folder.path])
     file = run.folder.probabilities
-    soft = [*recipe, "stages=[relabel,classifier]", "task.relabel=true", "relabel.learn=soft", f"out={tmp_path}"]
+    soft = [*recipe, "stages=[relabel,classifier]", "task.relabel=true", "relabel.soft=true", f"out={tmp_path}"]
     assert main([*soft, f"relabel.file={file}", "name=b"]) == 0
     found = refined(FinishedRun(tmp_path / "b"))
     np.testing.assert_allclose(found["probabilities"].sum(dim=1), 1, atol=1e-5)
     assert torch.equal(found["labels"], found["probabilities"].argmax(dim=1))
     assert torch.equal(found["labels"], refined(run)["labels"])
     assert "probabilities" not in refined(run)
-    weighted = [f"relabel.file={file}", "relabel.learn=given", "stages=[relabel]", "task.relabel=false"]
-    assert main([*soft, *weighted, "name=e"]) == 0
+    keep = ["relabel.soft=false", "relabel.keep=true", "stages=[relabel]", "task.relabel=false"]
+    assert main([*soft, *keep, f"relabel.file={file}", "name=e"]) == 0
     kept, given = refined(FinishedRun(tmp_path / "e")), torch.from_numpy(run.labels.given)
     assert torch.equal(kept["labels"], given)
     assert torch.equal(kept["weights"], found["probabilities"].gather(1, given[:, None])[:, 0])
+    assert main([*soft, "relabel.keep=true", "name=e"]) == 2
+    assert "relabel.soft and relabel.keep: an image is learned in one way" in capsys.readouterr().err
     both = ["stages=[classifier,relabel]", "task.relabel=false", "relabel.student=classifier"]
     assert main([*soft, f"relabel.file={file}", *both, "name=c"]) == 2
     assert "relabel.student=classifier: the probabilities in relabel.file=" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def relabelled():
 
 
 def softened():
-    """What a student takes of refined labels with relabel.learn=soft: probabilities of the 3 classes, rows of sum 1."""
+    """What a student takes of refined labels with relabel.soft: probabilities of the 3 classes, rows of sum 1."""
     rows = torch.arange(SHAPE.images * SHAPE.classes).view(SHAPE.images, SHAPE.classes) % 7 + 1.0
     return {**relabelled(), "probabilities": rows / rows.sum(dim=1, keepdim=True)}
 
