@@ -5,6 +5,7 @@ compiler sees sums and products, and the two collectives: one forward, one backw
 row.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,12 +36,13 @@ class SyncBatchNorm(BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
-        self._check_input_dim(input)
-        x = input.float() if input.itemsize < 4 else input
-        mean, var, count = _global_statistics(x.detach(), self.views)
-        if self.track_running_stats:
-            self._follow(mean, var * (count / (count - 1)))
-        return _Normalise.apply(x, self.weight, self.bias, mean, var, count, self.eps).to(input.dtype)
+        return _normalised([self], [input])[0]
+
+    @classmethod
+    def together(cls, layers: Sequence[BatchNorm], inputs: Sequence[Tensor]) -> list[Tensor]:
+        if world_size() == 1 or not all(layer.training for layer in layers):
+            return super().together(layers, inputs)
+        return _normalised([layer for layer in layers if isinstance(layer, SyncBatchNorm)], inputs)
 
     def _follow(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics towards those of each view in turn: mean and unbiased variance, V x C."""
@@ -66,6 +68,10 @@ class SyncBatchNormAct(SyncBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(input)))
+
+    @classmethod
+    def together(cls, layers: Sequence[BatchNorm], inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [layer(x) for layer, x in zip(layers, inputs, strict=True)]
 
 
 def convert(net: nn.Module) -> nn.Module:
@@ -101,12 +107,29 @@ def _is_torchs(module: _BatchNorm) -> bool:
     return kind(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def _global_statistics(x: Tensor, views: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (V x C), biased variance (V x C) and number of values per view and channel (0-d), over all ranks."""
-    found = [_statistics(view) for view in x.chunk(views)]
+def _normalised(layers: Sequence[SyncBatchNorm], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of layers in training mode, each for its input; the inputs are of one shape."""
+    for layer, x in zip(layers, inputs, strict=True):
+        layer._check_input_dim(x)
+    wide = [x.float() if x.itemsize < 4 else x for x in inputs]
+    mean, var, count = _global_statistics([x.detach() for x in wide], layers[0].views)
+    for layer, layer_mean, layer_var in zip(layers, mean, var, strict=True):
+        if layer.track_running_stats:
+            layer._follow(layer_mean, layer_var * (count / (count - 1)))
+    scales = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    found = _Normalise.apply(mean, var, count, [layer.eps for layer in layers], *wide, *scales)
+    return [y.to(x.dtype) for x, y in zip(inputs, found, strict=True)]
+
+
+def _global_statistics(inputs: Sequence[Tensor], views: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (K x V x C), biased variance (K x V x C) and number of values per view and channel (0-d), over all ranks.
+
+    inputs: K inputs of one shape.
+    """
+    found = [_statistics(view) for x in inputs for view in x.chunk(views)]
     mean, var = (torch.cat(column) for column in zip(*found, strict=True))
-    mean, var, count = global_moments(mean, var, x.numel() / len(mean))
-    return mean.view(views, -1), var.view(views, -1), count
+    mean, var, count = global_moments(mean, var, inputs[0].numel() / (views * inputs[0].shape[1]))
+    return mean.view(len(inputs), views, -1), var.view(len(inputs), views, -1), count
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,53 +145,64 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 class _Normalise(Function):
     """y = (x - mean) / std * weight + bias, where mean and std = sqrt(var + eps) are functions of x on all ranks.
 
-    mean, var: V x C, of V views, the equal parts of x.
+    For K inputs of one shape: x is K tensors of V views, the equal parts of each; mean, var: K x V x C.  Then come K
+    pairs of weight and bias, C each or None.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        count: Tensor,
-        eps: float,
-    ) -> Tensor:
-        inverse_std = (var + eps).rsqrt()
-        scale = inverse_std if weight is None else inverse_std * weight
-        shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
-        ctx.save_for_backward(x, mean, inverse_std, scale, count)
-        return _affine(x, scale, shift)
+        ctx: Any, mean: Tensor, var: Tensor, count: Tensor, eps: Sequence[float], *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        inputs, weights, biases = tensors[: len(mean)], tensors[len(mean) :: 2], tensors[len(mean) + 1 :: 2]
+        outputs, scales, inverses = [], [], []
+        for x, weight, bias, own_mean, own_var, own_eps in zip(
+            inputs, weights, biases, mean.unbind(), var.unbind(), eps, strict=True
+        ):
+            assert x is not None
+            inverse_std = (own_var + own_eps).rsqrt()
+            scale = inverse_std if weight is None else inverse_std * weight
+            shift = -own_mean * scale if bias is None else torch.addcmul(bias, own_mean, scale, value=-1)
+            outputs.append(_affine(x, scale, shift))
+            scales.append(scale)
+            inverses.append(inverse_std)
+        ctx.save_for_backward(mean, torch.stack(inverses), torch.stack(scales), count, *inputs)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, inverse_std, scale, count = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        mean, inverse_std, scale, count, *inputs = ctx.saved_tensors
         # Sums of dy * (x - mean) / std and of dy: the gradients of weight and bias, and what that of x needs.  They do
         # not depend on the weight, but without one torch's kernel for channels_last on GPUs fails.
-        views = zip(dy.chunk(len(mean)), x.chunk(len(mean)), scale, mean, inverse_std, strict=True)
+        views = len(mean[0])
         sums = [
             torch.ops.aten.native_batch_norm_backward(
-                view_dy, view, factor, None, None, view_mean, view_inverse, True, 0.0, [False, True, True]
+                dy, x, factor, None, None, view_mean, view_inverse, True, 0.0, [False, True, True]
             )[1:]
-            for view_dy, view, factor, view_mean, view_inverse in views
+            for dy, x, factor, view_mean, view_inverse in zip(
+                [view for dy in gradients for view in dy.chunk(views)],
+                [view for x in inputs for view in x.chunk(views)],
+                *(values.flatten(0, 1).unbind() for values in (scale, mean, inverse_std)),
+                strict=True,
+            )
         ]
-        dweight, dbias = (torch.stack(column) for column in zip(*sums, strict=True))  # V x C
-        dx = None
-        if ctx.needs_input_grad[0]:
+        dweight, dbias = (torch.stack(column).view_as(mean) for column in zip(*sums, strict=True))
+        needed = ctx.needs_input_grad[4 : 4 + len(mean)]
+        of_inputs: list[Tensor | None] = [None] * len(mean)
+        if any(needed):
             # dx = weight / std * (dy - mean of dy - (x - mean) / std * mean of dy (x - mean) / std)
             #    = scale * dy + slope * x + shift
             slope, shift = (all_reduce_sum(torch.stack([dweight, dbias])) * (scale / -count)).unbind()
             slope = slope * inverse_std
             shift = torch.addcmul(shift, slope, mean, value=-1)
-            dx = _affine(x, slope, shift)
-            _by_view(dx, len(mean)).addcmul_(_by_view(dy, len(mean)), _by_channel(scale, x))
-        needs_weight, needs_bias = ctx.needs_input_grad[1:3]
-        return (
-            dx, dweight.sum(0) if needs_weight else None, dbias.sum(0) if needs_bias else None, None, None, None, None
-        )  # fmt: skip
+            for number, (x, dy) in enumerate(zip(inputs, gradients, strict=True)):
+                if needed[number]:
+                    dx = of_inputs[number] = _affine(x, slope[number], shift[number])
+                    _by_view(dx, views).addcmul_(_by_view(dy, views), _by_channel(scale[number], x))
+        pairs = zip(dweight.sum(1).unbind(), dbias.sum(1).unbind(), strict=True)
+        of_scales = [value for pair in pairs for value in pair]
+        kept = zip(of_scales, ctx.needs_input_grad[4 + len(mean) :], strict=True)
+        return None, None, None, None, *of_inputs, *(value if needs else None for value, needs in kept)
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

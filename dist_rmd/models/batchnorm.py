@@ -1,5 +1,6 @@
 """Batch normalisation for training: each view of a batch by its own statistics, and batches counted on the host."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -37,6 +38,14 @@ class BatchNorm(_BatchNorm):
         """Count a forward pass whose statistics entered the running statistics."""
         self.uncounted += self.views * self.track_running_stats
 
+    @classmethod
+    def together(cls, layers: Sequence["BatchNorm"], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs of all `layers`, each for its input; the inputs differ in nothing but their numbers.
+
+        Layers that exchange statistics between ranks do so at once.
+        """
+        return [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+
     def _by_view(self, input: Tensor) -> Tensor:
         if self.views == 1:
             return super().forward(input)
@@ -52,6 +61,14 @@ class BatchNorm(_BatchNorm):
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
         self.uncounted = 0
+
+
+def normalised(layers: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of layers of batch normalisation, each for its input, by `BatchNorm.together` where they have it."""
+    ours = [layer for layer in layers if isinstance(layer, BatchNorm)]
+    if len(ours) == len(layers) and len({type(layer) for layer in ours}) == 1:
+        return ours[0].together(ours, inputs)
+    return [layer(x) for layer, x in zip(layers, inputs, strict=True)]
 
 
 def kind(layer: _BatchNorm) -> type[_BatchNorm]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.errors import ConfigError
+from dist_rmd.models.batchnorm import normalised
 from dist_rmd.models.encoder import Encoder
 
 STEMS = {"cifar": (3, 1, 1), "solo-learn": (3, 1, 2), "imagenet": (7, 2, 3)}
@@ -34,8 +35,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))
+        return F.relu(_joined(self.bn2, self.conv2(out), self.shortcut, x))
 
 
 class Bottleneck(nn.Module):
@@ -56,14 +56,21 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + self.shortcut(x))
+        return F.relu(_joined(self.bn3, self.conv3(out), self.shortcut, x))
 
 
 def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
     if stride == 1 and channels == out:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+
+def _joined(norm: nn.Module, out: Tensor, shortcut: nn.Module, x: Tensor) -> Tensor:
+    """The sum of norm(out) and shortcut(x), whose normalisations are carried out at once where there are two."""
+    if not isinstance(shortcut, nn.Sequential):
+        return norm(out) + x
+    one, two = normalised((norm, shortcut[1]), (out, shortcut[0](x)))
+    return one + two
 
 
 class ResNet(Encoder):

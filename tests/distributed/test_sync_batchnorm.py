@@ -124,7 +124,8 @@ def test_finite_differences(shape, channels_last, affine):
     scale = [torch.randn(3, dtype=torch.float64, requires_grad=True) if affine else None for _ in range(2)]
 
     def normalise(x, weight, bias):
-        return sync_batchnorm._Normalise.apply(x, weight, bias, *sync_batchnorm._global_statistics(x.detach(), 1), 1e-5)
+        statistics = sync_batchnorm._global_statistics([x.detach()], 1)
+        return sync_batchnorm._Normalise.apply(*statistics, [1e-5], x, weight, bias)[0]
 
     assert torch.autograd.gradcheck(normalise, (x, *scale))
     (gradient,) = torch.autograd.grad(normalise(x, *scale).square().sum(), x)
