@@ -118,10 +118,10 @@ def parallel(net: nn.Module, world: World, config: Distributed) -> nn.Module:
     wrapped = DistributedDataParallel(
         net,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        broadcast_buffers=not config.sync_batchnorm,
         gradient_as_bucket_view=True,
         static_graph=config.static_graph,
     )
+    wrapped.broadcast_buffers = not config.sync_batchnorm  # an argument of this name is deprecated from torch 2.14 on
     if config.compress == "bf16":
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return wrapped
