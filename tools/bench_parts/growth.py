@@ -72,8 +72,8 @@ def measure(settings: Settings) -> Iterator[Table]:
             f"Growth with the number of images, {classes:,} classes",
             f"Images of {SIDE} x {SIDE}, {FEATURES} features, {WRONG:.0%} of the labels wrong; a tenth as many test "
             f"images, at most {MOST_TESTED:,}. Each once, in a process of its own. peak MiB: of the whole process, "
-            "with what it imports and is given. exponent: of the CPU time, from the number of images in the row before; "
-            "1 is linear. The table of a sweep has a run for every thousand images, since it reads no image.",
+            "with what it imports and is given. exponent: of the CPU time, from the number of images in the row "
+            "before; 1 is linear. The table of a sweep has a run for every thousand images, since it reads no image.",
             rows,
         )
 
