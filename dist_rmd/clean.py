@@ -22,7 +22,6 @@ from dist_rmd.data.prepared import beton
 from dist_rmd.errors import ConfigError, DataError, UserError
 from dist_rmd.files import write_atomically
 from dist_rmd.pipeline import command
-from dist_rmd.run import artefacts
 from dist_rmd.run.finished import FinishedRun
 from dist_rmd.run.folder import picture_path
 from dist_rmd.stages._label_free import LabelFree
@@ -188,8 +187,8 @@ def _conclude(out: Path, steps: Sequence[Step], name: str) -> None:
     _, after = _accuracy(cleaned)
     old, new = given.labels, cleaned.labels
     if name == "cleaned":
-        weights = artefacts.load(cleaned.artefact("relabel"))["weights"]
-        done = f"{int((weights < 0.5).sum()):,} of {len(old):,} labels are more probably wrong than right"
+        doubted = cleaned.scores("relabel")[-1]["relabel/changed"]
+        done = f"all {len(old):,} labels weighted; another class is more probable for {doubted:.1f} % of them"
     else:
         moved = int((new.given != old.given[np.searchsorted(old.indices, new.indices)]).sum())
         done = f"{moved:,} of {len(old):,} labels changed, {len(old) - len(new):,} images left out"
