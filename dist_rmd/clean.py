@@ -131,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         features = Features.of(parsed)
         if not args.folder.is_dir():
             raise DataError(f"{args.folder}: no such folder")
+        if features.brought and not Path(features.brought).exists():
+            raise DataError(f"inputs.{features.stage}={features.brought}: no such file or folder")
         if args.folds not in ("0", "2", "3", "4", "5"):
             raise ConfigError(f"--folds {args.folds}: choose 2 to 5, or 0 for none")
         if args.labels and not args.labels.is_file():
