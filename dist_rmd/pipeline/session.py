@@ -38,7 +38,8 @@ def place(stage: Stage, world: World, dtype: torch.dtype, sync_batchnorm: bool =
             for name, tensor in stage.memory.items()
         }
         if not compiled:
-            for_training(stage.net)
+            for net in (stage.net, *stage.averages.values()):  # an average takes its network's count of batches
+                for_training(net)
     for frozen in stage.frozen():
         processes.place(frozen, world, sync_batchnorm=False, dtype=dtype)
 
