@@ -28,7 +28,7 @@ class Meters:
         self._sums: dict[tuple[tuple[str, int], ...], Tensor] = {}
         self._counts: dict[tuple[tuple[str, int], ...], int] = {}
         self._images = 0
-        self._waited = self._trained = 0.0
+        self._waited = self._trained = self._computed = 0.0
         self.resume_timer()
 
     @property
@@ -38,7 +38,7 @@ class Meters:
 
     def resume_timer(self) -> None:
         """Time passed since the last `add` was not training (an evaluation, a checkpoint)."""
-        self._since = time.perf_counter()
+        self._since, self._since_cpu = time.perf_counter(), time.process_time()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass `batches` through, counting the time that each one is waited for."""
@@ -58,25 +58,33 @@ class Meters:
         self._sums[kind] = self._sums[kind] + values if kind in self._sums else values
         self._counts[kind] = self._counts.get(kind, 0) + 1
         self._images += images
-        self._trained += time.perf_counter() - self._since
-        self.resume_timer()
+        self._count_time()
 
     def reduce(self) -> dict[str, float]:
         """Reduce the terms over steps and ranks since the last call, and measure the speed.
 
         Every rank must call it, after an `add`.  {"train/<term>": value, "perf/images_per_s": of all ranks together,
         "perf/data_wait_frac": share of the time in which this rank waited for data, "perf/train_s": seconds of these
-        steps, without those of evaluations and checkpoints}; a term whose wholes are 0 is left out.
+        steps, without those of evaluations and checkpoints, "perf/cpu_s": CPU seconds of this rank's process in these
+        seconds, of all its threads}; a term whose wholes are 0 is left out.
         """
         totals = all_reduce_sum(torch.cat([*self._sums.values()])).tolist()  # waits for the device
         parts, wholes = self._taken_apart(totals, world_size())
-        seconds = self._trained + time.perf_counter() - self._since
+        self._count_time()
+        seconds = self._trained
         result = {f"train/{name}": part / wholes[name] for name, part in parts.items() if wholes[name]}
         result["perf/images_per_s"] = self._images / seconds
         result["perf/data_wait_frac"] = self._waited / seconds
         result["perf/train_s"] = seconds
+        result["perf/cpu_s"] = self._computed
         self._clear()
         return result
+
+    def _count_time(self) -> None:
+        """Count the time passed since the last call, or since `resume_timer`, as training."""
+        self._trained += time.perf_counter() - self._since
+        self._computed += time.process_time() - self._since_cpu
+        self.resume_timer()
 
     def _taken_apart(self, totals: Sequence[float], ranks: int) -> tuple[dict[str, float], dict[str, float]]:
         """Each term's sum and what it is to be divided by."""

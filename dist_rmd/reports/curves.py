@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dist_rmd.engine.writers import read_metrics
 from dist_rmd.errors import DataError
 from dist_rmd.files import check_writable, write_atomically, write_text
 from dist_rmd.reports import _typeset
@@ -26,12 +25,12 @@ from dist_rmd.run.finished import FinishedRun, top1
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep.comparison import Comparison, named
 from dist_rmd.sweep.record import record_path
-from dist_rmd.sweep.results import read
+from dist_rmd.sweep.results import RIGHT, WRONG, read
 from dist_rmd.text.escapes import prepare_drawing
 
 __all__ = ["curves"]
 
-ACCURACY, WRONG, RIGHT = "test/top1", "train/fitted_wrong", "train/fitted_right"
+ACCURACY = "test/top1"
 TITLES = {
     ACCURACY: "Test accuracy (%)",
     WRONG: "Wrong training labels fitted (%)",
@@ -125,30 +124,10 @@ def _seed(folder: Path, stage: str | None = None) -> Seed | None:
     if not accuracy:
         return None
     found: dict[str, Curve] = {ACCURACY: accuracy}
-    steps = scores[-1]["step"] // scores[-1]["epoch"]
-    metrics = run.folder.metrics
-    records = [record for record in read_metrics(metrics) if record["stage"] == stage] if metrics.exists() else []
     for tag in (WRONG, RIGHT):
-        if points := [(record["step"], record[tag]) for record in records if tag in record]:
-            found[tag] = _by_epoch(points, steps)
+        if shares := run.by_epoch(stage, tag):
+            found[tag] = {epoch: 100 * share for epoch, share in shares.items()}
     return Seed(folder, found)
-
-
-def _by_epoch(points: Sequence[tuple[int, float]], steps: int) -> Curve:
-    """Average shares over epochs, in percent.
-
-    points: (step, mean share over the steps since the point before).  steps: number of steps of an epoch.  A point
-    counts for the epoch that contains its step, weighted by the number of steps that it covers.
-    """
-    sums: dict[int, float] = defaultdict(float)
-    weights: dict[int, int] = defaultdict(int)
-    before = 0
-    for step, share in points:
-        epoch = -(-step // steps)
-        sums[epoch] += 100 * share * (step - before)
-        weights[epoch] += step - before
-        before = step
-    return {epoch: total / weights[epoch] for epoch, total in sums.items()}
 
 
 def _common(seeds: Sequence[Seed], tag: str) -> dict[int, list[float]]:

@@ -25,7 +25,7 @@ from dist_rmd.reports import _typeset
 from dist_rmd.run.folder import picture_path
 from dist_rmd.sweep import choice
 from dist_rmd.sweep.comparison import Block, Comparison, named
-from dist_rmd.sweep.results import HELD_OUT, STATUSES, TEST, Cell, Outcome, Sweep, read
+from dist_rmd.sweep.results import HELD_OUT, RIGHT, STATUSES, TEST, WRONG, Cell, Outcome, Sweep, read
 from dist_rmd.text.escapes import prepare_drawing
 
 __all__ = ["table"]
@@ -36,13 +36,17 @@ IMAGES = {TEST: "test images", HELD_OUT: "held-out images"}
 """tag of an accuracy -> the images that it is measured on"""
 
 
-def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...] = (), tag: str = TEST) -> str:
+def table(
+    runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...] = (), tag: str = TEST, lines: bool = False
+) -> str:
     """Test accuracy of a sweep's runs beside the published one, mean and standard deviation over seeds.
 
     runs: sweep folders, or runs in them; folders of one grid, made on several machines, are pooled.
     grid: expected name of the grid, such as table1; another grid is an error.
     only: some cells, such as method=CE,CE+RMDNet; once for each axis.
     tag: test/top1, or val/top1: accuracy on the noisy labels that data.holdout holds out, to choose settings by.
+    lines: true for a line for each cell, with all that was measured, also the labels fitted in the last epoch, and the
+        CPU seconds of rank 0 in training steps; writes lines.md alone.
 
     Last and best epoch have a table each, and so have the epoch that is best on held-out labels, where there are any,
     and the time; cells without a result are marked.  Writes table.md, table.csv (a line for each cell), table.tex and
@@ -55,7 +59,11 @@ def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...
     if grid not in (None, sweep.grid):
         raise DataError(f"{folder} holds grid {sweep.grid}, not {grid}")
     results = Comparison(sweep.only(choice.from_words(only)))
-    page = _markdown(results) + "\n"
+    if lines:
+        page = _markdown(results, [("A line for each cell", _lines)]) + "\n"
+        write_text(folder / "lines.md", page)
+        return f"{page}\n{folder / 'lines.md'}"
+    page = _markdown(results, _sections(results)) + "\n"
     contents = {"table.md": page, "table.csv": _csv(results), "table.tex": _latex(results) + "\n"}
     for name, text in contents.items():
         write_text(folder / name, text)
@@ -67,11 +75,15 @@ def table(runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...
 # The page
 
 
-def _markdown(results: Comparison) -> str:
+Section = tuple[str, Callable[[Comparison, Block], _typeset.Table]]
+"""a heading, and the function that makes the table of a block of cells under it"""
+
+
+def _markdown(results: Comparison, sections: Sequence[Section]) -> str:
     sweep = results.sweep
     lines = [*_header(results), *(f"{note}." for note in _legend(results))]
     parts = [f"# {sweep.title}", "\n".join(f"- {line}" for line in lines)]
-    for heading, which in _sections(results):
+    for heading, which in sections:
         parts.append(f"## {heading}")
         for block in results.blocks:
             parts += [f"**{block.title}**"] if block.title else []
@@ -90,10 +102,6 @@ def _latex(results: Comparison) -> str:
             caption = f"{title}: {heading[0].lower()}{heading[1:]}."
             parts.append(_typeset.latex(which(results, block), caption, [*header, *(f"{note}." for note in legend)]))
     return "\n\n".join(parts)
-
-
-Section = tuple[str, Callable[[Comparison, Block], _typeset.Table]]
-"""a heading, and the function that makes the table of a block of cells under it"""
 
 
 def _sections(results: Comparison) -> list[Section]:
@@ -236,6 +244,39 @@ def _seconds(results: Comparison, block: Block) -> _typeset.Table:
     return _table(results, block, lambda label: [("ours", text)], is_plain=True, shown="seconds")
 
 
+def _lines(results: Comparison, block: Block) -> _typeset.Table:
+    """A line for each cell; columns in which nothing is known of any cell are left out."""
+
+    def gain(cell: Cell) -> str:
+        baseline = results.sweep.compare.get(results.values(cell)[results.row_axis])
+        return f"{_spread(gains, '+.2f')} over {baseline}" if (gains := results.gains(cell)) else ""
+
+    def best(cell: Cell) -> str:
+        at = ", ".join(str(outcome.best_epoch) for outcome in cell.finished.values())
+        return f"{_ours(cell, 'best')} at epoch {at}" if at else ""
+
+    def known(form: str, of: Callable[[Outcome], float | None]) -> Callable[[Cell], str]:
+        return lambda cell: _spread(_known(map(of, cell.finished.values())), form)
+
+    kinds: dict[str, Callable[[Cell], str]] = {
+        "last epoch": lambda cell: _ours(cell, "last"),
+        "published": lambda cell: _printed(results, cell) if results.published(cell) else "",
+        "gain": gain,
+        f"best epoch (by {IMAGES[results.sweep.tag]})": best,
+        "epoch chosen on held-out labels": known(".2f", lambda outcome: outcome.held_out),
+        "wrong labels fitted (%)": known(".1f", lambda outcome: outcome.fitted.get(WRONG)),
+        "right labels fitted (%)": known(".1f", lambda outcome: outcome.fitted.get(RIGHT)),
+        "seconds": known(".0f", lambda outcome: outcome.seconds),
+        "CPU seconds": known(".0f", lambda outcome: outcome.cpu_seconds),
+        "seeds": lambda cell: str(len(cell.finished)),
+    }
+    cells = {(row, *at): block.cells[row, at] for row in block.rows for at in block.columns if (row, at) in block.cells}
+    columns = {kind: [text(cell) for cell in cells.values()] for kind, text in kinds.items()}
+    told = {kind: texts for kind, texts in columns.items() if any(texts)}
+    rows = tuple((*names, *texts) for names, texts in zip(cells, zip(*told.values(), strict=True), strict=True))
+    return _typeset.Table((results.row_axis, *results.column_axes), tuple((kind,) for kind in told), (rows,))
+
+
 def _table(
     results: Comparison,
     block: Block,
@@ -289,7 +330,7 @@ def _spread(values: Sequence[float], form: str = ".2f") -> str:
     if not values:
         return ""
     mean = f"{statistics.mean(values):{form}}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):{form.removeprefix('+')}}"
 
 
 def _signed(value: float | None) -> str:

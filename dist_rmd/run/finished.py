@@ -1,5 +1,6 @@
 """Reads a run back from its folder: configuration, labels, scores and trained networks."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -125,12 +126,42 @@ class FinishedRun:
             return []
         return [record for record in read_metrics(metrics) if record["stage"] == stage]
 
-    def seconds(self, stage: str) -> float | None:
-        """Wall time of the stage's training steps; None where another run has trained it, or an older version."""
-        metrics = self.folder.metrics
-        points = read_metrics(metrics) if metrics.exists() else []
-        spent = [point["perf/train_s"] for point in points if point["stage"] == stage and "perf/train_s" in point]
+    def seconds(self, stage: str, tag: str = "perf/train_s") -> float | None:
+        """Wall time of the stage's training steps; None where another run has trained it, or an older version.
+
+        tag: perf/cpu_s for the CPU seconds of rank 0's process.
+        """
+        spent = [point[tag] for point in self._points(stage) if tag in point]
         return sum(spent) if spent else None
+
+    def by_epoch(self, stage: str, tag: str) -> dict[int, float]:
+        """epoch -> mean over its steps of a term that the stage's training has logged, such as train/fitted_wrong.
+
+        A logged value counts for the epoch that contains its step, weighted by the number of steps that it covers.
+        Without an evaluation of the stage, or where another run has trained it, nothing.
+        """
+        scores = self.scores(stage)
+        if not scores:
+            return {}
+        steps = scores[-1]["step"] // scores[-1]["epoch"]
+        sums: dict[int, float] = defaultdict(float)
+        weights: dict[int, int] = defaultdict(int)
+        before = 0
+        for step, value in ((point["step"], point[tag]) for point in self._points(stage) if tag in point):
+            epoch = -(-step // steps)
+            sums[epoch] += value * (step - before)
+            weights[epoch] += step - before
+            before = step
+        return {epoch: total / weights[epoch] for epoch, total in sums.items()}
+
+    def _points(self, stage: str) -> list[dict[str, Any]]:
+        """What this run has logged while it trained the stage."""
+        return [point for point in self._metrics if point["stage"] == stage]
+
+    @cached_property
+    def _metrics(self) -> list[dict[str, Any]]:
+        metrics = self.folder.metrics
+        return list(read_metrics(metrics)) if metrics.exists() else []
 
     @property
     def forced(self) -> list[str]:

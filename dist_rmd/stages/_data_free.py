@@ -45,11 +45,12 @@ class DataFreeStage(ClassifierStage):
         inputs: Mapping[str, Any],
         latent: int,
         bounded: bool = True,
+        width: int = 64,
         classifier: Callable[[Encoder, int], nn.Module] = ImageClassifier,
     ):
-        """latent: dimensions of the noise.  bounded: see Generator.  classifier: (encoder, classes) -> student."""
+        """latent: dimensions of the noise.  classifier: (encoder, classes) -> student.  bounded, width: see Generator."""
         student = classifier(encoder(config.model.name, config.model.width, config.model.init), data.classes)
-        self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, bounded=bounded)})
+        self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, width, bounded)})
         self.teacher = frozen_teacher(inputs["teacher"])
         self.latent, self.seed_of_noise = latent, config.seed
         self.told = False

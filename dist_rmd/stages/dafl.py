@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, Schedule, StageConfig
+from dist_rmd.config import Optimization, Role, Schedule, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -43,6 +43,8 @@ class DAFLConfig(Optimization):
     """weight of the information entropy loss"""
     latent: PositiveInt = 1000
     """dimensions of the noise"""
+    generator_width: PositiveInt = leaf(64, Role.NETWORK, added=True)
+    """channels of the generator's last maps; its first maps have twice as many"""
     generator_lr: PositiveFloat = 0.02
     """learning rate of the generator's Adam, constant"""
 
@@ -60,7 +62,7 @@ class DAFL(DataFreeStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = self.optimization = config.section(DAFLConfig)
-        super().__init__(config, data, inputs, self.config.latent)
+        super().__init__(config, data, inputs, self.config.latent, width=self.config.generator_width)
 
     def param_groups(self) -> list[dict[str, Any]]:
         generator = {"optimizer": "adam", "lr": self.config.generator_lr, "constant_lr": True}

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, Schedule, StageConfig
+from dist_rmd.config import Optimization, Role, Schedule, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeInt, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -36,6 +36,8 @@ class DFADConfig(Optimization):
     """epochs after which schedule=step lowers both learning rates"""
     latent: PositiveInt = 256
     """dimensions of the noise"""
+    generator_width: PositiveInt = leaf(64, Role.NETWORK, added=True)
+    """channels of the generator's last maps; its first maps have twice as many"""
     generator_lr: PositiveFloat = 1e-3
     """initial learning rate of the generator's Adam"""
 
@@ -52,7 +54,7 @@ class DFAD(DataFreeStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = self.optimization = config.section(DFADConfig)
-        super().__init__(config, data, inputs, self.config.latent)
+        super().__init__(config, data, inputs, self.config.latent, width=self.config.generator_width)
         self.round = self.config.student_steps + 1
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Second stage of MODUL: distils a student on the divided set (MODUL sec. IV-B to IV-D)."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -84,6 +84,9 @@ class ModulConfig:
     drawn: Literal["pool", "halves"] = leaf("pool", Role.RESULT, added=True)
     """how clean and closed images are drawn.  pool: as often as there are of them; halves: every batch is half clean,
     half closed, and an epoch a pass over the clean set, as in the authors' code"""
+    augmix: Literal["none", "whole", "last"] = leaf("none", Role.RESULT, added=True)
+    """mix images not with each other alone, but with an AugMix view of each, too, and these with each other, as in the
+    authors' code.  whole: AugMix as published; last: without the first two of its three chains, as in their code"""
     soft: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
     """weight of T^2 KL on labelled images; not in the paper, like the next three"""
     soft_mixed: NonNegativeFloat = leaf(0.0, Role.RESULT, added=True)
@@ -98,6 +101,8 @@ class ModulConfig:
             raise ConfigError("modul.soft_mixed is of mixed images, but modul.mixup=0 mixes none")
         if self.mix_ce and not self.mixup:
             raise ConfigError("modul.mix_ce=true is of mixed images, but modul.mixup=0 mixes none")
+        if self.augmix != "none" and not self.mixup:
+            raise ConfigError(f"modul.augmix={self.augmix} gives views to mix, but modul.mixup=0 mixes none")
 
 
 class Outputs(NamedTuple):
@@ -112,11 +117,11 @@ class Outputs(NamedTuple):
     """embeddings b x D of both networks"""
     mixed_student: Any
     mixed_teacher: Any
-    """embeddings b x D of mixed images, of both networks"""
+    """embeddings m x D of mixed images, of both networks; m is b, or 2b with modul.augmix"""
     turned: Any
     """4b' x 4 logits of the rotations of open-set images"""
     mixed_logits: Any
-    """b x classes, of mixed images"""
+    """m x classes, of mixed images"""
     open_logits: Any
     """b' x classes, of open-set images that are not rotated"""
 
@@ -155,7 +160,7 @@ class Student(nn.Module):
 
         images: b x 3 x S x S.
         taught: b x D, the teacher's pooled features of `images`.
-        mixed, mixed_taught: mixed images and the teacher's features of these, with the same shapes.
+        mixed, mixed_taught: m mixed images and the teacher's features of these.
         opened: images of the open set; 4b' x 3 x S x S, each in four rotations, if rotations are learned, else
             b' x 3 x S x S.
 
@@ -232,6 +237,9 @@ class Modul(TrainingStage):
             self.weights |= {"rotation": 0.0, "soft_open": 0.0}
         if not any(self.weights.values()):
             raise ConfigError("modul: all weights are 0, so there is nothing to learn")
+        self.mixes = bool(c.mixup and (self.weights["category"] or self.weights["soft_mixed"] or c.mix_ce))
+        if self.mixes and c.augmix != "none":
+            self.views = ("weak", "augmix" if c.augmix == "whole" else "augmix_last")
         body = encoder(config.model.name, config.model.width, config.model.init)
         self.teacher = frozen_teacher(inputs["teacher"])
         taught = self.teacher.encoder
@@ -279,7 +287,7 @@ class Modul(TrainingStage):
         if not (self.weights["rotation"] or self.weights["soft_open"]):
             return loader
         size = min(self.config.open_batch_size, len(self.opened))
-        return Paired(loader, source.training(self.opened, self.views, size, seed))
+        return Paired(loader, source.training(self.opened, self.views[:1], size, seed))
 
     def start_epoch(self) -> None:
         """Recompute the class prototypes (eq. 9) with the present projection of the teacher's features."""
@@ -300,11 +308,11 @@ class Modul(TrainingStage):
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         c, weights = self.config, self.weights
-        (view,) = batch.views
+        view = batch.views[0]
         mix = mixed = mixed_taught = turns = said_open = None
-        if c.mixup and (weights["category"] or weights["soft_mixed"] or c.mix_ce):
-            mix = mixup.draw(self.draws, batch.epoch, batch.number, sum(batch.sizes), c.mixup)
-            mixed = mixup.mixed(view, mixup.partners(view, mix, batch.sizes, rank()), mix.weight)
+        if self.mixes:
+            mix = mixup.draw(self.draws, batch.epoch, batch.number, sum(batch.sizes) * len(batch.views), c.mixup)
+            mixed = mixup.mixed(*self._pairs(batch.views, batch, mix), mix.weight)
         opened = batch.extra if weights["rotation"] or weights["soft_open"] else None
         shown = None if opened is None else opened.views[0]
         if shown is not None and weights["rotation"]:
@@ -345,19 +353,30 @@ class Modul(TrainingStage):
         return {"loss": loss, **{f"loss_{name}": mean.detach() for name, mean in means.items()}}
 
     def _named(self, out: Outputs, batch: Batch, mix: mixup.Mix | None) -> Tensor:
-        """The loss in the place of the cross entropy -> b values: of plain images, or with mix_ce of mixed ones."""
+        """The loss in the place of the cross entropy -> a value for each: plain image, or with mix_ce mixed image."""
         if not self.config.mix_ce or mix is None:
             return self.loss(out.logits, batch.labels)
-        others = mixup.partners(batch.labels, mix, batch.sizes, rank())
-        return mixup.mixed(self.loss(out.mixed_logits, batch.labels), self.loss(out.mixed_logits, others), mix.weight)
+        own, others = (self.loss(out.mixed_logits, labels) for labels in self._labels(batch, mix))
+        return mixup.mixed(own, others, mix.weight)
 
     def _category(self, z: Tensor, batch: Batch, mix: mixup.Mix | None) -> Tensor:
-        """Category loss of embeddings b x D -> b values: eq. 11, or eq. 15 for mixed images."""
-        own = prototypical_loss(z, batch.labels, self.prototypes, self.config.temperature)
+        """Category loss of embeddings -> a value for each: eq. 11 (b x D), or eq. 15 for mixed images (m x D)."""
         if mix is None:
-            return own
-        labels = mixup.partners(batch.labels, mix, batch.sizes, rank())
-        return mixup.mixed(own, prototypical_loss(z, labels, self.prototypes, self.config.temperature), mix.weight)
+            return prototypical_loss(z, batch.labels, self.prototypes, self.config.temperature)
+        own, others = (
+            prototypical_loss(z, labels, self.prototypes, self.config.temperature)
+            for labels in self._labels(batch, mix)
+        )
+        return mixup.mixed(own, others, mix.weight)
+
+    def _labels(self, batch: Batch, mix: mixup.Mix) -> tuple[Tensor, Tensor]:
+        """Labels of the images that are mixed, and of their partners; all views of an image have its label."""
+        return self._pairs([batch.labels] * len(batch.views), batch, mix)
+
+    @staticmethod
+    def _pairs(views: Sequence[Tensor], batch: Batch, mix: mixup.Mix) -> tuple[Tensor, Tensor]:
+        """This rank's rows of all views of the batch, one view after another, and the rows of their partners."""
+        return mixup.partners_across(views, [batch.sizes] * len(views), mix, rank())
 
     def artefact(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.net.named_children()}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_rmd.config import Optimization, StageConfig
+from dist_rmd.config import Optimization, Role, StageConfig, leaf
 from dist_rmd.config.key_types import NonNegativeFloat, PositiveFloat, PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -47,6 +47,8 @@ class ZSKTConfig(Optimization):
     """weight of the attention loss, which the student alone has"""
     latent: PositiveInt = 100
     """dimensions of the noise"""
+    generator_width: PositiveInt = leaf(64, Role.NETWORK, added=True)
+    """channels of the generator's last maps; its first maps have twice as many"""
 
 
 class Attentive(nn.Module):
@@ -74,7 +76,7 @@ class ZSKT(DataFreeStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = self.optimization = config.section(ZSKTConfig)
         classifier = Attentive if c.beta else ImageClassifier
-        super().__init__(config, data, inputs, c.latent, bounded=False, classifier=classifier)
+        super().__init__(config, data, inputs, c.latent, False, c.generator_width, classifier)
         self.round = c.generator_steps + c.student_steps
         for whose, net in (("the student", self.net["student"]), ("the teacher", self.teacher)):
             kind: Any = type(net.encoder)

@@ -20,6 +20,8 @@ STATUSES = ("finished", "diverged", "failed", "unfinished", "not begun")
 
 TEST, HELD_OUT = "test/top1", "val/top1"
 """tags of the accuracies that a sweep is read with"""
+WRONG, RIGHT = "train/fitted_wrong", "train/fitted_right"
+"""tags of the shares of wrong and of right given labels that the network predicts"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Outcome:
     where `last` and `best` are themselves of held-out labels"""
     seconds: float | None = None
     """wall time of the last stage's training steps; None where another run has trained it"""
+    cpu_seconds: float | None = None
+    """CPU time of rank 0 in these seconds; None also for runs of earlier versions"""
+    fitted: Mapping[str, float] = field(default_factory=dict)
+    """WRONG, RIGHT -> percent of these labels that are fitted in the last epoch, where the true labels are known"""
     collapsed: bool = False
     """the network predicts one class for all test images"""
     forced: bool = False
@@ -208,11 +214,14 @@ def _outcome(sweep: Path, planned: Mapping[str, Any], tag: str) -> Outcome:
     if not curve:
         hint = "" if tag == TEST else " (data.holdout holds labels out)"
         raise DataError(f"{folder}: its last stage, {stage}, has not measured {tag}: no table can show it{hint}")
+    shares = {which: run.by_epoch(stage, which) for which in (WRONG, RIGHT)}
     best = max(curve, key=lambda epoch: curve[epoch])
     chosen = max((record for record in scores if HELD_OUT in record), key=lambda record: record[HELD_OUT], default={})
     return Outcome(
         folder, "finished", "", curve[max(curve)], curve[best], best,
         held_out=top1(chosen) if tag == TEST else None, seconds=run.seconds(stage),
+        cpu_seconds=run.seconds(stage, "perf/cpu_s"),
+        fitted={which: 100 * share[max(share)] for which, share in shares.items() if share},
         collapsed=scores[-1].get("test/predicted_classes") == 1, forced=stage in run.forced,
     )  # fmt: skip
 

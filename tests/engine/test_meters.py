@@ -50,6 +50,19 @@ def test_speed_counts_training_and_waiting_but_not_evaluation():
     result = meters.reduce()
     assert result["perf/images_per_s"] == pytest.approx(40 / 0.4, rel=0.3)
     assert result["perf/data_wait_frac"] == pytest.approx(0.5, abs=0.15)
+    assert result["perf/cpu_s"] < result["perf/train_s"] / 2  # it has slept
+
+
+def test_cpu_time_is_that_of_the_steps():
+    meters, began = Meters(), time.process_time()
+    while time.process_time() < began + 0.2:
+        pass
+    meters.resume_timer()  # an evaluation
+    began = time.process_time()
+    while time.process_time() < began + 0.1:
+        pass
+    meters.add({"loss": torch.tensor(0.0)}, images=10)
+    assert 0.1 <= meters.reduce()["perf/cpu_s"] < 0.2
 
 
 def test_the_state_goes_on_with_the_same_means():

@@ -130,6 +130,34 @@ def test_the_epoch_that_held_out_labels_choose(tmp_path):
     assert (lines["SCE"]["held_out_mean"], lines["SCE"]["seconds"]) == ("", "")
 
 
+def test_a_line_for_each_cell(tmp_path, capsys):
+    axes = {"method": ["CE", "GCE", "SCE"], "rate": ["0.2", "0.4"]}
+    folder = SweepFolder(tmp_path, axes, seeds=[0, 1], compare={"GCE": "CE"})
+    for seed in (0, 1):
+        folder.finish("CE", "0.4", seed=seed, curve=[70.0, 60.0])
+        folder.finish("GCE", "0.4", seed=seed, curve=[80.0, 81.0 + seed, 80.0])
+        run, fitted = tmp_path / f"GCE-0.4-seed{seed}", (0.5, 0.1, 0.2)
+        points = [
+            {"stage": "rgrl", "step": step, "train/fitted_wrong": share, "perf/train_s": 3, "perf/cpu_s": 2 + seed}
+            for step, share in zip((10, 25, 30), fitted, strict=True)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    assert report.main(["table", str(tmp_path), "--lines", "true"]) == 0
+    page = capsys.readouterr().out
+    assert (tmp_path / "lines.md").read_text() in page
+    assert not (tmp_path / "table.md").exists()
+    assert rows_of(page) == [
+        "|method|rate|lastepoch|gain|bestepoch(bytestimages)|wronglabelsfitted(%)|seconds|CPUseconds|seeds|",
+        "|CE|0.2|—||||||0|",
+        "|CE|0.4|60.00±0.00||70.00±0.00atepoch1,1||||2|",
+        "|GCE|0.2|—||||||0|",
+        # The points at steps 25 and 30 count for the last epoch, by the 15 and 5 steps that they are means of.
+        "|GCE|0.4|80.00±0.00|+20.00±0.00overCE|81.50±0.71atepoch2,2|12.5±0.0|9±0|8±2|2|",
+        "|SCE|0.2|—||||||0|",
+        "|SCE|0.4|—||||||0|",
+    ]
+
+
 def test_accuracies_on_held_out_labels(tmp_path):
     folder = SweepFolder(tmp_path, {"method": ["CE", "GCE"]}, seeds=[0])
     folder.finish("CE", curve=[70.0, 60.0], held_out=[31.0, 29.0])

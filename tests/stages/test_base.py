@@ -33,7 +33,7 @@ OPTIONS = (
     "inversion inversion.iterations=5",
     "modul modul.student_negatives=true modul.hint=map modul.batchnorm=all modul.mixup=0",
     "modul loss.name=gce",
-    "modul modul.mix_ce=true modul.labels=online",
+    "modul modul.mix_ce=true modul.labels=online modul.augmix=whole",
     "classifier task.mixup=1 task.divided=true task.kd=0.9",
     "elr task.mixup=1",
     "rgrl task.relabel=true task.mixup=8",

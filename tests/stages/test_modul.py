@@ -68,9 +68,10 @@ def naive(s, b, mixes=True):
     terms["instance"] = np.mean(
         [np.log(1 + sum(np.exp(row[j] - row[i]) for j in range(10) if j != i)) for i, row in enumerate(similar)]
     )
-    mix = mixup.draw(s.draws, b.epoch, b.number, 10, 8.0)
+    pool, named = torch.cat(b.views), np.tile(labels, len(b.views))
+    mix = mixup.draw(s.draws, b.epoch, b.number, len(pool), 8.0)
     weight, other = (mix.weight, mix.partner) if mixes else (1.0, torch.arange(10))
-    images = weight * view + (1 - weight) * view[other]
+    images = weight * pool + (1 - weight) * pool[other]
     with torch.no_grad():
         pair = (
             embedded(net.teacher_embedding, s.teacher.encoder(images)),
@@ -79,7 +80,7 @@ def naive(s, b, mixes=True):
     terms["category"] = 0.0
     for z in pair:
         logits = z @ numpy(s.prototypes).T / 0.3
-        own, others = softmax_loss(logits, labels), softmax_loss(logits, labels[other.numpy()])
+        own, others = softmax_loss(logits, named), softmax_loss(logits, named[other.numpy()])
         terms["category"] += (weight * own + (1 - weight) * others).mean()
     opened = b.extra.views[0]
     turned = torch.cat([torch.stack([torch.rot90(image, j, (1, 2)) for j in range(4)]) for image in opened])
@@ -89,10 +90,13 @@ def naive(s, b, mixes=True):
     return terms
 
 
-@pytest.mark.parametrize("mixes", [True, False])
-def test_the_loss_is_the_papers(mixes):
-    s, b = modul(*([] if mixes else ["modul.mixup=0"])), batch(dtype=torch.float64)
-    expected = naive(s, b, mixes)
+@pytest.mark.parametrize("setting", ["modul.mixup=8", "modul.mixup=0", "modul.augmix=whole", "modul.augmix=last"])
+def test_the_loss_is_the_papers(setting):
+    s = modul(setting)
+    also = {"modul.augmix=whole": ("augmix",), "modul.augmix=last": ("augmix_last",)}.get(setting, ())
+    assert s.views == ("weak", *also)
+    b = batch(len(s.views), dtype=torch.float64)
+    expected = naive(s, b, mixes=setting != "modul.mixup=0")
     found = s.losses(s.net, b)
     assert set(found) == {"loss", *(f"loss_{name}" for name in TERMS)}
     for name, value in expected.items():
@@ -124,6 +128,12 @@ def test_mixed_images_may_be_learned_under_both_labels():
         assert found[f"loss_{name}"].item() == pytest.approx(value, rel=1e-9), name
     with pytest.raises(ConfigError, match=r"modul.mix_ce=true is of mixed images, but modul.mixup=0"):
         stage("modul", "modul.mix_ce=true", "modul.mixup=0")
+
+
+def test_augmix_gives_views_to_mix():
+    with pytest.raises(ConfigError, match=r"modul.augmix=whole gives views to mix, but modul.mixup=0 mixes none"):
+        stage("modul", "modul.augmix=whole", "modul.mixup=0")
+    assert stage("modul", "modul.augmix=whole", "modul.beta=0").views == ("weak",)  # no term is of mixed images
 
 
 def test_a_wrong_loss_is_named():

@@ -5,12 +5,22 @@ import itertools
 import torch
 from torch import Tensor
 
+from dist_rmd.data.augment import augmix as chains
 from dist_rmd.data.augment import colour, geometry, keyed_rng
 
 CROP = tuple(f"crop {what} {t}" for what in ("area", "ratio") for t in range(geometry.TRIES))
 STRONG = (*CROP, "crop top", "crop left", "flip", "jitter", "brightness", "contrast", "saturation", "hue", "gray")
 WINDOW = ("window down", "window right")
 WEAK = ("shift down", "shift right", "flip")
+AUGMIX = (
+    *WEAK, "augmix share", "augmix cut 0", "augmix cut 1", *(f"augmix depth {chain}" for chain in range(chains.CHAINS)),
+    *(
+        f"augmix {what} {chain} {step}"
+        for what in ("operation", "level", "sign")
+        for chain in range(chains.CHAINS)
+        for step in range(chains.DEPTH)
+    ),
+)  # fmt: skip
 ORDERS = tuple(itertools.permutations(range(len(colour.JITTER))))
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors of colour.JITTER that change nothing
 SPREAD = (0.4, 0.4, 0.4, 0.1)
@@ -65,6 +75,28 @@ def weak(keys: Tensor, indices: Tensor, side: int, flip_rate: float) -> tuple[Te
     padding = side // 8
     down, right = (keyed_rng.below(draw, 2 * padding + 1) - padding for draw in (down, right))
     return down, right, _happens(flip, flip_rate)
+
+
+def augmix(
+    keys: Tensor, indices: Tensor, side: int, flip_rate: float
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, chains.Steps]:
+    """Parameters of the "augmix" view of b samples; arguments as for `strong`.
+
+    Returns the parameters of the weak view before it, the weights of the image and of its chains ((1 + CHAINS) x b,
+    see augmix.mixed; UNIT together), and the steps of the chains.  The image's weight is uniform in 0..1, the chains
+    share the rest as Dirichlet(1, 1, 1) does.
+    """
+    first, rest = len(WEAK), keyed_rng.draw(keys[len(WEAK) :], indices)
+    shown = weak(keys[:first], indices, side, flip_rate)
+    share, *cuts = (draw >> 16 for draw in rest[:3])
+    low, high = ((share * cut) >> 16 for cut in (torch.minimum(*cuts), torch.maximum(*cuts)))
+    weights = torch.stack([chains.UNIT - share, low, high - low, share - high])
+    depth = keyed_rng.below(rest[3 : 3 + chains.CHAINS], chains.DEPTH) + 1
+    operation, level, sign = rest[3 + chains.CHAINS :].view(3, chains.CHAINS, chains.DEPTH, -1)
+    operation = keyed_rng.below(operation, len(chains.OPERATIONS))
+    operation = torch.where(torch.arange(chains.DEPTH, device=depth.device)[:, None] < depth[:, None], operation, -1)
+    level = (chains.UNIT + 9 * (level >> 16)) // 10  # uniform in 0.1..1
+    return shown, weights, chains.steps(operation, torch.where(_happens(sign, 0.5), -level, level), side)
 
 
 def _happens(draws: Tensor, rate: float) -> Tensor:

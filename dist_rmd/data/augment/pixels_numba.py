@@ -13,6 +13,8 @@ from numba import njit
 from numpy import float32, uint32
 from torch import Tensor
 
+from dist_rmd.data.augment import augmix_numba
+from dist_rmd.data.augment.augmix import Steps
 from dist_rmd.data.augment.kernels import in_threads, kept
 
 ZERO, ONE, TWO, THREE, FOUR, SIX = map(float32, (0, 1, 2, 3, 4, 6))  # a Python float would make everything float64
@@ -42,6 +44,17 @@ def weak(images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: 
     result = torch.empty(images.shape, dtype=torch.float32)
     normalised = (torch.arange(256, dtype=torch.float32)[:, None] / 255 - mean) / std
     _run(_shift, (images.contiguous(), down, right, flip, result), normalised.numpy())
+    return result.permute(0, 3, 1, 2)
+
+
+def augmix(
+    images: Tensor, shown: tuple[Tensor, Tensor, Tensor], weights: Tensor, steps: Steps, statistics: Tensor
+) -> Tensor:
+    """See views.Pixels."""
+    result = torch.empty(images.shape, dtype=torch.float32)
+    own = (part.movedim(2, 0).contiguous() for part in steps)
+    rows = (images.contiguous(), *shown, weights.T.contiguous(), *own, result)
+    _run(augmix_numba.augmix, rows, statistics.view(2, 3).numpy())
     return result.permute(0, 3, 1, 2)
 
 

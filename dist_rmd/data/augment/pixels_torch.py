@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dist_rmd.data.augment import colour, geometry
+from dist_rmd.data.augment.augmix import UNIT, Steps, mixed
 
 
 def strong(
@@ -35,6 +36,19 @@ def weak(images: Tensor, down: Tensor, right: Tensor, flip: Tensor, statistics: 
     return _normalise(geometry.resample(images, rows, columns, unit=1), statistics)
 
 
-def _normalise(pixels: Tensor, statistics: Tensor) -> Tensor:
+def augmix(
+    images: Tensor, shown: tuple[Tensor, Tensor, Tensor], weights: Tensor, steps: Steps, statistics: Tensor
+) -> Tensor:
+    """See views.Pixels."""
+    down, right, flip = shown
+    side = images.shape[1]
+    rows, columns = geometry.shift(down, torch.zeros_like(flip), side), geometry.shift(right, flip, side)
+    shifted = (255 * geometry.resample(images, rows, columns, unit=1)).round().to(torch.int32)
+    share = weights.sum(0).to(torch.float32) / UNIT
+    return _normalise(mixed(shifted, weights, steps), statistics, share[:, None, None, None])
+
+
+def _normalise(pixels: Tensor, statistics: Tensor, share: Tensor | float = 1.0) -> Tensor:
+    """Normalise pixels, whose weights sum to `share`."""
     mean, std = statistics.unbind(0)
-    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((pixels - share * mean) / std).contiguous(memory_format=torch.channels_last)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from dist_rmd.data.augment import draws, keyed_rng, pixels_torch
+from dist_rmd.data.augment.augmix import CHAINS, Steps
 from dist_rmd.data.augment.exact import quotient
 from dist_rmd.engine.precision import full_float32
 from dist_rmd.errors import ConfigError
 
+KINDS = ("strong", "local", "weak", "augmix", "augmix_last", "plain")
 LARGEST = 128
 """the largest side of images that are resized exactly; on GPUs pixels_torch.py makes the views of larger images"""
 
@@ -51,6 +53,14 @@ class Pixels(Protocol):
         Pixels from beyond the border are black.
         """
 
+    def augmix(
+        self, images: Tensor, shown: tuple[Tensor, Tensor, Tensor], weights: Tensor, steps: Steps, statistics: Tensor
+    ) -> Tensor:
+        """The "augmix" view: the weak view with the parameters `shown`, mixed with chains of operations on it.
+
+        See augmix.mixed.  Where the weights sum to less than 1, the missing part is the mean colour.
+        """
+
 
 class Views:
     """Makes one view of each of `kinds` from a batch.
@@ -58,11 +68,13 @@ class Views:
     "strong": RandomResizedCrop(crop_min..1), flip, ColorJitter(.4, .4, .4, .1) with p .8, grayscale with p .2
     (SimSiam's CIFAR recipe, arXiv 2011.10566, without blur); "local": a random window of half the side out of such a
     view, that is of crop_min/4..1/4 of the area (DINO, arXiv 2104.14294, takes 0.05..0.4, or 0.05..0.14 for a ResNet);
-    "weak": random crop with side/8 black pixels of padding, flip; "plain": the image.  Without `flip` no view is
-    mirrored.  `mean` and `std` are per channel, of pixels in 0..1.
+    "weak": random crop with side/8 black pixels of padding, flip; "augmix": such a view, mixed with three chains of
+    operations on it (AugMix, arXiv 1912.02781, severity 1); "augmix_last": the same without the first two chains, as in
+    the code of MODUL's authors; "plain": the image.  Without `flip` no view is mirrored.  `mean` and `std` are per
+    channel, of pixels in 0..1.
     Pixels are computed in float32 and returned as `dtype`.
     With `compiled`, one compiled kernel does all operations: numba's on CPUs (compiles once, some 10 s), Triton's on
-    GPUs (compiles once, seconds; sides up to 128).  The pixels are the same, to the bit.
+    GPUs (compiles once, seconds; sides up to 128; AugMix is plain torch there).  The pixels are the same, to the bit.
     """
 
     def __init__(
@@ -78,8 +90,8 @@ class Views:
         dtype: torch.dtype = torch.float32,
     ):
         for kind in kinds:
-            if kind not in ("strong", "local", "weak", "plain"):
-                raise ConfigError(f"unknown view {kind!r}: choose from strong, local, weak, plain")
+            if kind not in KINDS:
+                raise ConfigError(f"unknown view {kind!r}: choose from {', '.join(KINDS)}")
         self.kinds, self.side, self.seed, self.dtype = tuple(kinds), side, seed, dtype
         self._statistics = torch.tensor([mean, std]).view(2, 1, 3, 1, 1)
         self._crop_min, self._flip_rate = crop_min, 0.5 if flip else 0.0
@@ -126,6 +138,20 @@ class Views:
             return kernels.weak(images, indices, keys, self._statistics, self._flip_rate)
         parameters = draws.weak(keys, indices, self.side, self._flip_rate)
         return self._pixels(images).weak(images, *parameters, self._statistics)
+
+    def _augmix(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
+        return self._mixed(images, indices, epoch, view, first=0)
+
+    def _augmix_last(self, images: Tensor, indices: Tensor, epoch: int, batch: int, view: int) -> Tensor:
+        return self._mixed(images, indices, epoch, view, first=CHAINS - 1)
+
+    def _mixed(self, images: Tensor, indices: Tensor, epoch: int, view: int, first: int) -> Tensor:
+        """The AugMix view without the chains before `first`."""
+        keys = self._keys(epoch, view, draws.AUGMIX, images.device)
+        shown, weights, steps = draws.augmix(keys, indices, self.side, self._flip_rate)
+        weights = torch.cat([weights[:1], weights[1 + first :]])
+        steps = Steps(*(part[first:] for part in steps))
+        return self._pixels(images).augmix(images, shown, weights, steps, self._statistics)
 
     def _kernels(self, images: Tensor) -> Any:
         """The module whose kernels draw the parameters and make the pixels on a GPU; None where it does not apply."""
