@@ -94,3 +94,9 @@ def test_what_cannot_be_told_apart_and_unknown_papers_are_refused():
         published("rmdnet", "1", {key: value for key, value in CELL.items() if key != "rate"})
     with pytest.raises(ConfigError, match="no published numbers of 'rmd': choose from modul, rmdnet"):
         published("rmd", "1", CELL)
+
+
+def test_our_reading_of_cleot_is_a_note_beside_its_printed_numbers():
+    notes = {line["method"]: line["note"] for line in lines("modul") if line["table"] == "4"}
+    said = {method for method, note in notes.items() if "ours is a reading of its paper" in note}
+    assert said == {"CLEOT without mixup", "CLEOT with mixup"}

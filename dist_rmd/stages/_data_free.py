@@ -48,7 +48,7 @@ class DataFreeStage(ClassifierStage):
         width: int = 64,
         classifier: Callable[[Encoder, int], nn.Module] = ImageClassifier,
     ):
-        """latent: dimensions of the noise.  classifier: (encoder, classes) -> student.  bounded, width: see Generator."""
+        """latent, width, bounded: see Generator.  classifier: (encoder, classes) -> student."""
         student = classifier(encoder(config.model.name, config.model.width, config.model.init), data.classes)
         self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, width, bounded)})
         self.teacher = frozen_teacher(inputs["teacher"])
