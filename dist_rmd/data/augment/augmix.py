@@ -5,7 +5,6 @@ authors take this view with severity 1.  All is computed in integers up to the l
 neither on its batch nor on the device.  Images are n x 3 x S x S int32, pixels 0..255.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -21,8 +20,7 @@ OPERATIONS = (
     "color", "contrast", "brightness", "sharpness",
 )  # fmt: skip
 AUTOCONTRAST, EQUALIZE, POSTERIZE, SOLARIZE, AFFINE, COLOR, CONTRAST, BRIGHTNESS, SHARPNESS = range(9)
-KINDS = (AUTOCONTRAST, EQUALIZE, POSTERIZE, SOLARIZE, *5 * (AFFINE,), COLOR, CONTRAST, BRIGHTNESS, SHARPNESS)
-"""what each of OPERATIONS computes"""
+"""kinds of OPERATIONS in their order, of which rotate, shear and translate are one"""
 NOTHING = -1
 TAP = 2**11
 """parts of a pixel that bilinear interpolation tells apart: products of two taps and a pixel fit into int32"""
@@ -34,7 +32,7 @@ class Steps(NamedTuple):
     """What every sample's chains do, for chains x DEPTH x b steps."""
 
     kind: Tensor
-    """int64: a value of KINDS, or NOTHING"""
+    """int64: one of the nine kinds, or NOTHING"""
     amount: Tensor
     """int64: threshold 0..256 of SOLARIZE; factor 0..UNIT of COLOR, CONTRAST, BRIGHTNESS and SHARPNESS"""
     matrix: Tensor
@@ -49,14 +47,14 @@ def steps(operation: Tensor, level: Tensor, side: int) -> Steps:
     rotate turns by 0, 1 or 2 degrees, and images are moved by at most side / 30 pixels.
     """
     size, sign = level.abs(), level.sign()
-    kinds = torch.tensor([*KINDS, NOTHING], device=operation.device)  # NOTHING as an index is the last
+    # By arithmetic, since a table would have to be sent to a GPU, which waits.
+    kind = operation - (operation - AFFINE).clamp(0, 4)
     solarized = 256 - ((256 * size // 10) >> 16)
     enhanced = UNIT // 10 + 18 * size // 100
     amount = torch.where(operation == OPERATIONS.index("solarize"), solarized, enhanced)
     # Positions are of pixels' centres: x of pixel i is 2 i + 1 in units of half a pixel.
     degrees = sign * ((3 * size) >> 16)
-    cosine = _table(degrees, [round(UNIT * math.cos(math.radians(d))) for d in range(3)])
-    sine = degrees.sign() * _table(degrees, [round(UNIT * math.sin(math.radians(d))) for d in range(3)])
+    cosine, sine = UNIT - 10 * degrees**2, 1144 * degrees  # to 1 / UNIT
     shear, shift = sign * (3 * size // 100), sign * ((size * side // 30) >> 16) * 2 * UNIT
     one, none = torch.full_like(size, UNIT), torch.zeros_like(size)
     around = [side * (UNIT - cosine + sine), side * (UNIT - cosine - sine)]
@@ -70,7 +68,7 @@ def steps(operation: Tensor, level: Tensor, side: int) -> Steps:
     matrix = torch.stack((one, none, none, none, one, none), -1)
     for name, way in ways.items():
         matrix = torch.where((operation == OPERATIONS.index(name))[..., None], torch.stack(way, -1), matrix)
-    return Steps(kinds[operation], amount, matrix)
+    return Steps(kind, amount, matrix)
 
 
 def mixed(images: Tensor, weights: Tensor, steps: Steps) -> Tensor:
@@ -180,8 +178,3 @@ def _mean(gray: Tensor) -> Tensor:
     """The mean level of gray images, rounded: n x 1 x 1 x 1."""
     count = gray.shape[2] * gray.shape[3]
     return ((2 * gray.sum((1, 2, 3), dtype=torch.int64) + count) // (2 * count)).to(torch.int32)[:, None, None, None]
-
-
-def _table(degrees: Tensor, values: list[int]) -> Tensor:
-    """values[|degrees|]"""
-    return torch.tensor(values, device=degrees.device)[degrees.abs()]
