@@ -41,7 +41,7 @@ ROOMS = {
     "losses._build": "registry",
     "distill": "data.augment.keyed_rng distill distributed.collectives engine.precision",
     "stages": "config data.augment.keyed_rng data.labels data.loading distill distributed.collectives losses models "
-    "registry stages suspects.scores",
+    "registry stages suspects.probabilities suspects.scores",
     "engine": "config distributed engine files run.folder trackers.base",
     "engine.precision": "",
     "trackers": "config trackers.base",
@@ -55,7 +55,7 @@ ROOMS = {
     "run.saved": "engine models run.artefacts",
     "run.finished": "cli.paths config data distributed engine files run",
     "pipeline": "config data distributed engine evaluation files models pipeline registry run stages.base "
-    "trackers.base",
+    "suspects.probabilities trackers.base",
     "pipeline.command": "cli config distributed engine pipeline",
     "evaluation": "data.labels data.loading distributed.collectives evaluation models",
     "suspects": "data.images.alike evaluation._nearest suspects text",

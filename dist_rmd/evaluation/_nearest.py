@@ -35,7 +35,7 @@ class Bank:
         self.compared = max(map(len, self._alike))
 
     def of(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """(positions, cosines), n x k, of the rows nearest to the queries, n x D unit rows, by falling cosine."""
+        """(positions int32, cosines), n x k, of the rows nearest to queries, n x D unit rows, by falling cosine."""
         cell = torch.cat([(rows @ self.centres.T).argmax(dim=1) for rows in queries.split(ROWS)])
         return self._sought([(cell == number).nonzero()[:, 0] for number in range(len(self.cells))], queries, k)
 
@@ -45,14 +45,14 @@ class Bank:
 
     def _sought(self, groups: list[Tensor], queries: Tensor, k: int, themselves: bool = False) -> tuple[Tensor, Tensor]:
         """groups: by cell, the queries that are compared with the rows alike."""
-        positions = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+        positions = torch.empty(len(queries), k, dtype=torch.int32, device=queries.device)
         cosines = torch.empty(len(queries), k, device=queries.device)
         for group, alike in zip(groups, self._alike, strict=True):
             rows = self.unit if len(self.cells) == 1 else self.unit[alike]
             for start in range(0, len(group), ROWS):
                 some = group[start : start + ROWS]
                 places, cosines[some] = _nearest(queries[some], rows, k, start if themselves else None)
-                positions[some] = alike[places]
+                positions[some] = alike[places].int()
         return positions, cosines
 
 

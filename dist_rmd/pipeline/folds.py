@@ -1,5 +1,7 @@
 """Classifiers that judge images they have not seen: one for each part of a run's images, trained on all other parts."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,8 +15,10 @@ from dist_rmd.evaluation._features import extract_all
 from dist_rmd.pipeline.runner import train
 from dist_rmd.registry import lookup
 from dist_rmd.run.finished import FinishedRun
+from dist_rmd.suspects.probabilities import Probabilities
 
 STAGE = "classifier"
+JUDGED = 2**24  # probabilities of all classes in memory at a time
 
 
 class _Probabilities(nn.Module):
@@ -36,8 +40,8 @@ class _Probabilities(nn.Module):
         return probabilities
 
 
-def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) -> Tensor:
-    """Probabilities of the classes (N x C float32, CPU) for a run's N images, by networks that have not seen them.
+def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) -> Probabilities:
+    """Probabilities of the classes (on the CPU) for a run's N images, by networks that have not seen them.
 
     parts: the part of each image, 0, 1, ..., in the order of the run's labels.
 
@@ -52,16 +56,19 @@ def out_of_fold(run: FinishedRun, dataset: Dataset, parts: NDArray[np.int64]) ->
             f"[{','.join(run.config.stages)}] do not read; train a run with stage {STAGE} too"
         )
     count = int(parts.max()) + 1
-    probabilities = torch.zeros(len(parts), len(dataset.classes))
-    for part in range(count):
-        held = parts == part
-        name = f"{part + 1}-of-{count}"
-        trained = _trained(run, dataset, _of(run.labels, ~held), name)
-        probabilities[torch.from_numpy(held)] = _judge(trained, dataset, _of(run.labels, held))
-    return probabilities
+
+    def judged() -> Iterator[Tensor]:
+        for part in range(count):
+            held = parts == part
+            trained = _trained(run, dataset, _of(run.labels, ~held), f"{part + 1}-of-{count}")
+            yield from _judge(trained, dataset, _of(run.labels, held))
+
+    order = np.argsort(parts, kind="stable")
+    found = Probabilities.kept(judged(), torch.from_numpy(run.labels.given[order]), len(dataset.classes))
+    return found[torch.from_numpy(np.argsort(order))]
 
 
-def _of(labels: LabelView, chosen: NDArray[np.bool_]) -> LabelView:
+def _of(labels: LabelView, chosen: NDArray[np.bool_] | slice) -> LabelView:
     true = None if labels.true is None else labels.true[chosen]
     return LabelView(labels.indices[chosen], labels.given[chosen], true, labels.num_classes, labels.origin)
 
@@ -84,12 +91,15 @@ def _trained(run: FinishedRun, dataset: Dataset, labels: LabelView, name: str) -
     return train(run.folder.config, *(f"{key}={value}" for key, value in overrides.items()))
 
 
-def _judge(run: FinishedRun, dataset: Dataset, labels: LabelView) -> Tensor:
-    """Class probabilities of the images of `labels` by the run's network, in the order of `labels`."""
+def _judge(run: FinishedRun, dataset: Dataset, labels: LabelView) -> Iterator[Tensor]:
+    """Class probabilities of the images of `labels` by the run's network, in the order of `labels`: blocks n x C."""
     world = detect("auto")
     net = _Probabilities(run.network(STAGE, dataset, world.device), run.config.augment.flip)
-    found, _, _ = extract_all(net, run.source(dataset, world).evaluation("train", labels))
-    return found.cpu()[_places(labels.indices)]
+    source, size = run.source(dataset, world), max(1, JUDGED // len(dataset.classes))
+    for start in range(0, len(labels), size):
+        some = _of(labels, slice(start, start + size))
+        found, _, _ = extract_all(net, source.evaluation("train", some))
+        yield found.cpu()[_places(some.indices)]
 
 
 def _places(indices: NDArray[np.int64]) -> Tensor:

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import matplotlib
 
@@ -101,11 +101,8 @@ def _one(run: FinishedRun, wanted: str | None, folds: int, images: int, data: st
     written = {table: ranking.csv(), cleaned: ranking.cleaned(), decide: page(ranking, title, about, images, pictures)}
     for path, text in written.items():
         write_atomically(path, functools.partial(_write, text))
-    shares = found.posterior.cpu().numpy()
-    write_atomically(
-        run.folder.probabilities,
-        lambda file: np.savez(file, indices=labels.indices, given=labels.given, probabilities=shares),
-    )
+    shares: dict[str, Any] = {"indices": labels.indices, "given": labels.given, **found.posterior.arrays()}
+    write_atomically(run.folder.probabilities, lambda file: np.savez(file, **shares))
     write_atomically(picture, functools.partial(draw(ranking, pictures).savefig, format="png"))
     with SummaryWriter(str(run.folder.board("figures"))) as board, Image.open(picture) as drawn:
         board.add_image("figures/suspects", np.asarray(drawn.convert("RGB")), dataformats="HWC")
@@ -159,9 +156,7 @@ def _truth(table: Path, dataset: Dataset, indices: Integers) -> Integers:
     """The right labels of the images at `indices`, from a table.  Raises DataError where the table lacks an image."""
     try:
         files, held_out = dataset.files("train"), dataset.files("test") if dataset.held_out else ()
-        positions, labels = read_label_table(
-            table, "label", files, dataset.classes, dataset.folder, held_out=held_out
-        )
+        positions, labels = read_label_table(table, "label", files, dataset.classes, dataset.folder, held_out=held_out)
     except ValueError as error:
         raise DataError(f"{table}: {error}") from None
     known = np.full(dataset.sizes["train"], -2)
@@ -191,7 +186,7 @@ def _ranked(run: FinishedRun, dataset: Dataset, found: Suspicion) -> tuple[Ranki
         given=given,
         proposed=column["proposed"],
         probable=column["probable"],
-        sure=(column["probable"] == given) | (found.posterior.amax(dim=1).cpu().numpy()[order] > 0.5),
+        sure=(column["probable"] == given) | (found.posterior.probable()[1].cpu().numpy()[order] > 0.5),
         score=1 - right[order],
         p_given=column["given"].astype(np.float64),
         neighbours=column["share"].astype(np.float64),

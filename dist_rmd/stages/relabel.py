@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.config import Role, StageConfig, leaf
@@ -20,6 +19,7 @@ from dist_rmd.models.encoder import Encoder, frozen_encoder
 from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._student import frozen_teacher, score_images
 from dist_rmd.stages.base import ComputationStage, DataInfo
+from dist_rmd.suspects.probabilities import Probabilities
 from dist_rmd.suspects.scores import suspicion
 
 __all__ = ["Relabel"]
@@ -103,13 +103,15 @@ class Relabel(ComputationStage):
         else:
             assert self.teacher is not None
             posterior = self._judged(self.teacher, source, labels, proceed)
-        probable = posterior.argmax(dim=1)
+        probable, _ = posterior.probable()
         learned = torch.from_numpy(labels.given) if self.config.keep else probable
-        self._keep(labels, learned, posterior.gather(1, learned[:, None])[:, 0], posterior)
+        self._keep(labels, learned, posterior.of(learned), posterior)
         return self._metrics(labels, probable.numpy())
 
-    def _judged(self, teacher: Encoder, source: Loaders, labels: LabelView, proceed: Callable[[float], None]) -> Tensor:
-        """The probabilities p_i, N x C float32 on the CPU."""
+    def _judged(
+        self, teacher: Encoder, source: Loaders, labels: LabelView, proceed: Callable[[float], None]
+    ) -> Probabilities:
+        """The probabilities p_i, on the CPU."""
 
         def judge(images: Tensor, given: Tensor) -> Tensor:
             """b x (D + C) features and the student's probabilities; b x D features without a student."""
@@ -126,21 +128,22 @@ class Relabel(ComputationStage):
         except ValueError as error:
             raise DataError(f"stage relabel: {error}") from None
         if self.student is not None:
-            posterior = posterior.lerp(said, self.config.student_weight)
-        return posterior.cpu()
+            heard = (block.lerp(said[rows], self.config.student_weight) for rows, block in posterior.blocks())
+            posterior = Probabilities.kept(heard, given, self.classes)
+        return posterior.to(torch.device("cpu"))
 
     def pretend(self, labels: LabelView) -> None:
         """Keep every given label, with weight 1."""
         given = torch.from_numpy(labels.given)
-        self._keep(labels, given, torch.ones(len(labels)), F.one_hot(given, self.classes).float())
+        self._keep(labels, given, torch.ones(len(labels)), Probabilities.certain(given, self.classes))
 
-    def _keep(self, labels: LabelView, learned: Tensor, weights: Tensor, posterior: Tensor) -> None:
+    def _keep(self, labels: LabelView, learned: Tensor, weights: Tensor, posterior: Probabilities) -> None:
         self._artefact = {
             "indices": torch.from_numpy(labels.indices),
             "given": torch.from_numpy(labels.given),
             "labels": learned,
             "weights": weights,
-            **({"probabilities": posterior} if self.config.soft else {}),
+            **({"probabilities": posterior.dense()} if self.config.soft else {}),
         }
 
     @classmethod
@@ -166,14 +169,14 @@ class Relabel(ComputationStage):
         return found
 
 
-def probabilities(file: Path, labels: LabelView) -> Tensor:
-    """Read the probabilities of the classes, N x C float32, that `report suspects` wrote for the images of `labels`.
+def probabilities(file: Path, labels: LabelView) -> Probabilities:
+    """Read the probabilities of the classes that `report suspects` wrote for the images of `labels`.
 
     Raises DataError where the file is none of these, or is about other images or other given labels.
     """
     try:
         with np.load(file, allow_pickle=False) as found:
-            indices, given, shares = (found[name] for name in ("indices", "given", "probabilities"))
+            indices, given, shares = found["indices"], found["given"], Probabilities.loaded(found)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"relabel.file={file}: no probabilities.npz of report suspects ({error})") from None
     if not (np.array_equal(indices, labels.indices) and np.array_equal(given, labels.given)):
@@ -181,4 +184,4 @@ def probabilities(file: Path, labels: LabelView) -> Tensor:
             f"relabel.file={file}: is about {len(indices)} labels, which are not the {len(labels)} labels of this run: "
             "take the file of a run on the same images under the same labels"
         )
-    return torch.from_numpy(shares.astype(np.float32))
+    return shares

@@ -1,10 +1,43 @@
 """Class probabilities of images by a Gaussian per class, fitted to images of other folds (cross-validated LDA)."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from dist_rmd.suspects.probabilities import Probabilities, blocks
+
 SHRINKAGE = 0.1  # share of a multiple of the identity in the covariance
-CHUNK = 4096  # images whose points are in memory in double precision at a time
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Gaussians that were fitted to all folds but one, for each fold.
+
+    points: N x D float32.  fold: N int64, whose Gaussians judge a point.
+    slopes: folds x D x C, offsets: folds x C, float64: logarithms of densities are points @ slopes + offsets, plus what
+    is the same for all classes.
+    """
+
+    points: Tensor
+    fold: Tensor
+    slopes: Tensor
+    offsets: Tensor
+
+    def probabilities(self, rows: slice) -> Tensor:
+        """Probabilities of the classes for some points: n x C float32, rows sum to 1."""
+        points, fold = self.points[rows].double(), self.fold[rows]
+        result = torch.empty(len(points), self.offsets.shape[1], device=points.device)
+        for number, (slopes, offsets) in enumerate(zip(self.slopes, self.offsets, strict=True)):
+            here = fold == number
+            result[here] = (points[here] @ slopes + offsets).softmax(dim=1).float()
+        return result
+
+    def of(self, labels: Tensor) -> Tensor:
+        """The probability of each point's label in `labels` (N int64): N float32."""
+        parts = ((self.probabilities(rows), labels[rows]) for rows in blocks(len(labels)))
+        return torch.cat([some.gather(1, own[:, None])[:, 0] for some, own in parts])
 
 
 class Gaussians:
@@ -15,38 +48,36 @@ class Gaussians:
 
     def __init__(self, points: Tensor, fold: Tensor, folds: int):
         self.points, self.fold, self.folds = points, fold, folds
-        self.squares = self._sums(points)  # folds x D x D
+        self.squares, _ = self._sums(((rows, points[rows]) for rows in blocks(len(points))), points.shape[1])
 
-    def _sums(self, left: Tensor) -> Tensor:
-        """Sum over each fold of the outer products of `left` (N x M) and the points: folds x M x D, float64."""
-        shape = (self.folds, left.shape[1], self.points.shape[1])
-        sums = torch.zeros(shape, dtype=torch.float64, device=left.device)
-        parts = zip(left.split(CHUNK), self.points.split(CHUNK), self.fold.split(CHUNK), strict=True)
-        for a, b, fold in parts:
+    def _sums(self, left: Iterable[tuple[slice, Tensor]], width: int) -> tuple[Tensor, Tensor]:
+        """Sums over each fold of the outer products of `left` and the points, and of `left`, in float64.
+
+        left: N x M numbers in blocks of rows, M is `width`.  Returns folds x M x D and folds x M.
+        """
+        shape = (self.folds, width, self.points.shape[1])
+        products = torch.zeros(shape, dtype=torch.float64, device=self.points.device)
+        sums = products.new_zeros(shape[:2])
+        for rows, numbers in left:
+            fold, points = self.fold[rows], self.points[rows]
             for number in range(self.folds):
                 here = fold == number
-                sums[number] += a[here].double().T @ b[here].double()
-        return sums
+                some = numbers[here].double()
+                products[number] += some.T @ points[here].double()
+                sums[number] += some.sum(dim=0)
+        return products, sums
 
-    def probabilities(self, classes: Tensor) -> Tensor:
-        """Probabilities of the classes for each point: N x C float32, rows sum to 1.
-
-        classes: N x C float32, the weight of each point in the Gaussian of each class.
-        """
-        sums = self._sums(classes)  # folds x C x D
-        of_fold = torch.zeros(self.folds, classes.shape[1], dtype=torch.float64, device=classes.device)
-        of_fold.index_add_(0, self.fold, classes.double())
-        result = torch.empty_like(classes)
+    def fitted(self, classes: Probabilities) -> Fitted:
+        """Fit the Gaussians of the C classes.  classes: the weight of each point in the Gaussian of each class."""
+        sums, of_fold = self._sums(classes.blocks(), len(classes.usual))
+        slopes, offsets = [], []
         for number in range(self.folds):
-            others = torch.arange(self.folds, device=classes.device) != number
+            others = torch.arange(self.folds, device=sums.device) != number
             weight = of_fold[others].sum(0) + 1e-9  # C; a class may have no point in the other folds
             mean = sums[others].sum(0) / weight[:, None]
             covariance = (self.squares[others].sum(0) - (mean * weight[:, None]).T @ mean) / weight.sum()
             width = covariance.trace() / len(covariance) + 1e-12  # the others may all be one point
             covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * width * torch.eye(len(covariance)).to(covariance)
-            slopes = torch.cholesky_solve(mean.T, torch.linalg.cholesky(covariance))  # D x C
-            offsets = (weight / weight.sum()).log() - (mean.T * slopes).sum(0) / 2
-            for rows in (self.fold == number).nonzero()[:, 0].split(CHUNK):
-                scores = self.points[rows].double() @ slopes + offsets
-                result[rows] = scores.softmax(dim=1).float()
-        return result
+            slopes.append(torch.cholesky_solve(mean.T, torch.linalg.cholesky(covariance)))  # D x C
+            offsets.append((weight / weight.sum()).log() - (mean.T * slopes[-1]).sum(0) / 2)
+        return Fitted(self.points, self.fold, torch.stack(slopes), torch.stack(offsets))

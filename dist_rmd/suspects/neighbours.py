@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dist_rmd.evaluation._nearest import Bank
+from dist_rmd.suspects.probabilities import Probabilities, blocks
 
 TEMPERATURE = 0.3  # a neighbour weighs exp(cosine / TEMPERATURE)
-GATHERED = 2**24  # numbers in memory at a time for the neighbours' classes: 64 MiB
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """The k nearest neighbours of each of N images.
 
-    nearest: N x k int64, numbers of the neighbours by falling cosine.
+    nearest: N x k int32, numbers of the neighbours by falling cosine.
     cosine: N x k float32, the neighbours' cosines.
     compared: with about how many images each was compared, at most N.
     """
@@ -31,9 +31,17 @@ class Neighbours:
         bank = Bank(F.normalize(points))
         return cls(*bank.of_own(k), bank.compared)
 
-    def shares(self, classes: Tensor) -> Tensor:
-        """Weighted mean of the neighbours' rows of `classes` (N x C float32): N x C, with rows of the same sum."""
-        weights = (self.cosine / TEMPERATURE).softmax(dim=1)
-        size = max(1, GATHERED // (weights.shape[1] * classes.shape[1]))
-        parts = zip(self.nearest.split(size), weights.split(size), strict=True)
-        return torch.cat([torch.bmm(w[:, None], classes[near])[:, 0] for near, w in parts])
+    def shares(self, classes: Probabilities, rows: slice) -> Tensor:
+        """Weighted means of the probabilities of some images' neighbours: n x C float32."""
+        return classes.votes(self.nearest[rows], self._weights(rows))
+
+    def like(self, labels: Tensor) -> Tensor:
+        """Weighted shares of the neighbours that have the label of the image itself: N float32, 0..1.
+
+        labels: N int64.
+        """
+        same = ((rows, labels[self.nearest[rows]] == labels[rows, None]) for rows in blocks(len(labels)))
+        return torch.cat([(self._weights(rows) * alike).sum(dim=1) for rows, alike in same])
+
+    def _weights(self, rows: slice) -> Tensor:
+        return (self.cosine[rows] / TEMPERATURE).softmax(dim=1)

@@ -12,6 +12,7 @@ If the features are good, more rounds follow with the most likely matrix, and th
 Probabilities by classifiers that were not trained on the image may be given, too; they count half beside the features.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dist_rmd.suspects.gaussians import Gaussians
+from dist_rmd.suspects.gaussians import Fitted, Gaussians
 from dist_rmd.suspects.neighbours import Neighbours
+from dist_rmd.suspects.probabilities import Probabilities, blocks
 
 # The constants were chosen on other images than those of the comparison in docs/suspects.md, which tells how.
 WHITENING = 0.1  # added to the variances, in units of their mean
@@ -47,7 +49,7 @@ class Suspicion:
         confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068).  As a rule the true number lies
         between `least` and `most`, which are far apart where the features are poor.
     near: the nearest neighbours.
-    posterior: N x C float32, rows of sum 1: the probability of each class, the largest that of `probable`.
+    posterior: the probability of each class, the largest that of `probable`.
     """
 
     right: Tensor
@@ -58,20 +60,21 @@ class Suspicion:
     least: Tensor
     most: Tensor
     near: Neighbours
-    posterior: Tensor
+    posterior: Probabilities
 
 
 @torch.inference_mode()
 def suspicion(
-    features: Tensor, given: Tensor, classes: int, folds: int = 5, networks: Tensor | None = None
+    features: Tensor, given: Tensor, classes: int, folds: int = 5, networks: Probabilities | None = None
 ) -> Suspicion:
     """Judge N labels (int64, 0..classes-1) by N x D features (floating, same device) that have not been fitted to them.
 
     folds: 2 or more, number of folds of the images for the Gaussians; always the same folds.
-    networks: N x C float32, probabilities of the classes by classifiers that learned the labels of other images alone.
+    networks: probabilities of the classes by classifiers that learned the labels of other images alone.
 
-    Time grows with N squared, memory with N (k + D + 4 C).  Raises ValueError for fewer than four images, fewer than
-    two classes, and features that are all the same.
+    Time grows as N log N and with C, memory with N (2 k + 2 D + 2 C), or with C squared; for more than `ALL`
+    probabilities (`suspects/probabilities.py`) a number in place of C.  Raises ValueError for fewer than four images,
+    fewer than two classes, and features that are all the same.
     """
     count = len(features)
     if count < 4 or classes < 2:
@@ -79,35 +82,53 @@ def suspicion(
     points = whitened(features)
     gaussians = Gaussians(points, torch.from_numpy(parts(count, folds)).to(points.device), folds)
     near = Neighbours.of(points, neighbours(count, classes))
-    labels = F.one_hot(given, classes).float()
+    images = given.bincount(minlength=classes).double()
+    kept = functools.partial(Probabilities.kept, given=given, classes=classes)
 
-    shares, fitted = near.shares(labels), gaussians.probabilities(labels)
-    own_share, own_fitted = _of(given, shares), _of(given, fitted)
-    opinion = _heard(_together(shares, fitted, labels, near), networks)
-    guessed = F.one_hot(opinion.argmax(dim=1), classes).float()
-    posterior = judged(opinion, given, mixed(joint(guessed, given)))
-    opinion = _heard(_together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near), networks)
-    ranked = posterior = judged(opinion, given, mixed(joint(posterior, given)))
-    right = _of(given, posterior)
+    def heard(posterior: Probabilities, fitted: Fitted) -> Probabilities:
+        """The opinions of the other images, whose classes are known by `posterior`, and of the networks."""
+        mean, voices = posterior.mean(), near.nearest.shape[1]
 
-    images = labels.sum(dim=0).double()
-    for _ in range(ROUNDS):
-        posterior = judged(opinion, given, likeliest(opinion, given))
-        least = images - joint(posterior, given).diagonal()
+        def block(rows: slice) -> Tensor:
+            # The mean of all images votes as one more neighbour.
+            votes = (near.shares(posterior, rows) * voices + mean) / (voices + 1)
+            features_say = (votes + fitted.probabilities(rows)) / 2
+            return features_say if networks is None else (features_say + networks[rows].dense()) / 2
+
+        return kept(block(rows) for rows in blocks(count))
+
+    # What is not needed any more is deleted at once: each opinion and posterior may be the largest thing in memory.
+    labels = Probabilities.certain(given, classes)
+    first = gaussians.fitted(labels)
+    opinion = heard(labels, first)
+    given_as = mixed(counted(opinion.probable()[0], given, classes))
+    posterior, counts = kept(opinion.judged(given, given_as)), opinion.joint(given, given_as)
+    del opinion
+    opinion = heard(posterior, gaussians.fitted(posterior))
+    del posterior
+    posterior = kept(opinion.judged(given, mixed(counts)))
+    right = posterior.of(given)
+    ranked = None if networks is None else posterior
+
+    for number in range(ROUNDS):
+        if number:
+            del opinion
+            opinion = heard(posterior, gaussians.fitted(posterior))
+        del posterior
+        given_as = likeliest(opinion, given)
+        posterior = kept(opinion.judged(given, given_as))
+        least = images - opinion.joint(given, given_as).diagonal()
         most = confidently_wrong(opinion, given)
         tells_apart = bool(least.sum() * AGREED > most.sum())
         if not tells_apart:
             break
-        features_say = _together(near.shares(posterior), gaussians.probabilities(posterior), posterior, near)
-        opinion = _heard(features_say, networks)
     if tells_apart:
-        right = (right + _of(given, posterior)) / 2
-    elif networks is not None:  # the networks' word is enough to take another class
+        right = (right + posterior.of(given)) / 2
+    elif ranked is not None:  # the networks' word is enough to take another class
         posterior = ranked
-    probable = posterior.argmax(dim=1)
-    proposed = posterior.scatter(1, given[:, None], -1).argmax(dim=1)
-    own_given = own_fitted if networks is None else _of(given, networks)
-    return Suspicion(right, probable, proposed, own_given, own_share, least, most, near, posterior)
+    own = first.of(given) if networks is None else networks.of(given)
+    probable, proposed = posterior.probable()[0], posterior.probable(other_than=given)[0]
+    return Suspicion(right, probable, proposed, own, near.like(given), least, most, near, posterior)
 
 
 def parts(count: int, folds: int) -> NDArray[np.int64]:
@@ -136,21 +157,9 @@ def whitened(features: Tensor) -> Tensor:
     return torch.cat([((rows - mean) @ scaled).float() for rows in unit.split(4096)])
 
 
-def judged(opinion: Tensor, given: Tensor, given_as: Tensor) -> Tensor:
-    """Posterior probabilities of the classes, N x C, given the labels.
-
-    opinion: N x C, the probabilities without the given label.  given_as: C x C, probabilities of labels by class.
-    """
-    posterior = opinion * given_as.to(opinion.dtype).T[given]
-    return posterior / posterior.sum(dim=1, keepdim=True)
-
-
-def joint(classes: Tensor, given: Tensor) -> Tensor:
-    """Count images by class (row, by their probabilities `classes`, N x C) and given label (column): C x C float64."""
-    counts = torch.zeros(classes.shape[1], classes.shape[1], dtype=torch.float64, device=classes.device)
-    for rows, labels in zip(classes.split(4096), given.split(4096), strict=True):
-        counts.index_add_(0, labels, rows.double())
-    return counts.T
+def counted(classes: Tensor, given: Tensor, number: int) -> Tensor:
+    """Count images by class (row) and given label (column), both N int64: C x C float64; `number` is C."""
+    return (classes * number + given).bincount(minlength=number**2).view(number, number).double()
 
 
 def mixed(counts: Tensor) -> Tensor:
@@ -164,48 +173,33 @@ def mixed(counts: Tensor) -> Tensor:
     return (seen / seen.sum(dim=1, keepdim=True) + SYMMETRIC * symmetric) / (1 + SYMMETRIC)
 
 
-def likeliest(opinion: Tensor, given: Tensor) -> Tensor:
+def likeliest(opinion: Probabilities, given: Tensor) -> Tensor:
     """The most likely probabilities of labels by class, C x C, by expectation-maximisation.
 
-    A tenth of an image is added for each class and label, so that no label is impossible.
+    opinion: the probabilities without the given label.  A tenth of an image is added for each class and label, so that
+    no label is impossible.
     """
-    classes = opinion.shape[1]
+    classes = len(opinion.usual)
     start = 0.3 / (classes - 1)
-    found = torch.full((classes, classes), start, dtype=torch.float64, device=opinion.device).fill_diagonal_(0.7)
+    found = torch.full((classes, classes), start, dtype=torch.float64, device=given.device).fill_diagonal_(0.7)
     for _ in range(STEPS):
-        counts = joint(judged(opinion, given, found), given) + 0.1
+        counts = opinion.joint(given, found) + 0.1
         found = counts / counts.sum(dim=1, keepdim=True)
     return found
 
 
-def confidently_wrong(opinion: Tensor, given: Tensor) -> Tensor:
+def confidently_wrong(opinion: Probabilities, given: Tensor) -> Tensor:
     """The number of wrong labels of each given class by the confident joint, scaled to the class: C float64.
 
     An image counts for its most probable class among the classes that are at least as probable for it as they are on
     average for the images given as this class.
     """
-    classes = opinion.shape[1]
+    classes = len(opinion.usual)
     images = given.bincount(minlength=classes).double()
-    usual = torch.zeros_like(images).index_add_(0, given, _of(given, opinion).double()) / images
-    sure = torch.where(opinion >= usual, opinion, -1)  # never for a class without images, where `usual` is NaN
-    value, which = sure.max(dim=1)
-    counts = torch.zeros(classes, classes, dtype=torch.float64, device=opinion.device)
-    counts.index_put_((which[value >= 0], given[value >= 0]), counts.new_ones(()), accumulate=True)
+    usual = torch.zeros_like(images).index_add_(0, given, opinion.of(given).double()) / images
+    # Never a class without images, where `usual` is NaN.
+    sure = [torch.where(some >= usual, some, -1).max(dim=1) for _, some in opinion.blocks()]
+    values, which = (torch.cat(column) for column in zip(*sure, strict=True))
+    counts = counted(which[values >= 0], given[values >= 0], classes)
     right = counts.diagonal() / counts.sum(dim=0)
     return images * (1 - right.nan_to_num(1.0))
-
-
-def _together(shares: Tensor, fitted: Tensor, classes: Tensor, near: Neighbours) -> Tensor:
-    """The mean of both opinions, N x C.  The mean of `classes` over all images votes as one more neighbour."""
-    voices = near.nearest.shape[1]
-    return ((shares * voices + classes.mean(dim=0)) / (voices + 1) + fitted) / 2
-
-
-def _heard(opinion: Tensor, networks: Tensor | None) -> Tensor:
-    """The features' opinion, N x C, averaged with the networks' opinion where there are networks."""
-    return opinion if networks is None else (opinion + networks) / 2
-
-
-def _of(given: Tensor, values: Tensor) -> Tensor:
-    """The values (N of N x C) at the given labels."""
-    return values.gather(1, given[:, None])[:, 0]

@@ -3,8 +3,12 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from support import naive_suspects
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rmd.data.labels.noise import corrupt
+from dist_rmd.evaluation import _nearest
+from dist_rmd.suspects import probabilities, scores
+from dist_rmd.suspects.probabilities import Probabilities
 from dist_rmd.suspects.scores import neighbours, suspicion, whitened
 
 
@@ -30,6 +34,40 @@ def test_numbers_are_those_of_the_method_written_naively(kind, apart):
     np.testing.assert_array_equal(found.probable, probable)
     np.testing.assert_allclose(found.least, least, atol=0.01)
     np.testing.assert_allclose(found.most, most, atol=0.01)
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many bytes the largest tensor has."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            self.size = max(self.size, made.untyped_storage().size() if torch.is_tensor(made) else 0)
+        return result
+
+
+def test_of_many_images_and_classes_only_the_most_probable_classes_are_kept(monkeypatch):
+    """No tensor has half as many float32 as there are images x classes; the results are almost those of all classes."""
+    count, classes = 600, 60
+    draw, true = np.random.default_rng(0), np.arange(count) % classes
+    features = (draw.normal(size=(count, 8)) + 2 * draw.normal(size=(classes, 8))[true]).astype(np.float32)
+    given = corrupt(true, "symmetric", 0.3, classes, seed=0)
+    monkeypatch.setattr(scores, "STEPS", 3)
+    whole = judged(features, given, classes)
+    for name, value in {"ALL": 0, "MOST": 20, "BLOCK": 100, "GATHERED": 4000}.items():
+        monkeypatch.setattr(probabilities, name, value)
+    monkeypatch.setattr(_nearest, "ROWS", 20)
+    with Largest() as largest:
+        found = judged(features, given, classes)
+    assert largest.size < count * classes * 4 / 2
+    assert (found.right - whole.right).abs().max() < 0.02
+    assert (found.probable == whole.probable).float().mean() > 0.99
+    torch.testing.assert_close(found.given, whole.given)
+    torch.testing.assert_close(found.share, whole.share)
+    np.testing.assert_allclose(found.least.sum(), whole.least.sum(), rtol=0.01)
+    np.testing.assert_allclose(found.most.sum(), whole.most.sum(), rtol=0.01)
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("symmetric", 0.2), ("symmetric", 0.5), ("pairflip", 0.4)])
@@ -102,9 +140,9 @@ def test_networks_have_half_a_say():
     given = corrupt(true, "symmetric", 0.3, 4, seed=0)
     wrong = given != true
     known = torch.from_numpy(0.2 / 3 + (0.8 - 0.2 / 3) * np.eye(4)[true]).float()
-    alone, helped = judged(features, given), judged(features, given, networks=known)
+    alone, helped = judged(features, given), judged(features, given, networks=Probabilities.whole(known))
     assert roc_auc_score(wrong, -helped.right) > 0.99 > roc_auc_score(wrong, -alone.right)
     assert (helped.probable.numpy() == true).mean() > (alone.probable.numpy() == true).mean() + 0.05
     torch.testing.assert_close(helped.given, known[torch.arange(len(given)), torch.from_numpy(given)])
-    useless = judged(features, given, networks=torch.full((len(given), 4), 0.25))
+    useless = judged(features, given, networks=Probabilities.whole(torch.full((len(given), 4), 0.25)))
     assert roc_auc_score(wrong, -useless.right) > roc_auc_score(wrong, -alone.right) - 0.03

@@ -43,7 +43,6 @@ WRONG = 0.4  # share of the labels
 MOST_TESTED = 10_000  # test images; a tenth of the training images where these are fewer
 BATCH = 512  # images whose losses are computed at a time, as in the stage
 EPOCHS = 100  # scores of each run of the table
-MOST_PROBABILITIES = 2**28  # images x classes whose probabilities `suspects` may hold: a gigabyte, several times
 
 
 def measure(settings: Settings) -> Iterator[Table]:
@@ -54,10 +53,6 @@ def measure(settings: Settings) -> Iterator[Table]:
         for images in sizes:
             folder = settings.scratch / "growth"
             for name, before in seconds.items():
-                if name == "suspects" and images * classes > MOST_PROBABILITIES:
-                    why = "left out: holds N x C probabilities several times"
-                    rows.append(Row(f"{name}, {images:,} images", absent=why))
-                    continue
                 found = alone(name, folder, images, classes)
                 before[images] = found["cpu"]
                 facts = {

@@ -174,7 +174,7 @@ def hearing(
     if cleanlab:
         from cleanlab.rank import get_label_quality_scores
 
-        said[f"cleanlab, {HEARD}"] = get_label_quality_scores(view.given, networks.double().numpy())
+        said[f"cleanlab, {HEARD}"] = get_label_quality_scores(view.given, networks.dense().double().numpy())
     return said
 
 
