@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TextIO
 
+from dist_rmd.cli import threads
 from dist_rmd.errors import UserError, WriteFailed
 
 P = ParamSpec("P")
@@ -29,12 +30,13 @@ PATIENCE = 5.0
 
 
 def begin() -> None:
-    """Make this process a command: ctrl-C gives one line instead of a traceback from now on.
+    """Make this process a command: ctrl-C gives one line instead of a traceback from now on, and threads share cores.
 
-    Call this function before imports, which take seconds.  Closed standard streams are opened on /dev/null, so that no
-    file of the command gets the number of a standard stream.
+    Call this function before imports, which take seconds; that of torch reads how threads are to wait.  Closed standard
+    streams are opened on /dev/null, so that no file of the command gets the number of a standard stream.
     """
     _take_numbers()
+    threads.share_cores()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, _interrupt)
 

@@ -63,6 +63,7 @@ def test_a_row_that_fails_costs_no_other(tmp_path):
         (["--data", "nowhere"], 65, "nowhere"),
         (["--batches", "64,many"], 2, "--batches 64,many"),
         (["--sizes", "1"], 2, "--sizes 1"),
+        (["--beside", "-1"], 2, "--beside -1"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, arguments, code, said):
@@ -80,13 +81,14 @@ def test_an_unknown_section_is_named(capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_all_sections_in_small(tmp_path):
-    done = bench("--quick", "--device", "cpu", "--out", tmp_path)
+    done = bench("--quick", "--device", "cpu", "--beside", "1", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     for section in SECTIONS:
         assert tables(tmp_path, section), section
     (views,) = tables(tmp_path, "input")
     rows = {row.name: row for row in views.rows}
-    assert len(rows) == 7
+    assert len(rows) == 14
+    assert rows["ours, from memory, beside 1 busy"].facts["of its speed alone"]
     assert all(bool(row.seconds) != bool(row.absent) for row in views.rows)
     assert all("not installed: " in row.absent for row in views.rows if row.absent)
     assert all(rows[name].seconds for name in ("torchvision v1 (PIL), DataLoader", "ours, FFCV", "ours, from memory"))

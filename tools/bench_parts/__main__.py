@@ -86,6 +86,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", default="", help="step, profile, rgrl: global batches, by commas (GPU: 512,64)")
     parser.add_argument("--alone", action="store_true", help="input, step: ours alone, nothing of others")
     parser.add_argument(
+        "--beside", type=int, default=0, metavar="N",
+        help="input: everything once more while N other processes keep cores busy",
+    )  # fmt: skip
+    parser.add_argument(
         "--with", dest="options", action="append", default=[], metavar="KEY=VALUE",
         help="step, rgrl: one row more, ours with this setting; startup: with this setting",
     )  # fmt: skip
@@ -166,6 +170,8 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda, but torch sees no GPU here")
     gpu = arguments.device != "cpu" and torch.cuda.is_available()
+    if arguments.beside < 0:
+        raise ConfigError(f"--beside {arguments.beside}: not a number of processes")
     images = "random pixels" if arguments.data is None else str(arguments.data)
     if arguments.data is None:
         train, test = (1280, 256) if arguments.quick else (50_000, 10_000) if gpu else (8192, 2048)
@@ -187,6 +193,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
         folds=arguments.folds,
         chosen=numbers("--batches", arguments.batches),
         alone=arguments.alone,
+        beside=arguments.beside,
     )
     return settings, images
 

@@ -13,10 +13,11 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.data.prepared.beton import Dataset, open_dataset
 from tools.bench_parts import peers
+from tools.bench_parts.busy import Busy, busy
 from tools.bench_parts.images import pixels
 from tools.bench_parts.settings import Settings
-from tools.bench_parts.tables import Row, Table
-from tools.bench_parts.timing import Way, gpu_peak, tried, turns
+from tools.bench_parts.tables import Row, Table, spread
+from tools.bench_parts.timing import Way, gpu_peak, synchronise, tried, turns
 
 BASE = "torchvision v1 (PIL), DataLoader"
 
@@ -24,7 +25,7 @@ BASE = "torchvision v1 (PIL), DataLoader"
 def measure(settings: Settings) -> Iterator[Table]:
     dataset = open_dataset(settings.data)
     batch = settings.sized(512, 512, 64)
-    images = settings.sized(16, 40, 2) * batch
+    images = settings.sized(8, 40, 2) * batch
     images = min(images, dataset.sizes["train"] // batch * batch)
     shown = pixels(dataset, "train", images)
     makers: dict[str, tuple[str, Callable[[], Way]]] = {  # the DataLoaders first: they fork
@@ -50,18 +51,43 @@ def measure(settings: Settings) -> Iterator[Table]:
     absent = {name: peers.missing(library) if library else "" for name, (library, _) in makers.items()}
     ways, failed = tried({name: make for name, (_, make) in makers.items() if not absent[name]})
     absent |= failed
-    peaks = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
-    times = turns(ways, settings.rounds, settings.device, least=0.5 if not settings.quick else 0.0)
+    facts = {name: gpu_peak(way, settings.device) for name, way in ways.items()}
+    least = 0.5 if not settings.quick else 0.0
+    suffixes, beside = [""], f", beside {settings.beside} busy"
+    with busy(settings.beside) as others:
+        if settings.beside:
+            suffixes.append(beside)
+            ways |= {name + beside: within(others, way, settings.device) for name, way in ways.items()}
+        times = turns(ways, settings.rounds, settings.device, least)
+    for name in [name for name in times if name.endswith(beside)]:
+        idle = times[name.removesuffix(beside)]
+        facts[name] = {"of its speed alone": spread([a / b for a, b in zip(idle, times[name], strict=True)], 2)}
     yield Table(
         "Two views for SimSiam",
         f"Epochs of {images} images in batches of {batch}, two normalised float32 views of each, on the device. "
         f"DataLoaders have {settings.cores} workers. One order of the colour operations a batch in ours and kornia's, "
-        "one an image in the others'.",
+        "one an image in the others'."
+        + " beside N busy: while N other processes compute, bound to no core." * bool(settings.beside),
         [
-            Row(name, times.get(name, []), None if name == BASE else BASE, images, peaks.get(name, {}), absent[name])
+            Row(
+                name + suffix, times.get(name + suffix, []), None if name == BASE else BASE + suffix, images,
+                facts.get(name + suffix, {}), absent[name],
+            )
+            for suffix in suffixes
             for name in makers
         ],
-    )
+    )  # fmt: skip
+
+
+def within(others: Busy, way: Way, device: str) -> Way:
+    """The way, while others are busy."""
+
+    def beside() -> None:
+        with others:
+            way()
+            synchronise(device)
+
+    return beside
 
 
 def loaded(images: peers.Images, batch: int, settings: Settings) -> Way:

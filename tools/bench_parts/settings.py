@@ -37,6 +37,9 @@ class Settings:
     alone: bool = False
     """measure the product's rows of `step` and `input` alone, not what others would write"""
 
+    beside: int = 0
+    """other processes that keep cores busy while `input` is measured once more; 0: it is measured once"""
+
     @property
     def gpu(self) -> bool:
         return self.device == "cuda"

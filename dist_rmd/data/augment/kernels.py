@@ -2,14 +2,17 @@
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numba.typed.typeddict  # imported here: a first import within `uncompiled` would leave it without compiled code
-from numpy import array_split
 from numpy.typing import NDArray
+
+PARTS = 8
+"""parts of the work for each thread: more make the wait for the last one shorter, and cost some microseconds each"""
 
 
 def kept(function: Callable[..., None]) -> Callable[..., None]:
@@ -25,26 +28,39 @@ def kept(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def in_threads(kernel: Callable[..., None], threads: int, rows: Sequence[NDArray[Any]], *shared: NDArray[Any]) -> None:
-    """Run `kernel` on `rows` (arrays of equal length) in `threads` threads, each on a part of about equal length.
+    """Run `kernel` on parts of `rows` (arrays of equal length), in `threads` threads: the caller's and others.
 
+    There are more parts than threads, and a thread takes the next part when it comes free: one that loses its core to
+    another process holds up its own part alone.
     The threads are not numba's: some of numba's pools abort the process when two threads enter them at the same time,
     or when the process forks.
     """
-    parts = zip(*(array_split(row, threads) for row in rows), strict=True)
-    if threads == 1:
-        kernel(*next(parts), *shared)
-    else:
-        list(_pool(kernel, threads, os.getpid()).map(lambda part: kernel(*part, *shared), parts))
+    length = len(rows[0])
+    size = max(1, -(-length // (PARTS * threads)))
+    starts = itertools.count(0, size)  # no two threads get the same: next() is one step under the GIL
+
+    def work() -> None:
+        while (start := next(starts)) < length:
+            kernel(*(row[start : start + size] for row in rows), *shared)
+
+    others = [_pool(kernel, threads, os.getpid()).submit(work) for _ in range(min(threads, length) - 1)]
+    try:
+        work()
+    finally:
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
+        other.result()
 
 
 @functools.cache
 def _pool(kernel: Callable[..., None], threads: int, process: int) -> ThreadPoolExecutor:
-    """The pool of threads of a kernel in a process.
+    """The pool of the threads beside the caller's, of a kernel in a process.
 
     Kernels have pools of their own, so that views do not wait for a kernel that reads a slow disk.  A forked process
     needs a new pool, since a fork inherits no threads.
     """
-    return ThreadPoolExecutor(threads, kernel.__name__)
+    return ThreadPoolExecutor(threads - 1, kernel.__name__)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What numba compiles, in threads, in forks, and where nothing can be kept."""
 
 import multiprocessing
+import threading
 
 import numba
 import numpy as np
@@ -28,8 +29,24 @@ def test_an_error_in_a_thread_arrives(threads):
     def fail(rows):
         raise RuntimeError(f"at row {rows[0]}")
 
-    with pytest.raises(RuntimeError, match="at row 0"):
+    with pytest.raises(RuntimeError, match="at row"):
         kernels.in_threads(fail, threads, [np.arange(9)])
+
+
+def test_a_thread_that_is_held_up_leaves_the_rest_to_the_others():
+    shares, held_up = {}, threading.Event()
+
+    def work(rows):
+        own = shares.setdefault(threading.get_ident(), [])
+        own += rows.tolist()
+        if 0 in rows:
+            assert held_up.wait(60)
+        elif len(own) == 60:
+            held_up.set()
+
+    kernels.in_threads(work, 2, [np.arange(64)])
+    assert sorted(len(own) for own in shares.values()) == [4, 60]
+    assert sorted(row for own in shares.values() for row in own) == list(range(64))
 
 
 def summed(queue) -> None:
