@@ -53,7 +53,7 @@ class InversionConfig(Optimization):
     compete: NonNegativeFloat = 10.0
     """alpha_c, weight of the competition, of 1 - JS(teacher, student); 0 is DeepInversion without it"""
     jitter: NonNegativeInt = 2
-    """pixels by which a batch is rolled at most, anew in each step"""
+    """pixels by which a batch is rolled at most, anew in each step; the authors' 2 are for images of side 32"""
     temperature: PositiveFloat = 3.0
     """of the competition and of the competing student's distillation"""
     student_steps: NonNegativeInt = 400

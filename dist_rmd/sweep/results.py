@@ -46,7 +46,7 @@ class Outcome:
     cpu_seconds: float | None = None
     """CPU time of rank 0 in these seconds; None also for runs of earlier versions"""
     fitted: Mapping[str, float] = field(default_factory=dict)
-    """WRONG, RIGHT -> percent of these labels that are fitted in the last epoch, where the true labels are known"""
+    """WRONG, RIGHT -> percent of these labels that are fitted in the last epoch, where the stage has measured it"""
     collapsed: bool = False
     """the network predicts one class for all test images"""
     forced: bool = False
@@ -221,7 +221,7 @@ def _outcome(sweep: Path, planned: Mapping[str, Any], tag: str) -> Outcome:
         folder, "finished", "", curve[max(curve)], curve[best], best,
         held_out=top1(chosen) if tag == TEST else None, seconds=run.seconds(stage),
         cpu_seconds=run.seconds(stage, "perf/cpu_s"),
-        fitted={which: 100 * share[max(share)] for which, share in shares.items() if share},
+        fitted={which: 100 * share[max(curve)] for which, share in shares.items() if max(curve) in share},
         collapsed=scores[-1].get("test/predicted_classes") == 1, forced=stage in run.forced,
     )  # fmt: skip
 
