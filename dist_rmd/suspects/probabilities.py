@@ -1,6 +1,6 @@
 """Probabilities of classes for many images, in less memory than images x classes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,28 +177,32 @@ class Probabilities:
         for rows, prior in self.blocks():
             yield F.normalize(prior * by_label[given[rows]], p=1, dim=1)
 
-    def joint(self, given: Tensor, given_as: Tensor) -> Tensor:
+    def joint(self, groups: Sequence[Tensor], given_as: Tensor) -> Tensor:
         """How many images have each class (row) and given label (column), by the posterior of `judged`: C x C float64.
+
+        groups: the images with each given label, by `grouped`.
 
         The posterior of image i is s(i, c) + rest[i] usual[c], times given_as[c, label], over the sum of this over c.
         """
         by_label = given_as.to(self.sparse.dtype).T.contiguous()
         usually = by_label @ self.usual
-        sums = torch.zeros(by_label.shape, dtype=torch.float64, device=given.device)
-        rests = sums.new_zeros(len(sums))
-        for rows in blocks(len(self)):
-            labels, sparse, rest = given[rows], self.sparse[rows], self.rest[rows]
-            # The cells of a C x C matrix that the numbers of s belong to; whole rows of it are faster.
-            cells = None if self.classes is None else labels[:, None] * len(sums) + self.classes[rows]
-            likely = by_label[labels] if cells is None else by_label.view(-1)[cells]
-            total = (sparse * likely).sum(dim=1) + rest * usually[labels]
-            part = (sparse / total[:, None]).double()
-            if cells is None:
-                sums.index_add_(0, labels, part)
-            else:
-                sums.view(-1).index_add_(0, cells.flatten(), part.flatten())
-            rests.index_add_(0, labels, (rest / total).double())
-        return given_as * (sums + rests[:, None] * self.usual).T
+        counts = torch.zeros_like(by_label, dtype=torch.float64)  # labels x classes
+        for likely, usual, count, images in zip(by_label, usually, counts, groups, strict=True):
+            for rows in images.split(BLOCK):
+                sparse, rest = self.sparse[rows], self.rest[rows]
+                if self.classes is None:
+                    count += (1 / (sparse @ likely)) @ sparse
+                    continue
+                classes = self.classes[rows]
+                total = (sparse * likely[classes]).sum(dim=1) + rest * usual
+                count.index_add_(0, classes.flatten(), (sparse / total[:, None]).double().flatten())
+                count += (rest / total).sum() * self.usual
+        return given_as * counts.T
+
+
+def grouped(given: Tensor, classes: int) -> Sequence[Tensor]:
+    """The images with each of the labels 0..classes-1, n int64 each; given: N int64."""
+    return given.argsort(stable=True).split(given.bincount(minlength=classes).tolist())
 
 
 def blocks(count: int) -> Iterator[slice]:

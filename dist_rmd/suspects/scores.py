@@ -13,6 +13,7 @@ Probabilities by classifiers that were not trained on the image may be given, to
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from dist_rmd.suspects.gaussians import Fitted, Gaussians
 from dist_rmd.suspects.neighbours import Neighbours
-from dist_rmd.suspects.probabilities import Probabilities, blocks
+from dist_rmd.suspects.probabilities import Probabilities, blocks, grouped
 
 # The constants were chosen on other images than those of the comparison in docs/suspects.md, which tells how.
 WHITENING = 0.1  # added to the variances, in units of their mean
@@ -83,6 +84,7 @@ def suspicion(
     gaussians = Gaussians(points, torch.from_numpy(parts(count, folds)).to(points.device), folds)
     near = Neighbours.of(points, neighbours(count, classes))
     images = given.bincount(minlength=classes).double()
+    groups = grouped(given, classes)
     kept = functools.partial(Probabilities.kept, given=given, classes=classes)
 
     def heard(posterior: Probabilities, fitted: Fitted) -> Probabilities:
@@ -102,7 +104,7 @@ def suspicion(
     first = gaussians.fitted(labels)
     opinion = heard(labels, first)
     given_as = mixed(counted(opinion.probable()[0], given, classes))
-    posterior, counts = kept(opinion.judged(given, given_as)), opinion.joint(given, given_as)
+    posterior, counts = kept(opinion.judged(given, given_as)), opinion.joint(groups, given_as)
     del opinion
     opinion = heard(posterior, gaussians.fitted(posterior))
     del posterior
@@ -115,9 +117,9 @@ def suspicion(
             del opinion
             opinion = heard(posterior, gaussians.fitted(posterior))
         del posterior
-        given_as = likeliest(opinion, given)
+        given_as = likeliest(opinion, groups)
         posterior = kept(opinion.judged(given, given_as))
-        least = images - opinion.joint(given, given_as).diagonal()
+        least = images - opinion.joint(groups, given_as).diagonal()
         most = confidently_wrong(opinion, given)
         tells_apart = bool(least.sum() * AGREED > most.sum())
         if not tells_apart:
@@ -173,17 +175,17 @@ def mixed(counts: Tensor) -> Tensor:
     return (seen / seen.sum(dim=1, keepdim=True) + SYMMETRIC * symmetric) / (1 + SYMMETRIC)
 
 
-def likeliest(opinion: Probabilities, given: Tensor) -> Tensor:
+def likeliest(opinion: Probabilities, groups: Sequence[Tensor]) -> Tensor:
     """The most likely probabilities of labels by class, C x C, by expectation-maximisation.
 
-    opinion: the probabilities without the given label.  A tenth of an image is added for each class and label, so that
-    no label is impossible.
+    opinion: the probabilities without the given label.  groups: the images with each label.  A tenth of an image is
+    added for each class and label, so that no label is impossible.
     """
     classes = len(opinion.usual)
-    start = 0.3 / (classes - 1)
-    found = torch.full((classes, classes), start, dtype=torch.float64, device=given.device).fill_diagonal_(0.7)
+    found = torch.full((classes, classes), 0.3 / (classes - 1), dtype=torch.float64, device=opinion.usual.device)
+    found.fill_diagonal_(0.7)
     for _ in range(STEPS):
-        counts = opinion.joint(given, found) + 0.1
+        counts = opinion.joint(groups, found) + 0.1
         found = counts / counts.sum(dim=1, keepdim=True)
     return found
 

@@ -2,10 +2,10 @@
 
     tools/bench [SECTION...] [--quick] [--out DIR] [--compare OLD.json [NEW.json]] ...
 
-Sections: machine input relation step profile launches rgrl pack scaling model checkpoint startup evaluation
-suspects growth; all of them by default, which takes 40 minutes on two CPU cores.  Each finished table is on the disk at
-once, as DIR/bench.json and DIR/bench.md, so that an interrupted run keeps what is done.  docs/performance.md explains
-every row.
+Sections: machine input relation step profile roofline launches rgrl pack scaling model checkpoint startup
+evaluation suspects growth; all of them by default, which takes 40 minutes on two CPU cores.  Each finished table is on
+the disk at once, as DIR/bench.json and DIR/bench.md, so that an interrupted run keeps what is done.
+docs/performance.md explains every row.
 """
 
 import argparse
@@ -42,6 +42,7 @@ SECTIONS = (
     "relation",
     "step",
     "profile",
+    "roofline",
     "launches",
     "rgrl",
     "pack",

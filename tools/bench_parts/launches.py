@@ -4,14 +4,16 @@ Where a step is short, a GPU waits for the host: each operation costs the host s
 any device, since torch dispatches the same operations; kernels that a library starts within one are not seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_rmd.config import sections
+from dist_rmd.data.loading.batch import Batch
 from dist_rmd.data.prepared.beton import open_dataset
+from dist_rmd.engine.clock import Clock
 from dist_rmd.pipeline.resolved import check
 from dist_rmd.pipeline.session import StageSession, placed
 from dist_rmd.registry import available, lookup
@@ -58,8 +60,8 @@ def counted(settings: Settings, name: str, batch: int) -> dict[str, Any]:
     return {"facts": {"operations": f"{calls.calls:,}", "launches": f"{calls.launches:,}"}}
 
 
-def session(settings: Settings, name: str, batch: int) -> StageSession:
-    """The stage with what it needs of earlier stages, whose networks are untrained."""
+def session(settings: Settings, name: str, batch: int, options: Sequence[str] = ()) -> StageSession:
+    """The stage with what it needs of earlier stages, whose networks are untrained.  options: further settings."""
     encoder, width = settings.network
     classes = len(open_dataset(settings.data).classes)
     overrides = [
@@ -68,7 +70,7 @@ def session(settings: Settings, name: str, batch: int) -> StageSession:
         f"precision={settings.precision}", f"model.name={encoder}", f"model.width={width}",
         f"teacher.model={encoder}", f"teacher.width={width}",
     ]  # fmt: skip
-    overrides += [f"{recipe}.batch_size={batch}" for recipe in recipes(name)]
+    overrides += [*(f"{recipe}.batch_size={batch}" for recipe in recipes(name)), *options]
     plan = check(sections.parse(None, [*overrides, f"stages=[{','.join(chain(name))}]"]))
     made: dict[str, Any] = {}
     source = plan.source()
@@ -98,16 +100,22 @@ def recipes(name: str) -> set[str]:
 
 def of_a_step(session: StageSession) -> Calls:
     """The operations of the second step."""
-    stage, updater, clock = session.stage, session.updater, replace(session.clock)
-    stage.start_epoch()
+    clock = replace(session.clock)
+    session.stage.start_epoch()
     session.net.train()
     batches = session.batches.epoch(0)
     for batch in (next(batches), next(batches)):
         with Calls() as calls:
-            with updater.autocast():
-                loss = stage.losses(session.net, batch)["loss"]
-            updater.backward(loss, clock, stage.trained(batch))
-            updater.step()
-            clock.tick()
-            stage.after_step(clock)
+            step(session, batch, clock)
     return calls
+
+
+def step(session: StageSession, batch: Batch, clock: Clock) -> None:
+    """Losses, backward, optimizer, and what the stage does after a step."""
+    stage, updater = session.stage, session.updater
+    with updater.autocast():
+        loss = stage.losses(session.net, batch)["loss"]
+    updater.backward(loss, clock, stage.trained(batch))
+    updater.step()
+    clock.tick()
+    stage.after_step(clock)

@@ -25,7 +25,7 @@ KINDS = {
     "linear layers, matrix products": r"gemm|mm\b|linear|cutlass|splitk|nvjet",
     "batch normalisation": r"batch_?norm|bn_",
     "ReLU": r"relu|threshold|clamp_min",
-    "copies, other types, zeros": r"memcpy|memset|copy|fill_|zero|empty|to_copy|clone|contiguous",
+    "copies, other types, zeros": r"memcpy|memset|copy|\bcat\b|fill_|zero|empty|to_copy|clone|contiguous",
     "sums, products": r"add|mul|sub|div|sum|mean|elementwise|reduce",
 }
 """what is done -> the names of operations and kernels that do it; the first that fits counts"""
