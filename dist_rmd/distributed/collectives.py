@@ -125,6 +125,8 @@ def global_moments(mean: Tensor, var: Tensor, count: float) -> tuple[Tensor, Ten
     Each variance is around its rank's own mean, and is shifted to the common one (Chan, Golub & LeVeque 1979): large
     means cancel nothing.
     """
+    if world_size() == 1:
+        return mean.detach(), var.detach(), mean.new_full((), count)
     own = torch.cat([mean, var, mean.new_full((1,), count)])
     ranks = all_gather_rows(own[None], [1] * world_size())  # W x (2C + 1)
     means, variances, counts = ranks.split([len(mean), len(mean), 1], dim=1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dist_rmd.distributed.rank_group import RankGroup
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.finite import not_finite
 from dist_rmd.engine.signals import StopRequest
 from dist_rmd.errors import NonFiniteLoss
 
@@ -44,9 +45,9 @@ class StepCheck:
 
         indices: of this rank's samples, for the error message.
         """
-        losses = {name: term.detach().double() for name, term in terms.items() if not term.dim()}
+        losses = {name: term.detach().reshape(1) for name, term in terms.items() if not term.dim()}
         self._names, self._indices = list(losses), indices
-        bad = ~torch.stack([*losses.values()]).isfinite()
+        bad = not_finite(torch.cat([*losses.values()]))  # in the widest of their types
         self._copied = None
         if bad.is_cuda:  # the copy ends with the forward pass; the backward pass is queued after the copy
             bad = torch.empty_like(bad, device="cpu", pin_memory=True).copy_(bad, non_blocking=True)

@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from dist_rmd.config import Optimization
 from dist_rmd.engine import schedule
 from dist_rmd.engine.clock import Clock
+from dist_rmd.engine.finite import not_finite
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -102,7 +103,7 @@ class Updater:
         parameters before clipping, and with fp16 "amp_skipped", 1 if the step was skipped, else 0.
         """
         norm = self._norm
-        skipped = ~norm.isfinite()
+        skipped = not_finite(norm)
         for optimizer in self._all:
             # found_inf makes the fused kernel skip the update on the device: no CPU-GPU sync.  GradScaler.step would
             # instead let each optimizer decide by its own gradients.

@@ -80,6 +80,12 @@ class MomentumStage(LabelFreeStage):
         move_average(self.target, self.followed(), self.kept(clock.step - 1))
 
 
+def agreement(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+    """The cosines of p1 and z2, and of p2 and z1, summed: N x D each -> N, in float32 or wider.  One call does both."""
+    cosines = F.cosine_similarity(wide(torch.cat([p1, p2])), wide(torch.cat([z2, z1])))
+    return cosines.view(2, -1).sum(dim=0)
+
+
 def wide(rows: Tensor) -> Tensor:
     """The rows in float32, or wider if they are."""
     return rows.float() if rows.itemsize < 4 else rows

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.config import Optimization, Role, StageConfig, leaf
@@ -15,7 +14,7 @@ from dist_rmd.models.batchnorm import for_training
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import mlp
 from dist_rmd.models.statistics import batch_statistics
-from dist_rmd.stages._label_free import Branch, MomentumStage, spread, wide
+from dist_rmd.stages._label_free import Branch, MomentumStage, agreement, spread, wide
 from dist_rmd.stages.base import DataInfo, batch_mean
 
 __all__ = ["BYOL"]
@@ -88,7 +87,7 @@ class BYOL(MomentumStage):
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         view1, view2 = batch.views
         with torch.no_grad(), batch_statistics(self.target):
-            z1, z2 = wide(self.target(torch.cat([view1, view2]))).chunk(2)
-        p1, p2, projected = map(wide, net(view1, view2))
-        per_sample = 4 - 2 * (F.cosine_similarity(p1, z2) + F.cosine_similarity(p2, z1))
-        return {"loss": batch_mean(per_sample, batch), "feature_std": spread(projected)}
+            z1, z2 = self.target(torch.cat([view1, view2])).chunk(2)
+        p1, p2, projected = net(view1, view2)
+        per_sample = 4 - 2 * agreement(p1, p2, z1, z2)
+        return {"loss": batch_mean(per_sample, batch), "feature_std": spread(wide(projected))}

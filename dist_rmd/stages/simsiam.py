@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_rmd.config import Optimization, Role, StageConfig, leaf
@@ -14,7 +13,7 @@ from dist_rmd.data.loading.batch import Batch
 from dist_rmd.models.batchnorm import for_training
 from dist_rmd.models.encoder import encoder
 from dist_rmd.models.heads import predictor, projector
-from dist_rmd.stages._label_free import LabelFreeStage, spread, wide
+from dist_rmd.stages._label_free import LabelFreeStage, agreement, spread, wide
 from dist_rmd.stages.base import DataInfo, batch_mean
 
 __all__ = ["SimSiam"]
@@ -90,6 +89,6 @@ class SimSiam(LabelFreeStage):
         ]
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        p1, p2, z1, z2 = map(wide, net(*batch.views))
-        per_sample = -(F.cosine_similarity(p1, z2) + F.cosine_similarity(p2, z1)) / 2
-        return {"loss": batch_mean(per_sample, batch), "feature_std": spread(z1)}
+        p1, p2, z1, z2 = net(*batch.views)
+        per_sample = -agreement(p1, p2, z1, z2) / 2
+        return {"loss": batch_mean(per_sample, batch), "feature_std": spread(wide(z1))}

@@ -22,7 +22,7 @@ from tools.bench_parts.settings import Settings
 from tools.bench_parts.tables import Row, Table
 
 ALLOCATIONS = ("empty", "new_empty", "detach", "alias", "_local_scalar_dense")
-"""operations that start nothing on the device, apart from views"""
+"""operations that start nothing on the device, apart from views and torch's marks for profilers"""
 
 
 class Calls(TorchDispatchMode):
@@ -34,7 +34,8 @@ class Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
-        self.launches += not function.is_view and not function.overloadpacket.__name__.startswith(ALLOCATIONS)
+        name = function.overloadpacket.__name__
+        self.launches += not (function.is_view or name.startswith(ALLOCATIONS) or function.namespace == "profiler")
         return function(*args, **(kwargs or {}))
 
 
