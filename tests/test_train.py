@@ -149,6 +149,10 @@ def test_a_network_is_measured_anew_where_the_test_images_are_others(run, data, 
         assert [score["epoch"] for score in second["scores"]] == [2]
         assert second["scores"][0][tag] in [2.0 * right for right in range(51)]
         assert f"{stage}  {tag} {second['scores'][0][tag]:.2f}" in printed
+    taught = [*small.RECIPE, "stages=[rgrl]", f"inputs.simsiam={folder}", f"data.path={tmp_path / 'digits'}"]
+    assert main([*taught, f"out={folder.parent}", "name=taught"]) == 0  # by a teacher that other images have measured
+    brought, anew = (load(place / "simsiam" / "artefact.pt") for place in (folder.parent / "taught", other))
+    assert brought["scores"][0]["test/knn_top1"] == anew["scores"][0]["test/knn_top1"]
     assert main([*command, f"data.path={data}"]) == 0  # back to the images that they were first measured on
     assert "nothing to do" not in capsys.readouterr().out
     assert load(other / "rgrl" / "artefact.pt")["scores"] == load(folder / "rgrl" / "artefact.pt")["scores"]

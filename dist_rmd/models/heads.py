@@ -1,8 +1,11 @@
 """The heads of an encoder: projectors and predictors of stages without labels, and the linear classifier."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
-from dist_rmd.models.encoder import Encoder
+from dist_rmd.models.encoder import Encoder, frozen_encoder
 
 
 def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
@@ -65,3 +68,10 @@ class ImageClassifier(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(images)
         return self.head(features), features
+
+
+def frozen_classifier(artefact: Mapping[str, Any]) -> ImageClassifier:
+    """Load the network of an artefact that has a head, such as a teacher's, in evaluation mode and without gradient."""
+    net = ImageClassifier(frozen_encoder(artefact), len(artefact["classes"]))
+    net.head.load_state_dict(artefact["head"])
+    return net.requires_grad_(False).eval()

@@ -27,6 +27,7 @@ from dist_rmd.engine.writers import Writers
 from dist_rmd.errors import DataError, Stopped, UserError
 from dist_rmd.evaluation._splits import splits
 from dist_rmd.models.encoder import frozen_encoder
+from dist_rmd.models.heads import frozen_classifier
 from dist_rmd.pipeline import pictures
 from dist_rmd.pipeline.measured import measured
 from dist_rmd.pipeline.resolved import ResolvedRun
@@ -150,18 +151,23 @@ def measured_anew(plan: ResolvedRun, name: str, artefact: dict[str, Any], source
 
 
 def with_measured_inputs(plan: ResolvedRun, source: Loaders) -> ResolvedRun:
-    """Measure the neighbours of encoders that another library has trained; returns the plan with these scores.
+    """Measure the inputs that have not been measured on this run's test images; returns the plan with these scores.
 
-    Every rank must call it.
+    They are networks of another library, and those of a run with other test images.  Every rank must call it.
     """
-    inputs = dict(plan.inputs)
+    inputs, test = dict(plan.inputs), plan.dataset.hashes["test"]
     for name, origin in plan.inputs.items():
         evaluation = lookup("stages", name).evaluation
-        if origin.content is not None and evaluation == "knn":
-            net = nn.ModuleDict({"encoder": frozen_encoder(origin.content)})
-            processes.place(net, plan.world, sync_batchnorm=False, dtype=source.dtype)
-            metrics = measured(evaluation, {"": net}, splits(source, plan.labels))
-            inputs[name] = replace(origin, content={**origin.content, "scores": [{"epoch": 0, "step": 0, **metrics}]})
+        content = origin.content or artefacts.load(origin.path)
+        is_known = origin.content is None and content.get("measured_on", test) == test
+        if evaluation is None or is_known:
+            continue
+        is_knn = evaluation == "knn"
+        net = nn.ModuleDict({"encoder": frozen_encoder(content)}) if is_knn else frozen_classifier(content)
+        processes.place(net, plan.world, sync_batchnorm=False, dtype=source.dtype)
+        metrics = measured(evaluation, {"": net}, splits(source, plan.labels))
+        scores = [{"epoch": 0, "step": 0, **metrics}]
+        inputs[name] = replace(origin, content={**content, "scores": scores, "measured_on": test})
     return replace(plan, inputs=inputs)
 
 

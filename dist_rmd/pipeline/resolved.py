@@ -33,7 +33,8 @@ from dist_rmd.stages.base import DataInfo, Stage, TrainingStage
 from dist_rmd.trackers.base import Tracker
 
 METHODS_VERSION = "0.2.0"
-"""part of every artefact's key; raised when the same configuration gives other results than before, not at releases"""
+"""part of every artefact's key; raised when the same configuration gives other results than before in all stages, and
+not at releases (`Stage.revision` is for one stage)"""
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class ResolvedRun:
             {
                 "stage": name,
                 "version": METHODS_VERSION,
+                **({"revision": stage.revision} if stage.revision else {}),
                 "sections": {
                     **{
                         section: determinants(values)
@@ -153,6 +155,7 @@ class ResolvedRun:
                 **({"files": files} if (files := self._files(stage)) else {}),
                 "images": [self.dataset.hashes["train"], hashlib.sha256(labels.indices.tobytes()).hexdigest()],
                 "labels": None if stage.labels == "none" else labels.digest,
+                **({"test": self.dataset.hashes["test"]} if stage.uses_scores(config) else {}),
                 # Without inputs, the images determine their own mean and standard deviation.
                 **({"scale": [self.dataset.mean, self.dataset.std]} if self.inputs else {}),
                 "inputs": [

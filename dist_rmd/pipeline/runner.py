@@ -63,7 +63,7 @@ def _train_stages(
     plan = with_measured_inputs(plan, source)
     if world.leads:
         for name, origin in plan.inputs.items():
-            if origin.content is not None:  # reports find it in the run, in a form of its own
+            if origin.content is not None:  # reports find it in the run, with scores on its test images
                 artefacts.keep(plan.folder.artefact(name), origin.content)
     began = time.monotonic()
     console.say(_headline(plan))

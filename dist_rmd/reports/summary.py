@@ -139,11 +139,15 @@ def _measured(folder: Path) -> list[Measured]:
 
 
 def _method(stage: str, config: dict[str, Any]) -> str:
-    loss = config["loss"]["name"].upper()
-    related = f"+RMDNet (K={config['relation']['k']:g})"
+    task, vkd, modul = (config[section] for section in ("task", "vkd", "modul"))
+    loss = config["loss"]["name"].upper() + ("+Mixup" if task["mixup"] else "")
+    plus = " plus" if task["relabel"] else ""  # beyond the paper: relations that also clean
+    related = f"+RMDNet{plus} (K={config['relation']['k']:g})"
+    softened = any(modul[key] for key in ("soft", "soft_mixed", "soft_open"))  # beyond the paper, too
+    distilled = "VKD" if vkd["transfer"] == "features" else f"KD (T={vkd['temperature']:g})"
     names = {
         "classifier": loss, "rgrl": f"{loss}{related}", "rgrl_elr": f"ELR{related}",
-        "vkd": "VKD", "dfnd": "DFND", "modul": "MODUL",
+        "vkd": "CE" if vkd["alpha"] == 1 else distilled, "dfnd": "DFND", "modul": "MODUL plus" if softened else "MODUL",
         "simsiam": "SimSiam", "simclr": "SimCLR", "byol": "BYOL", "moco": "MoCo v2", "dino": "DINO",
     }  # fmt: skip
     return names.get(stage, stage)

@@ -37,13 +37,20 @@ IMAGES = {TEST: "test images", HELD_OUT: "held-out images"}
 
 
 def table(
-    runs: Sequence[Path], *, grid: str | None = None, only: tuple[str, ...] = (), tag: str = TEST, lines: bool = False
+    runs: Sequence[Path],
+    *,
+    grid: str | None = None,
+    only: tuple[str, ...] = (),
+    over: str | None = None,
+    tag: str = TEST,
+    lines: bool = False,
 ) -> str:
     """Test accuracy of a sweep's runs beside the published one, mean and standard deviation over seeds.
 
     runs: sweep folders, or runs in them; folders of one grid, made on several machines, are pooled.
     grid: expected name of the grid, such as table1; another grid is an error.
     only: some cells, such as method=CE,CE+RMDNet; once for each axis.
+    over: the method that all others are compared with, seed by seed, in place of those that the grid names.
     tag: test/top1, or val/top1: accuracy on the noisy labels that data.holdout holds out, to choose settings by.
     lines: true for a line for each cell, with all that was measured, also the labels fitted in the last epoch, and the
         CPU seconds of rank 0 in training steps; writes lines.md alone.
@@ -58,7 +65,8 @@ def table(
     folder = sweep.folders[0]
     if grid not in (None, sweep.grid):
         raise DataError(f"{folder} holds grid {sweep.grid}, not {grid}")
-    results = Comparison(sweep.only(choice.from_words(only)))
+    sweep = sweep.only(choice.from_words(only))
+    results = Comparison(sweep if over is None else sweep.over(over))
     if lines:
         page = _markdown(results, [("A line for each cell", _lines)]) + "\n"
         write_text(folder / "lines.md", page)

@@ -38,7 +38,8 @@ class Origin:
     std: tuple[float, ...]
     """mean and standard deviation of the channels R, G, B, scaled to 0..1, with which images are normalised"""
     content: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-    """the artefact made of another library's file; None where the file is an artefact itself"""
+    """the artefact made of another library's file, or with scores on the run's test images; None where the file is
+    the artefact itself"""
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:

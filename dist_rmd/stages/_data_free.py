@@ -12,8 +12,7 @@ from dist_rmd.data.loading.latents import normal
 from dist_rmd.distributed.collectives import all_reduce_sum, global_moments
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.generator import Generator
-from dist_rmd.models.heads import ImageClassifier
-from dist_rmd.stages._student import frozen_teacher
+from dist_rmd.models.heads import ImageClassifier, frozen_classifier
 from dist_rmd.stages.base import ClassifierStage, DataInfo
 
 PICTURES = 64
@@ -51,7 +50,7 @@ class DataFreeStage(ClassifierStage):
         """latent, width, bounded: see Generator.  classifier: (encoder, classes) -> student."""
         student = classifier(encoder(config.model.name, config.model.width, config.model.init), data.classes)
         self.net = nn.ModuleDict({"student": student, "generator": Generator(latent, data.side, width, bounded)})
-        self.teacher = frozen_teacher(inputs["teacher"])
+        self.teacher = frozen_classifier(inputs["teacher"])
         self.latent, self.seed_of_noise = latent, config.seed
         self.told = False
 

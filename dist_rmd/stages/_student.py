@@ -1,4 +1,4 @@
-"""Shared parts of the stages that distil a student: recipe, frozen teacher, and scores of all images by the teacher."""
+"""Shared parts of stages that distil a student: recipe, weights to start from, scores of all images by a teacher."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,6 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distributed.collectives import all_gather_rows, gather_sizes
 from dist_rmd.errors import ConfigError
-from dist_rmd.models.encoder import frozen_encoder
-from dist_rmd.models.heads import ImageClassifier
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,6 @@ def take_over(net: nn.Module, artefact: Mapping[str, Any], own: Model) -> None:
             agreed=True,
         )
     net.load_state_dict(artefact["encoder"])
-
-
-def frozen_teacher(artefact: Mapping[str, Any]) -> ImageClassifier:
-    """Load the network of an artefact of stage `teacher`, in evaluation mode and without gradient."""
-    net = ImageClassifier(frozen_encoder(artefact), len(artefact["classes"]))
-    net.head.load_state_dict(artefact["head"])
-    return net.requires_grad_(False).eval()
 
 
 Scorer = Callable[[Tensor, Tensor], Tensor]

@@ -17,12 +17,12 @@ from dist_rmd.distill.hint import hint_loss
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.average import average_of, move_average
 from dist_rmd.models.encoder import Encoder, encoder
-from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.models.heads import ImageClassifier, frozen_classifier
 from dist_rmd.models.statistics import statistics_kept
 from dist_rmd.stages._divided import divided
 from dist_rmd.stages._label_free import LabelFree
 from dist_rmd.stages._mixing import Mixed, mix
-from dist_rmd.stages._student import frozen_teacher, take_over
+from dist_rmd.stages._student import take_over
 from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batch_mean, fitted
 
 
@@ -126,7 +126,7 @@ class TaskStage(ClassifierStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         task = self.optimization = self.task = config.section(TaskConfig)
-        self.guide = frozen_teacher(inputs["teacher"]) if task.kd else None
+        self.guide = frozen_classifier(inputs["teacher"]) if task.kd else None
         self.division = inputs["division"] if task.divided else None
         self.refined = inputs["relabel"] if task.relabel else None
         self.image_weights: Tensor | None = None

@@ -66,6 +66,8 @@ class Stage:
     stays out of the hash"""
     recipe: ClassVar[str]
     """name of the section that has the stage's `seed`"""
+    revision: ClassVar[int] = 0
+    """raised when the stage gives other results than before with the same configuration; part of the hash unless 0"""
     labels: ClassVar[Literal["given", "true", "none"]] = "given"
     """labels that the result depends on.  given: the run's noisy labels.  true: the dataset's own labels, of all its
     images.  none: no labels.  An artefact of a stage with "true" or "none" serves runs with any noise"""
@@ -74,6 +76,11 @@ class Stage:
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         raise NotImplementedError
+
+    @classmethod
+    def uses_scores(cls, config: StageConfig) -> bool:
+        """Whether the result depends on what its inputs score on the test images; these are then part of its key."""
+        return False
 
     @classmethod
     def scope(cls, config: Config) -> StageConfig:

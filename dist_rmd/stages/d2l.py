@@ -89,13 +89,16 @@ class D2L(TaskStage):
         found = self._dimensionality(epoch)
         newest = torch.where(found > 0, found, lids[-1])  # identical features have no LID
         lids.copy_(torch.cat([lids[1:], newest[None]]))
-        memory["least"].copy_(torch.minimum(memory["least"], newest))
+        if newest > 0:
+            memory["least"].copy_(torch.minimum(memory["least"], newest))
         memory["epochs"] += 1
         last = lids[:-1]
         if not memory["turned"] and epoch >= self.config.init_epochs + window:
             memory["turned"] += (newest - last.mean() > 2 * last.std(correction=0)).long()
             if memory["turned"]:
                 self.net.load_state_dict(self.averages["before"].state_dict())
+                if "average" in self.averages:
+                    move_average(self.averages["average"], self.classifier, 0.0)
         if memory["turned"]:
             share = epoch / self.optimization.epochs
             memory["alpha"].copy_((-share * newest / memory["least"]).exp())

@@ -15,8 +15,7 @@ from dist_rmd.distill.kd import kd_loss
 from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import ImageClassifier
-from dist_rmd.stages._student import frozen_teacher
+from dist_rmd.models.heads import ImageClassifier, frozen_classifier
 from dist_rmd.stages.base import Batches, ClassifierStage, DataInfo, batch_mean
 
 __all__ = ["DeepInversion"]
@@ -47,6 +46,7 @@ class DeepInversion(ClassifierStage):
 
     sections: ClassVar[Mapping[str, type]] = {"deepinversion": DeepInversionConfig}
     recipe = "deepinversion"
+    revision = 1  # earlier, model.init did not reach the student
     labels = "none"
 
     @classmethod
@@ -55,8 +55,9 @@ class DeepInversion(ClassifierStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = self.optimization = config.section(DeepInversionConfig)
-        self.net = ImageClassifier(encoder(config.model.name, config.model.width), data.classes)
-        self.teacher = frozen_teacher(inputs["teacher"])
+        body = encoder(config.model.name, config.model.width, config.model.init)
+        self.net = ImageClassifier(body, data.classes)
+        self.teacher = frozen_classifier(inputs["teacher"])
         made = inputs["inversion"]
         self.images = made["images"]
         self.made = LabelView.of(made["labels"].cpu().numpy(), data.classes, verified=False)

@@ -22,8 +22,9 @@ from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.errors import ConfigError
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.models.heads import frozen_classifier
 from dist_rmd.stages._mixing import mix
-from dist_rmd.stages._student import StudentConfig, frozen_teacher, score_images
+from dist_rmd.stages._student import StudentConfig, score_images
 from dist_rmd.stages.base import Batches, ClassifierStage, DataInfo, batch_mean
 
 __all__ = ["DFND"]
@@ -78,13 +79,17 @@ class DFND(ClassifierStage):
     def needs(cls, config: StageConfig) -> tuple[str, ...]:
         return ("teacher",)
 
+    @classmethod
+    def uses_scores(cls, config: StageConfig) -> bool:
+        return config.section(DFNDConfig).accuracy is None
+
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = config.section(DFNDConfig)
         self.optimization = config.section(StudentConfig)
         self.draws = config.seed
         accuracy = measured_accuracy(inputs["teacher"]["scores"]) if c.accuracy is None else c.accuracy
         self.net = Adapted(encoder(config.model.name, config.model.width, config.model.init), data.classes, accuracy)
-        self.teacher = frozen_teacher(inputs["teacher"])
+        self.teacher = frozen_classifier(inputs["teacher"])
 
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]

@@ -23,10 +23,10 @@ from dist_rmd.distributed.collectives import mean_rows, rank
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.average import move_average
-from dist_rmd.models.encoder import encoder
+from dist_rmd.models.encoder import encoder, frozen_encoder
 from dist_rmd.models.heads import ImageClassifier
 from dist_rmd.stages._label_free import LabelFree
-from dist_rmd.stages._student import frozen_encoder, score_images
+from dist_rmd.stages._student import score_images
 from dist_rmd.stages._task import TaskConfig
 from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batch_mean, fitted, one_hot
 

@@ -15,7 +15,8 @@ from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill import division as division_of
 from dist_rmd.distill.division import CLOSED, SETS, refined_labels, subjective_logic_loss
 from dist_rmd.errors import ConfigError
-from dist_rmd.stages._student import frozen_teacher, score_images
+from dist_rmd.models.heads import frozen_classifier
+from dist_rmd.stages._student import score_images
 from dist_rmd.stages.base import ComputationStage, DataInfo
 
 __all__ = ["Division"]
@@ -78,7 +79,7 @@ class Division(ComputationStage):
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         self.config = config.section(DivisionConfig)
         self.mixture_seed = config.seed
-        self.teacher = frozen_teacher(inputs["teacher"])
+        self.teacher = frozen_classifier(inputs["teacher"])
 
     def frozen(self) -> list[nn.Module]:
         return [self.teacher]

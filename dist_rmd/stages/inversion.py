@@ -21,10 +21,9 @@ from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill.kd import kd_loss
 from dist_rmd.distributed.collectives import gather_rows, write_rows
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import ImageClassifier
+from dist_rmd.models.heads import ImageClassifier, frozen_classifier
 from dist_rmd.models.statistics import batch_moments
 from dist_rmd.stages._data_free import PICTURES
-from dist_rmd.stages._student import frozen_teacher
 from dist_rmd.stages.base import Batches, ClassifierStage, Clock, DataInfo, batch_mean
 
 __all__ = ["Inversion"]
@@ -102,6 +101,7 @@ class Inversion(ClassifierStage):
 
     sections: ClassVar[Mapping[str, type]] = {"inversion": InversionConfig}
     recipe = "inversion"
+    revision = 1  # earlier, model.init did not reach the student
     labels = "none"
     views = ()
     net: nn.ModuleDict
@@ -112,11 +112,11 @@ class Inversion(ClassifierStage):
 
     def __init__(self, config: StageConfig, data: DataInfo, inputs: Mapping[str, Any]):
         c = self.config = self.optimization = config.section(InversionConfig)
-        student = ImageClassifier(encoder(config.model.name, config.model.width), data.classes)
+        student = ImageClassifier(encoder(config.model.name, config.model.width, config.model.init), data.classes)
         taught = inputs["teacher"]
         pixels = Pixels(c.batch_size, data.side, taught["mean"], taught["std"])
         self.net = nn.ModuleDict({"student": student, "pixels": pixels})
-        self.teacher = frozen_teacher(taught)
+        self.teacher = frozen_classifier(taught)
         self.draws, self.classes, self.side = config.seed, data.classes, data.side
         self.steps, self.latent = c.iterations + c.student_steps, 3 * data.side**2
         self.memory = {"pool": torch.zeros(c.epochs * c.batch_size, data.side, data.side, 3, dtype=torch.uint8)}

@@ -29,11 +29,11 @@ from dist_rmd.errors import ConfigError
 from dist_rmd.losses._build import LossConfig, configured
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
-from dist_rmd.models.heads import linear_head
+from dist_rmd.models.heads import frozen_classifier, linear_head
 from dist_rmd.models.statistics import statistics_kept
 from dist_rmd.stages._divided import divided
-from dist_rmd.stages._student import StudentConfig, frozen_teacher, own_share
-from dist_rmd.stages.base import Batches, DataInfo, TrainingStage, batch_mean
+from dist_rmd.stages._student import StudentConfig, own_share
+from dist_rmd.stages.base import Batches, DataInfo, TrainingStage, batch_mean, fitted
 
 __all__ = ["Modul"]
 
@@ -241,7 +241,7 @@ class Modul(TrainingStage):
         if self.mixes and c.augmix != "none":
             self.views = ("weak", "augmix" if c.augmix == "whole" else "augmix_last")
         body = encoder(config.model.name, config.model.width, config.model.init)
-        self.teacher = frozen_teacher(inputs["teacher"])
+        self.teacher = frozen_classifier(inputs["teacher"])
         taught = self.teacher.encoder
         if c.hint == "map" and body.stride != taught.stride:
             raise ConfigError(
@@ -350,7 +350,9 @@ class Modul(TrainingStage):
         if opened is not None and said_open is not None:
             means["soft_open"] = batch_mean(kd_loss(out.open_logits, said_open, c.soft_temperature), opened)
         loss = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
-        return {"loss": loss, **{f"loss_{name}": mean.detach() for name, mean in means.items()}}
+        parts = {f"loss_{name}": mean.detach() for name, mean in means.items()}
+        shares = {} if c.labels == "online" else fitted(out.logits, batch)
+        return {"loss": loss, **parts, **shares}
 
     def _named(self, out: Outputs, batch: Batch, mix: mixup.Mix | None) -> Tensor:
         """The loss in the place of the cross entropy -> a value for each: plain image, or with mix_ce mixed image."""

@@ -16,8 +16,9 @@ from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.models.encoder import Encoder, frozen_encoder
+from dist_rmd.models.heads import frozen_classifier
 from dist_rmd.stages._label_free import LabelFree
-from dist_rmd.stages._student import frozen_teacher, score_images
+from dist_rmd.stages._student import score_images
 from dist_rmd.stages.base import ComputationStage, DataInfo
 from dist_rmd.suspects.probabilities import Probabilities
 from dist_rmd.suspects.scores import suspicion
@@ -92,7 +93,7 @@ class Relabel(ComputationStage):
         brought = self.config.file is not None
         self.teacher = None if brought else frozen_encoder(inputs[self.config.teacher])
         student = self.config.student
-        self.student = None if student == "none" else frozen_teacher(inputs[student])
+        self.student = None if student == "none" else frozen_classifier(inputs[student])
 
     def frozen(self) -> list[nn.Module]:
         return [net for net in (self.teacher, self.student) if net is not None]

@@ -213,8 +213,10 @@ class Related(TaskStage):
         self.teacher_knn = None  # said once
         return (
             f"the student is right in {accuracy:.1f} %, but neighbours in its teacher's features in {knn:.1f} % only: "
-            f"relations of so weak a teacher cost accuracy; train it longer ({self.taught_by}.epochs; a larger "
-            "augment.crop_min for small images), or take a relation.k of 0.1 or less (docs/relation.md)"
+            "relations of so weak a teacher help only where the student would fall by memorising, and cost accuracy "
+            "where it would not: compare with stage classifier, last epoch and best.  Train the teacher longer "
+            f"({self.taught_by}.epochs; a larger augment.crop_min for small images), or take a smaller weight, such as "
+            f"relation.k={self.k / 10:g} (docs/relation.md)"
         )
 
 

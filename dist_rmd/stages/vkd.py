@@ -15,8 +15,9 @@ from dist_rmd.distill.overlapped import OverlappedTeacher
 from dist_rmd.losses.ce import CE
 from dist_rmd.models.encoder import Encoder, encoder
 from dist_rmd.models.heads import ImageClassifier as Network
+from dist_rmd.models.heads import frozen_classifier
 from dist_rmd.stages._mixing import mix
-from dist_rmd.stages._student import StudentConfig, frozen_teacher
+from dist_rmd.stages._student import StudentConfig
 from dist_rmd.stages.base import ClassifierStage, DataInfo, batch_mean, fitted
 
 __all__ = ["VKD"]
@@ -80,7 +81,7 @@ class VKD(ClassifierStage):
             self.net = Matched(body, data.classes, taught=inputs["teacher"]["head"]["weight"].shape[1])
         else:
             self.net = Network(body, data.classes)
-        self.teacher = frozen_teacher(inputs["teacher"])
+        self.teacher = frozen_classifier(inputs["teacher"])
         self.loss = CE()
         self.draws = config.seed
 

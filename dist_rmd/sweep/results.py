@@ -107,6 +107,11 @@ class Sweep:
             raise ConfigError(f"{self.grid}: there is no cell at {choice.in_words(chosen)}")
         return replace(self, axes=axes, cells=cells, chosen=chosen)
 
+    def over(self, baseline: str, axis: str = "method") -> "Sweep":
+        """The same cells, each compared with the cell of `baseline`.  Raises ConfigError if there is no such row."""
+        choice.check({axis: [baseline]}, self.axes, self.grid)
+        return replace(self, compare={row: baseline for row in self.axes[axis] if row != baseline})
+
     @property
     def outcomes(self) -> list[Outcome]:
         """The outcomes of all cells."""

@@ -285,6 +285,15 @@ def test_some_cells_alone(folder, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_gains_over_any_method(folder, capsys):
+    assert report.main(["table", str(folder.folder), "--over", "CE+RMDNet", "--lines", "true"]) == 0
+    page = capsys.readouterr().out
+    assert "over CE+RMDNet" in page
+    assert "over CE " not in page
+    assert report.main(["table", str(folder.folder), "--over", "GCE"]) == 2
+    assert "method has no 'GCE'; it has CE, CE+RMDNet" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written(folder):
     (folder.folder / "table.csv").mkdir()
     with pytest.raises(WriteFailed, match=r"table\.csv: cannot be written"):

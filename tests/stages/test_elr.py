@@ -76,12 +76,17 @@ def command(tmp_path_factory):
     return [*small.RECIPE, "stages=[elr]", f"data.path={data}", "data.reader=memory", "name=a"]
 
 
-def test_stopped_twice_it_ends_with_the_same_bits(command, tmp_path):
+@pytest.mark.parametrize(
+    "words", ["elr", "rgrl_elr relation.teacher=random", "sop sop.consistency=0.9 sop.balance=0.1"]
+)
+def test_what_is_kept_of_each_image_goes_on_with_the_same_bits(command, words, tmp_path):
+    name, *settings = words.split()
+    command = [*command, f"stages=[{name}]", *settings]
     assert main([*command, f"out={tmp_path / 'straight'}"]) == 0
     arguments = [*command, f"out={tmp_path}"]
-    assert [stopped(arguments, "elr", step) for step in (3, 6)] == [75, 75]
+    assert [stopped(arguments, name, step) for step in (3, 6)] == [75, 75]
     assert main(arguments) == 0
-    assert_same(tmp_path / "a", tmp_path / "straight" / "a", "elr")
+    assert_same(tmp_path / "a", tmp_path / "straight" / "a", name)
 
 
 @pytest.mark.slow

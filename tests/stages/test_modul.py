@@ -98,7 +98,7 @@ def test_the_loss_is_the_papers(setting):
     b = batch(len(s.views), dtype=torch.float64)
     expected = naive(s, b, mixes=setting != "modul.mixup=0")
     found = s.losses(s.net, b)
-    assert set(found) == {"loss", *(f"loss_{name}" for name in TERMS)}
+    assert set(found) == {"loss", *(f"loss_{name}" for name in TERMS), "fitted_right", "fitted_wrong"}
     for name, value in expected.items():
         assert found[f"loss_{name}"].item() == pytest.approx(value, rel=1e-9), name
     weights = {"ce": 0.1, "kd": 0.9, "category": 0.1, "instance": 0.1, "rotation": 0.01}

@@ -8,7 +8,8 @@ from support.ranks.student import features, labels, opened, teacher
 
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading import loaders as module
-from dist_rmd.stages._student import frozen_teacher, own_share, score_images
+from dist_rmd.models.heads import frozen_classifier
+from dist_rmd.stages._student import own_share, score_images
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def data(tmp_path_factory) -> Path:
 def test_rows_stand_in_the_order_of_the_labels(data):
     found, view = features(data), labels()
     assert found[:, -1].tolist() == view.given.tolist()
-    net, dataset = frozen_teacher(teacher()), opened(data)
+    net, dataset = frozen_classifier(teacher()), opened(data)
     alone = LabelView(view.indices[[5]], view.given[[5]], None, 10)
     (batch,) = dataset.evaluation("train", alone).epoch(0)
     torch.testing.assert_close(found[5, :-1], net(*batch.views)[0][0], rtol=1e-4, atol=1e-5)
@@ -54,7 +55,7 @@ def test_progress_is_told_and_may_stop_it(data, monkeypatch):
 
 
 def test_the_teacher_is_frozen():
-    net = frozen_teacher(teacher())
+    net = frozen_classifier(teacher())
     assert not net.training
     assert not any(parameter.requires_grad for parameter in net.parameters())
     assert torch.equal(net.head.weight, teacher()["head"]["weight"])

@@ -109,5 +109,5 @@ def test_it_learns_from_a_teacher_what_its_labels_do_not_say(tmp_path):
     assert main([*recipe, "name=a"]) == 0
     top1 = artefacts.load(tmp_path / "a" / "vkd" / "artefact.pt")["scores"][-1]["test/top1"]
     assert top1 > 40
-    assert f"| VKD | digits | symmetric 1 | test/top1 | {top1:.2f} |" in summary([tmp_path / "a"])
+    assert f"| KD (T=4) | digits | symmetric 1 | test/top1 | {top1:.2f} |" in summary([tmp_path / "a"])
     assert f"vkd  test/top1 {top1:.2f}" in "\n".join(map(str, evaluate.evaluate(tmp_path / "a", None, "cpu")))

@@ -12,8 +12,8 @@ from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.data.prepared.beton import open_dataset
 from dist_rmd.distributed import processes
 from dist_rmd.models.encoder import encoder
-from dist_rmd.models.heads import ImageClassifier
-from dist_rmd.stages._student import frozen_teacher, score_images
+from dist_rmd.models.heads import ImageClassifier, frozen_classifier
+from dist_rmd.stages._student import score_images
 
 
 def labels() -> LabelView:
@@ -36,7 +36,7 @@ def opened(data, rank=0, world=1) -> Loaders:
 
 def features(data, rank=0, world=1) -> torch.Tensor:
     """The teacher's logits and the given labels of all images, as every rank has them."""
-    net = frozen_teacher(teacher())
+    net = frozen_classifier(teacher())
     torch.set_num_threads(1)
 
     def judge(images, given):
