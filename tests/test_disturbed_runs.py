@@ -209,7 +209,7 @@ def test_the_death_of_torchrun_leaves_neither_orphans_nor_a_broken_checkpoint(co
         wait_for(lambda: (tmp_path / "a" / "classifier" / "checkpoints").exists(), 100)
         os.kill(run.process.pid, signal.SIGKILL)
         killed = time.monotonic()
-        wait_for(lambda: not any(map(state, workers)), 10)
+        wait_for(lambda: not any(map(state, workers)), 60)
         print(f"all workers were gone after {time.monotonic() - killed:.1f} s")
     found = outcome(tmp_path)
     assert (found["status"], found["code"]) == ("stopped", 75)
@@ -222,7 +222,7 @@ def test_a_rank_that_hangs_is_named(command, tmp_path):
     timeout = 4
     with held([*command, f"dist.timeout={timeout}"], 2, "--shutdown-timeout=2") as run:
         began = time.monotonic()
-        wait_for((tmp_path / "a" / "exit.json").exists, timeout + 10)
+        wait_for((tmp_path / "a" / "exit.json").exists, timeout + 60)
         seconds = time.monotonic() - began
         print(f"named after {seconds:.1f} s")
         run.finish()

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from support.torchrun import wait_for
 
 from dist_rmd.data.prepared.ahead import AHEAD, ahead
 
@@ -36,8 +37,7 @@ def test_an_error_comes_through_and_threads_do_not_stay():
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
         list(ahead(lambda i: 1 // (3 - i), 10, 2))
-    time.sleep(0.05)
-    assert threading.active_count() == before
+    wait_for(lambda: threading.active_count() == before, 60)
 
 
 def test_a_thread_that_hangs_keeps_nobody(tmp_path):
