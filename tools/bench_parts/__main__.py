@@ -84,6 +84,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--rounds", type=int, help="counted rounds (5; with --quick 1)")
     parser.add_argument("--sizes", default="", help="relation: global batches B; growth: numbers of images; by commas")
+    parser.add_argument("--classes", default="", help="growth: numbers of classes, by commas (10,100,1000)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="OPERATION",
+        help="growth: this operation, such as suspects, and what it takes from others; several times for several",
+    )  # fmt: skip
     parser.add_argument("--batches", default="", help="step, profile, rgrl: global batches, by commas (GPU: 512,64)")
     parser.add_argument("--alone", action="store_true", help="input, step: ours alone, nothing of others")
     parser.add_argument(
@@ -92,7 +97,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--with", dest="options", action="append", default=[], metavar="KEY=VALUE",
-        help="step, rgrl: one row more, ours with this setting; startup: with this setting",
+        help="step, rgrl, roofline: one row more, ours with this setting; startup: with this setting",
     )  # fmt: skip
     parser.add_argument(
         "--runs", type=Path, nargs="+", default=[], metavar="RUN",
@@ -173,6 +178,11 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
     gpu = arguments.device != "cpu" and torch.cuda.is_available()
     if arguments.beside < 0:
         raise ConfigError(f"--beside {arguments.beside}: not a number of processes")
+    if arguments.only:
+        from tools.bench_parts.growth import OPERATIONS  # here, since it imports much
+
+        if unknown := {*arguments.only} - {*OPERATIONS}:
+            raise ConfigError(f"--only {min(unknown)}: growth has: {'; '.join(OPERATIONS)}")
     images = "random pixels" if arguments.data is None else str(arguments.data)
     if arguments.data is None:
         train, test = (1280, 256) if arguments.quick else (50_000, 10_000) if gpu else (8192, 2048)
@@ -189,6 +199,8 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> tuple[Settings, str
         data=data,
         scratch=scratch,
         sizes=numbers("--sizes", arguments.sizes),
+        classes=numbers("--classes", arguments.classes),
+        operations=tuple(arguments.only),
         options=tuple(arguments.options),
         runs=tuple(arguments.runs),
         folds=arguments.folds,

@@ -25,7 +25,7 @@ class Settings:
     scratch: Path
     """an empty folder for what is written while measuring, on the disk that checkpoints would go to"""
     sizes: tuple[int, ...]
-    """global batches of the section `relation`; its own choice when empty"""
+    """global batches of the section `relation`, numbers of images of `growth`; its own choice when empty"""
     options: tuple[str, ...]
     """settings (key=value) of further rows of the product's"""
     runs: tuple[Path, ...] = ()
@@ -36,7 +36,10 @@ class Settings:
     """global batches of whole training steps; the device's own choice when empty"""
     alone: bool = False
     """measure the product's rows of `step` and `input` alone, not what others would write"""
-
+    classes: tuple[int, ...] = ()
+    """numbers of classes of the section `growth`; its own choice when empty"""
+    operations: tuple[str, ...] = ()
+    """names of the operations of `growth` to be measured; all when empty"""
     beside: int = 0
     """other processes that keep cores busy while `input` is measured once more; 0: it is measured once"""
 
