@@ -1,5 +1,6 @@
 """Results of a sweep: every planned run of the grid's cells, with its accuracy or the reason why there is none."""
 
+import contextlib
 import json
 import operator
 from collections.abc import Mapping, Sequence
@@ -246,7 +247,13 @@ def _other(config: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    """A value as JSON keeps it, in which keys are texts, to compare with one that YAML has kept."""
+    """A value as JSON keeps it, in which keys are texts, to compare with one that YAML has kept.
+
+    YAML keeps 0.00005 as 5.0e-05, which is read as a text.
+    """
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
     return json.dumps(value, sort_keys=True)
 
 

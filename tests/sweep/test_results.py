@@ -149,11 +149,11 @@ def test_a_last_stage_that_measures_something_else_is_named(made):
 def test_a_folder_that_holds_another_run_gives_no_number(made):
     folder = made(axes={"method": ["CE", "GCE"]}, seeds=[0])
     for cell, loss in zip(folder.cells, ("ce", "gce"), strict=True):
-        cell["settings"] = {"stages": ["simsiam", "rgrl"], "loss.name": loss, "loss.options": {"q": 0.7}}
+        cell["settings"] = {"stages": ["simsiam", "rgrl"], "loss.name": loss, "loss.options": {"q": 0.7}, "task.lr": 5e-5}
     folder.write()
     for method in ("CE", "GCE"):
         folder.finish(method, curve=[50.0])
-        config = "stages: [simsiam, rgrl]\nseed: 0\nloss: {name: ce, options: {q: 0.7}}\n"
+        config = "stages: [simsiam, rgrl]\nseed: 0\nloss: {name: ce, options: {q: 0.7}}\ntask: {lr: 5.0e-05}\n"
         (folder.folder / f"{method}-seed0" / "config.yaml").write_text(config)
     right, wrong = (outcomes(read([folder.folder]), method)[0] for method in ("CE", "GCE"))
     assert (right.status, right.last) == ("finished", 50.0)
