@@ -149,7 +149,8 @@ def test_a_last_stage_that_measures_something_else_is_named(made):
 def test_a_folder_that_holds_another_run_gives_no_number(made):
     folder = made(axes={"method": ["CE", "GCE"]}, seeds=[0])
     for cell, loss in zip(folder.cells, ("ce", "gce"), strict=True):
-        cell["settings"] = {"stages": ["simsiam", "rgrl"], "loss.name": loss, "loss.options": {"q": 0.7}, "task.lr": 5e-5}
+        recipe = {"loss.options": {"q": 0.7}, "task.lr": 5e-5}
+        cell["settings"] = {"stages": ["simsiam", "rgrl"], "loss.name": loss, **recipe}
     folder.write()
     for method in ("CE", "GCE"):
         folder.finish(method, curve=[50.0])
