@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dist_rmd.config import StageConfig
+from dist_rmd.config import Role, StageConfig, leaf
 from dist_rmd.config.key_types import PositiveInt
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.loading.batch import Batch
@@ -16,6 +16,7 @@ from dist_rmd.data.loading.loaders import Loaders
 from dist_rmd.distill.lid import chosen, lid
 from dist_rmd.errors import ConfigError, DataError
 from dist_rmd.losses.ce import CE
+from dist_rmd.losses.sce import SCE
 from dist_rmd.models.average import average_of, move_average
 from dist_rmd.stages._student import score_images
 from dist_rmd.stages._task import Seen, TaskStage
@@ -38,6 +39,9 @@ class D2LConfig:
     """first epochs, which are left out of the search for the turning point"""
     window: PositiveInt = 5
     """epochs whose mean and standard deviation of the dimensionality decide on the turning point"""
+    before: Literal["ce", "sce"] = leaf("ce", Role.RESULT, added=True)
+    """loss before the turn.  ce: cross entropy, as in the paper; sce: symmetric cross entropy with 0.1 and 1, as
+    in the authors' repository by now"""
 
     def __post_init__(self) -> None:
         if self.k >= self.lid_batch:
@@ -75,6 +79,7 @@ class D2L(TaskStage):
             "alpha": torch.ones(1, dtype=torch.float64),
         }
         self.ce = CE()
+        self.before = self.ce if c.before == "ce" else SCE(0.1, 1.0)
 
     def prepare(self, source: Loaders, labels: LabelView) -> None:
         super().prepare(source, labels)
@@ -121,7 +126,10 @@ class D2L(TaskStage):
         predicted = seen.logits.detach().argmax(dim=1)
         given, own = self.ce(seen.logits, batch.labels), self.ce(seen.logits, predicted)
         alpha = self.memory["alpha"].to(given.dtype)
-        return {"task": alpha * given + (1 - alpha) * own}
+        task = alpha * given + (1 - alpha) * own
+        if self.before is not self.ce:
+            task = torch.where(self.memory["turned"] > 0, task, self.before(seen.logits, batch.labels))
+        return {"task": task}
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         measured = {"lid": self.memory["lids"][-1], "alpha": self.memory["alpha"][0]}

@@ -35,6 +35,17 @@ def test_before_the_turning_point_it_is_cross_entropy():
     assert s.losses(s.net, b)["loss"].item() == plain.losses(plain.net, b)["loss"].item()
 
 
+def test_before_the_turning_point_it_may_be_the_loss_of_the_authors_repository():
+    s, b = stage("d2l", "d2l.before=sce"), batch(dtype=torch.float64)
+    s.net.double()
+    with torch.no_grad():
+        p = s.net(b.views[0])[0].softmax(1).numpy()[np.arange(10), b.labels.numpy()]
+    expected = (-0.1 * np.log(p) - np.log(1e-4) * (1 - p)).mean()
+    assert s.losses(s.net, b)["loss"].item() == pytest.approx(expected, rel=1e-10)
+    s.memory["turned"].fill_(1)
+    assert s.losses(s.net, b)["loss"].item() == pytest.approx(-np.log(p).mean(), rel=1e-10)  # alpha is 1
+
+
 def authors(lids, epochs, init, window):
     """(epoch of the turning point or None, alpha of every epoch) from the LIDs, as the authors' callback has it."""
     turned, alphas = None, []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.browser import browser
 from support.small_ranking import CLASSES, FILES, ranking
+from support.torchrun import wait_for
 
 from dist_rmd.data.labels.table import read_label_table
 from dist_rmd.suspects.page import page
@@ -91,8 +92,12 @@ def test_decisions_outlive_a_reload(shown):
     browser = shown(ranking())
     browser.click(f"{card(1)} .drop")
     assert browser.value("localStorage.length") == 1
-    browser.reload()
-    assert browser.value(f'document.querySelector("{card(1)}").className') == "card drop "
+
+    def outlived() -> bool:  # Chromium hands what is stored to the next page in the background
+        browser.reload()
+        return browser.value(f'document.querySelector("{card(1)}").className') == "card drop "
+
+    wait_for(outlived, 60)
     browser = shown(ranking(files=[*FILES[:-1], "other"]))  # a page of other images
     assert browser.value(f'document.querySelector("{card(1)}").className') == "card  "
 
