@@ -54,7 +54,7 @@ class Meters:
     def add(self, terms: Mapping[str, Tensor], images: int) -> None:
         """Count one step of these terms; `images`: the size of the global batch."""
         kind = tuple((name, term.numel()) for name, term in terms.items())
-        values = torch.cat([term.detach().double().reshape(-1) for term in terms.values()])
+        values = torch.cat([term.detach().reshape(-1) for term in terms.values()]).double()
         self._sums[kind] = self._sums[kind] + values if kind in self._sums else values
         self._counts[kind] = self._counts.get(kind, 0) + 1
         self._images += images

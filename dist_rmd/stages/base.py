@@ -278,11 +278,11 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
 def fitted(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Terms that show memorisation: of the right, and of the wrong given labels, (number fitted, number in total).
 
-    A label is fitted when the network predicts it.  logits: b x C, as used for this step's loss.  Returns {} when the
-    true labels are unknown.
+    A label is fitted when the network predicts it.  logits: b x C, as used for this step's loss.  The numbers are
+    float32, as losses are, so that one conversion serves all terms.  Returns {} when the true labels are unknown.
     """
     if batch.right is None:
         return {}
-    hit, right = logits.argmax(dim=1) == batch.labels, batch.right
-    counts = torch.stack([hit & right, right, hit & ~right, ~right]).sum(dim=1)
-    return {"fitted_right": counts[:2], "fitted_wrong": counts[2:]}
+    kinds = torch.stack([batch.right, ~batch.right])
+    right, wrong = torch.stack([kinds & (logits.argmax(dim=1) == batch.labels), kinds], dim=1).sum(dim=2, dtype=torch.float32)
+    return {"fitted_right": right, "fitted_wrong": wrong}
