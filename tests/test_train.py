@@ -15,11 +15,13 @@ from support.torchrun import torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_rmd import evaluate, report
+from dist_rmd.config import sections
 from dist_rmd.data.datasets.digits import digits
 from dist_rmd.data.labels.view import LabelView
 from dist_rmd.data.prepared.beton import write
 from dist_rmd.engine.writers import read_metrics
 from dist_rmd.pipeline.command import main
+from dist_rmd.pipeline.resolved import check
 from dist_rmd.run.artefacts import load
 
 STAGES = "stages=[simsiam,classifier,rgrl]"
@@ -129,12 +131,27 @@ def test_a_finished_run_started_again_reuses_everything(run, data):
     assert json.loads((folder / "exit.json").read_text())["code"] == 0
 
 
-def test_a_network_is_measured_anew_where_the_test_images_are_others(run, data, tmp_path, capsys):
-    folder, _ = run
+def with_fewer_test_images(folder):
+    """The digits with 50 of their test images, prepared in `folder`."""
     source = digits(None, None)
     test = source.splits["test"]
     fewer = replace(test, labels=test.labels[:50], files=test.files[:50])
-    write(replace(source, splits={**source.splits, "test": fewer}), tmp_path / "digits")
+    write(replace(source, splits={**source.splits, "test": fewer}), folder)
+
+
+@pytest.mark.parametrize(("accuracy", "is_same"), [("null", False), ("0.9", True)])
+def test_what_depends_on_the_test_images_is_not_reused_with_others(data, tmp_path, accuracy, is_same):
+    """DFND takes its teacher's accuracy on them, unless it is given."""
+    with_fewer_test_images(tmp_path / "digits")
+    words = [*small.RECIPE, "stages=[teacher,dfnd]", f"dfnd.accuracy={accuracy}", f"out={tmp_path}", "device=cpu"]
+    one, two = (check(sections.parse(None, [*words, f"data.path={at}"])).keys for at in (data, tmp_path / "digits"))
+    assert one["teacher"] == two["teacher"]
+    assert (one["dfnd"] == two["dfnd"]) == is_same
+
+
+def test_a_network_is_measured_anew_where_the_test_images_are_others(run, data, tmp_path, capsys):
+    folder, _ = run
+    with_fewer_test_images(tmp_path / "digits")
     command = [*small.RECIPE, STAGES, f"data.path={tmp_path / 'digits'}", f"out={folder.parent}", "name=fewer"]
     assert main(command) == 0
     assert capsys.readouterr().out.count("measured anew") == 3
@@ -153,6 +170,9 @@ def test_a_network_is_measured_anew_where_the_test_images_are_others(run, data, 
     assert main([*taught, f"out={folder.parent}", "name=taught"]) == 0  # by a teacher that other images have measured
     brought, anew = (load(place / "simsiam" / "artefact.pt") for place in (folder.parent / "taught", other))
     assert brought["scores"][0]["test/knn_top1"] == anew["scores"][0]["test/knn_top1"]
+    assert main([*taught, f"out={folder.parent}", "name=taught", f"data.path={data}"]) == 0
+    brought, first = (load(place / "simsiam" / "artefact.pt") for place in (folder.parent / "taught", folder))
+    assert brought["scores"] == first["scores"]
     assert main([*command, f"data.path={data}"]) == 0  # back to the images that they were first measured on
     assert "nothing to do" not in capsys.readouterr().out
     assert load(other / "rgrl" / "artefact.pt")["scores"] == load(folder / "rgrl" / "artefact.pt")["scores"]

@@ -63,8 +63,9 @@ def _train_stages(
     plan = with_measured_inputs(plan, source)
     if world.leads:
         for name, origin in plan.inputs.items():
-            if origin.content is not None:  # reports find it in the run, with scores on its test images
-                artefacts.keep(plan.folder.artefact(name), origin.content)
+            # Reports find it in the run, with scores on its test images; what an earlier start has left gives way.
+            if origin.content is not None or plan.folder.finished(name):
+                artefacts.keep(plan.folder.artefact(name), origin.content or artefacts.load(origin.path))
     began = time.monotonic()
     console.say(_headline(plan))
     for change in plan.changes:

@@ -37,6 +37,8 @@ class Origin:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """mean and standard deviation of the channels R, G, B, scaled to 0..1, with which images are normalised"""
+    measured_on: str | None = None
+    """hash of the test images that its scores are of; None where that is not known"""
     content: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """the artefact made of another library's file, or with scores on the run's test images; None where the file is
     the artefact itself"""
@@ -166,5 +168,5 @@ def origin_of(path: Path, content: Mapping[str, Any], key: str) -> Origin:
     """The origin that the content of an artefact or a checkpoint records."""
     return Origin(
         path, content["stage"], key, tuple(content["classes"]), content["side"],
-        tuple(content["mean"]), tuple(content["std"]),
+        tuple(content["mean"]), tuple(content["std"]), content.get("measured_on"),
     )  # fmt: skip

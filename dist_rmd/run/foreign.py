@@ -115,7 +115,7 @@ def origin(path: Path, stage: str, asked: Asked, classes: tuple[str, ...], side:
     """A file of weights as an input of a run, with its content.  Raises the errors of `read` and `artefact`."""
     content = artefact(path, stage, read(path, asked.model), classes, side, asked)
     mean, std = tuple(content["mean"]), tuple(content["std"])
-    return Origin(path, stage, content["key"], classes, side, mean, std, content)
+    return Origin(path, stage, content["key"], classes, side, mean, std, content=content)
 
 
 def artefact(

@@ -79,7 +79,7 @@ class Stage:
 
     @classmethod
     def uses_scores(cls, config: StageConfig) -> bool:
-        """Whether the result depends on what its inputs score on the test images; these are then part of its key."""
+        """Whether the result depends on scores of its inputs on the test images; these are then part of its key."""
         return False
 
     @classmethod
@@ -283,6 +283,6 @@ def fitted(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     """
     if batch.right is None:
         return {}
-    kinds = torch.stack([batch.right, ~batch.right])
-    right, wrong = torch.stack([kinds & (logits.argmax(dim=1) == batch.labels), kinds], dim=1).sum(dim=2, dtype=torch.float32)
+    hit, kinds = logits.argmax(dim=1) == batch.labels, torch.stack([batch.right, ~batch.right])
+    right, wrong = torch.stack([kinds & hit, kinds], dim=1).sum(dim=2, dtype=torch.float32)
     return {"fitted_right": right, "fitted_wrong": wrong}
