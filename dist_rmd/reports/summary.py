@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,21 +132,26 @@ def _measured(folder: Path) -> list[Measured]:
             data = Path(config["data"]["path"]).name
             forced = ", forced" if stage in run.forced else ""
             collapsed = ", collapsed" if records[-1].get("test/predicted_classes") == 1 else ""
-            method = _method(stage, config) + unfinished + forced + collapsed
-            row = Row(method, data, _noise(run, config), tag, settings)
+            named = method(stage, config) + unfinished + forced + collapsed
+            row = Row(named, data, _noise(run, config), tag, settings)
             found.append(Measured(row, run, stage, records, []))
     return found
 
 
-def _method(stage: str, config: dict[str, Any]) -> str:
+def method(stage: str, config: Mapping[str, Any]) -> str:
+    """What a table calls the method of a stage; what goes beyond its paper is told apart.
+
+    config: all sections of the configuration as plain values.
+    """
     task, vkd, modul = (config[section] for section in ("task", "vkd", "modul"))
-    loss = config["loss"]["name"].upper() + ("+Mixup" if task["mixup"] else "")
+    mixed = "+Mixup" if task["mixup"] else ""
+    loss = f"{config['loss']['name'].upper()}{mixed}"
     plus = " plus" if task["relabel"] else ""  # beyond the paper: relations that also clean
     related = f"+RMDNet{plus} (K={config['relation']['k']:g})"
     softened = any(modul[key] for key in ("soft", "soft_mixed", "soft_open"))  # beyond the paper, too
     distilled = "VKD" if vkd["transfer"] == "features" else f"KD (T={vkd['temperature']:g})"
     names = {
-        "classifier": loss, "rgrl": f"{loss}{related}", "rgrl_elr": f"ELR{related}",
+        "classifier": loss, "rgrl": f"{loss}{related}", "rgrl_elr": f"ELR{mixed}{related}",
         "vkd": "CE" if vkd["alpha"] == 1 else distilled, "dfnd": "DFND", "modul": "MODUL plus" if softened else "MODUL",
         "simsiam": "SimSiam", "simclr": "SimCLR", "byol": "BYOL", "moco": "MoCo v2", "dino": "DINO",
     }  # fmt: skip

@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from dist_rmd.config import sections
+from dist_rmd.config import sections, to_dict
 from dist_rmd.errors import ConfigError, DataError
-from dist_rmd.reports.summary import summary
+from dist_rmd.reports.summary import method, summary
 from dist_rmd.run import start
 from dist_rmd.run.folder import RunFolder
 
@@ -31,6 +31,25 @@ def rows(table):
 def test_last_and_best_of_one_run(tmp_path):
     (row,) = rows(summary([run(tmp_path, [50.0, 80.0, 70.0])]))
     assert row == ["CE", "pets", "symmetric 0.4", "test/top1", "70.00", "80.00 at epoch 2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("stages=[classifier] task.mixup=1", "CE+Mixup"),
+        ("stages=[simsiam,rgrl]", "CE+RMDNet (K=1)"),
+        ("stages=[simsiam,relabel,rgrl] task.relabel=true", "CE+RMDNet plus (K=1)"),
+        ("stages=[simsiam,rgrl_elr] task.mixup=1", "ELR+Mixup+RMDNet (K=1)"),
+        ("stages=[teacher,vkd] vkd.transfer=features", "VKD"),
+        ("stages=[teacher,vkd]", "KD (T=4)"),
+        ("stages=[teacher,vkd] vkd.alpha=1", "CE"),
+        ("stages=[teacher,division,modul]", "MODUL"),
+        ("stages=[teacher,division,modul] modul.soft_open=0.2", "MODUL plus"),
+    ],
+)
+def test_what_goes_beyond_a_paper_has_another_name(words, name):
+    config = sections.parse(None, [*words.split(), "data.path=data/pets"])
+    assert method(config.stages[-1], to_dict(config)) == name
 
 
 def test_an_unfinished_run_is_named_as_such(tmp_path):

@@ -93,6 +93,29 @@ def test_an_epoch_of_which_nothing_can_be_told_counts_as_the_one_before(monkeypa
     assert s.memory["least"].item() == 5
 
 
+def test_nothing_is_divided_by_the_dimensionality_of_a_first_epoch_of_which_nothing_can_be_told(monkeypatch):
+    s = stage("d2l", "task.epochs=40")
+    lids = iter([0.0, *[5.0] * 10, 9.0])
+    monkeypatch.setattr(s, "_dimensionality", lambda epoch: torch.tensor(next(lids), dtype=torch.float64))
+    for _ in range(12):
+        s.start_epoch()
+    assert s.memory["turned"].item() == 1
+    assert s.memory["alpha"].item() == pytest.approx(np.exp(-11 / 40 * 9 / 5))
+
+
+def test_the_average_goes_back_with_the_network(monkeypatch):
+    s = stage("d2l", "task.epochs=40", "task.average=0.9")
+    lids = iter([*[5.0] * 11, 9.0])
+    monkeypatch.setattr(s, "_dimensionality", lambda epoch: torch.tensor(next(lids), dtype=torch.float64))
+    for epoch in range(12):
+        s.classifier.head.weight.data.fill_(epoch)
+        s.averages["average"].head.weight.data.fill_(-1)
+        s.start_epoch()
+    assert s.memory["turned"].item() == 1
+    for net in s.eval_nets().values():
+        assert torch.equal(net.head.weight, torch.full_like(net.head.weight, 10))
+
+
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     data = small.prepare(tmp_path_factory.mktemp("data"))

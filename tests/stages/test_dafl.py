@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from support.recipe import batch_for, stage
+from support.recipe import batch, batch_for, stage
 
 from dist_rmd.config import sections
 from dist_rmd.errors import ConfigError
-from dist_rmd.stages.dafl import DAFLConfig
+from dist_rmd.stages.dafl import DAFLConfig, negative_entropy
 
 
 def doubled(*overrides):
@@ -29,6 +29,16 @@ def authors(logits, features, student, c):
     p, q = softmax(logits), softmax(student)
     kd = (p * (np.log(p) - np.log(q))).sum() / len(p)
     return c.oh * one_hot + c.beta * entropy + c.alpha * activation + kd, one_hot, entropy, activation, kd
+
+
+def test_a_class_of_probability_zero_has_no_entropy_and_a_finite_gradient():
+    logits = torch.tensor([[0.0, 200.0, 0.0], [0.0, 200.0, 1.0]], requires_grad=True)
+    assert logits.softmax(dim=1)[0, 0] == 0
+    entropy = negative_entropy(logits, batch(size=2))
+    entropy.backward()
+    assert entropy.item() == 0
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("constants", [(), ("dafl.oh=0.5", "dafl.alpha=0.1", "dafl.beta=20")])

@@ -102,6 +102,13 @@ def test_divergence_is_symmetric_and_finite_at_any_logits():
     assert far.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["inversion", "deepinversion"])
+def test_its_student_begins_as_the_model_says(name):
+    first, second = (stage(name, f"model.init={init}") for init in ("fan_out", "torch"))
+    body, other = (s.eval_nets()[""].encoder.conv1.weight for s in (first, second))
+    assert not torch.equal(body, other)
+
+
 def test_jitter_rolls_the_batch_and_is_another_one_in_every_step():
     s = doubled("inversion.feature=0", "inversion.tv=0", "inversion.compete=0")
     b = batch_for(s, dtype=torch.float64)
